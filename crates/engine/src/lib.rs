@@ -1,0 +1,8 @@
+//! Runs any operation of a CrateStack schema in one transaction on PostgreSQL or SQLite.
+//!
+//! This crate knows nothing of HTTP.
+
+pub mod api;
+pub mod json;
+
+pub use api::Limits;

@@ -1,0 +1,7 @@
+//! The `.cstack` language: text in, an immutable [`ir::Schema`] and diagnostics out.
+//!
+//! This crate does no IO, and compiling never fails: every function gives what it could make and a list of
+//! diagnostics.
+
+pub mod ir;
+pub mod value;
