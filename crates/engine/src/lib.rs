@@ -3,6 +3,8 @@
 //! This crate knows nothing of HTTP.
 
 pub mod api;
+pub mod engine;
 pub mod json;
 
 pub use api::Limits;
+pub use engine::{Database, Engine, Options};
