@@ -3,5 +3,9 @@
 //! This crate does no IO, and compiling never fails: every function gives what it could make and a list of
 //! diagnostics.
 
+pub mod ast;
+pub mod diag;
+pub mod fuzzy;
 pub mod ir;
+pub mod parse;
 pub mod value;

@@ -1,0 +1,245 @@
+//! Diagnostics: what the compiler says, and the registry of everything that it can say.
+//!
+//! A message is one lower-case sentence with the author's text in backticks; `help` says what to do next.
+
+use serde::{Serialize, Serializer};
+
+/// A range of octets in one of the compiled files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Span {
+    /// Index into the list of files that were given to the compiler.
+    pub file: u32,
+    /// First octet.
+    pub start: u32,
+    /// One past the last octet.
+    pub end: u32,
+}
+
+impl Span {
+    /// The smallest span that covers both; they are of the same file.
+    #[must_use]
+    pub fn to(self, other: Self) -> Self {
+        Self { file: self.file, start: self.start.min(other.start), end: self.end.max(other.end) }
+    }
+
+    /// The empty span at the end of this one.
+    #[must_use]
+    pub fn after(self) -> Self {
+        Self { start: self.end, ..self }
+    }
+
+    /// The empty span at the start of this one.
+    #[must_use]
+    pub fn before(self) -> Self {
+        Self { end: self.start, ..self }
+    }
+
+    /// The text that it covers; empty when `text` is not the file that it was made for.
+    pub fn slice(self, text: &str) -> &str {
+        text.get(self.start as usize..self.end as usize).unwrap_or("")
+    }
+}
+
+/// How bad a diagnostic is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The schema means something, but probably not what its author thinks.
+    Warning,
+    /// There is no schema.
+    Error,
+}
+
+impl Severity {
+    /// `error` or `warning`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A span with a few words about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Label {
+    /// What to underline.
+    pub span: Span,
+    /// What to write under it; may be empty.
+    pub text: String,
+}
+
+/// A change that mends the text: edits that do not overlap, in source order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fix {
+    /// What the change does, as an imperative sentence.
+    pub title: String,
+    /// The edits.
+    pub edits: Vec<Edit>,
+}
+
+/// One replacement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Edit {
+    /// What to replace; empty to insert.
+    pub span: Span,
+    /// The new text.
+    pub text: String,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    /// Which entry of the registry it is.
+    pub code: Code,
+    /// The registry's severity.
+    pub severity: Severity,
+    /// One lower-case sentence without a full stop, the author's text in backticks.
+    pub message: String,
+    /// The place that it is about.
+    pub primary: Label,
+    /// Further places that explain it.
+    pub labels: Vec<Label>,
+    /// What to do next.
+    pub help: Option<String>,
+    /// An edit that does it, where one is certain to be right.
+    pub fix: Option<Fix>,
+}
+
+impl Diagnostic {
+    /// A diagnostic with the severity that the registry gives to `code`.
+    pub fn new(code: Code, span: Span, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            severity: code.info().severity,
+            message: message.into(),
+            primary: Label { span, text: String::new() },
+            labels: Vec::new(),
+            help: None,
+            fix: None,
+        }
+    }
+
+    /// Writes `text` under the primary span.
+    #[must_use]
+    pub fn label(mut self, text: impl Into<String>) -> Self {
+        self.primary.text = text.into();
+        self
+    }
+
+    /// Adds a further place.
+    #[must_use]
+    pub fn with(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.labels.push(Label { span, text: text.into() });
+        self
+    }
+
+    /// Sets the help line.
+    #[must_use]
+    pub fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+
+    /// Adds an edit to the fix; the first title stays.
+    #[must_use]
+    pub fn fix(mut self, title: impl Into<String>, span: Span, text: impl Into<String>) -> Self {
+        let edit = Edit { span, text: text.into() };
+        match &mut self.fix {
+            Some(fix) => fix.edits.push(edit),
+            none => *none = Some(Fix { title: title.into(), edits: vec![edit] }),
+        }
+        self
+    }
+
+    /// Whether it keeps the schema from being compiled.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+/// What the registry knows of a [`Code`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodeInfo {
+    /// The code.
+    pub code: Code,
+    /// `CST0001`.
+    pub id: &'static str,
+    /// Severity of every diagnostic with this code.
+    pub severity: Severity,
+    /// One sentence about the whole class, for lists.
+    pub summary: &'static str,
+}
+
+/// Declares the registry: one line per code, in the order of the numbers.
+macro_rules! registry {
+    ($($id:ident $name:ident $severity:ident $summary:literal)*) => {
+        /// Everything that the compiler can say.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code {
+            $(#[doc = $summary] $name,)*
+        }
+
+        impl Code {
+            /// Every code, in the order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its entry in the registry.
+            pub fn info(self) -> CodeInfo {
+                match self {
+                    $(Self::$name => CodeInfo {
+                        code: self,
+                        id: stringify!($id),
+                        severity: Severity::$severity,
+                        summary: $summary,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+// CST00xx: text and syntax. CST01xx and up: meaning. A number is never used for something else.
+registry! {
+    CST0001 UnexpectedCharacter Error "a character that no token starts with"
+    CST0002 UnterminatedString Error "a string without its closing quote"
+    CST0003 BadEscape Error "an unknown or malformed escape in a string"
+    CST0004 BadNumber Error "a number in a form that the language does not have"
+    CST0005 ControlCharacter Error "a control character in the text"
+    CST0006 FileTooLarge Error "a file beyond the size limit"
+    CST0007 StrayDoc Warning "a doc comment that documents nothing"
+    CST0010 UnknownBlock Error "a word that opens no block"
+    CST0011 UnexpectedToken Error "something else was expected here"
+    CST0012 UnclosedBracket Error "a bracket without its partner"
+    CST0013 MissingType Error "a field without a type"
+    CST0014 MisplacedAttribute Error "an attribute where none can stand"
+    CST0015 BadModifier Error "a combination of `?` and `[]` that the language does not have"
+    CST0020 ChainedComparison Error "comparisons in a row"
+    CST0021 ExpressionTooDeep Error "an expression nested beyond the limit"
+    CST0022 ExpressionTooLarge Error "an expression with more parts than the limit"
+    CST0023 ForeignOperator Error "an operator of another language"
+}
+
+impl Code {
+    /// `CST0001`.
+    pub fn id(self) -> &'static str {
+        self.info().id
+    }
+
+    /// The code with that id, in any case.
+    pub fn from_id(id: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.id().eq_ignore_ascii_case(id))
+    }
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.id())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.id())
+    }
+}
