@@ -4,6 +4,7 @@
 //! diagnostics.
 
 pub mod ast;
+pub mod decimal;
 pub mod diag;
 pub mod fuzzy;
 pub mod ir;

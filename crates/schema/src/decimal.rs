@@ -1,0 +1,414 @@
+//! Exact decimal numbers of any size, for literals, bounds, input and policies.
+//!
+//! Digits are kept in base ten: values come as text and leave as text, and the few operations of the language
+//! (`+ - *`, comparison, "fits into `(p, s)`") are linear or tiny there.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::ir::Precision;
+
+/// Most digits before the point, and most digits after it. PostgreSQL's `NUMERIC` holds far more.
+pub const MAX_DIGITS: usize = 1000;
+
+/// An exact decimal number, always in canonical form, so that equal numbers are equal values.
+///
+/// `Display` writes plain notation: no exponent, no `-0`, no leading zeros, no trailing zeros in the fraction.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Decimal {
+    negative: bool,
+    /// Most significant first, each 0..=9, without leading zeros; empty for zero.
+    digits: Vec<u8>,
+    /// How many of the digits stand after the point; the last of those is never 0.
+    scale: usize,
+}
+
+/// Why a text is no [`Decimal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecimalError {
+    /// Not `-12.34` or `12e-3`.
+    Syntax,
+    /// More than [`MAX_DIGITS`] before or after the point.
+    TooLong,
+}
+
+impl fmt::Display for DecimalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax => f.write_str("must be a decimal number in plain notation"),
+            Self::TooLong => write!(f, "must have at most {MAX_DIGITS} digits before and after the point"),
+        }
+    }
+}
+
+impl std::error::Error for DecimalError {}
+
+/// Accepts an optional sign, digits, an optional fraction with at least one digit, and an optional exponent.
+impl FromStr for Decimal {
+    type Err = DecimalError;
+
+    fn from_str(text: &str) -> Result<Self, DecimalError> {
+        let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
+            None => (text, 0),
+        };
+        let (negative, unsigned) = match mantissa.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, mantissa.strip_prefix('+').unwrap_or(mantissa)),
+        };
+        let (whole, fraction) = match unsigned.split_once('.') {
+            Some((_, "")) => return Err(DecimalError::Syntax),
+            Some(parts) => parts,
+            None => (unsigned, ""),
+        };
+        let is_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        if whole.is_empty() || !is_digits(whole) || !is_digits(fraction) {
+            return Err(DecimalError::Syntax);
+        }
+        let significant = |text: &str| text.bytes().map(|b| b - b'0').collect::<Vec<u8>>();
+        let mut digits = significant(whole);
+        digits.extend(significant(fraction));
+        let point = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(exponent);
+        Self::place(negative, &digits, point)
+    }
+}
+
+/// The digits of an exponent may be many (`1e999999999999`), its value saturates.
+fn parse_exponent(text: &str) -> Result<i64, DecimalError> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(DecimalError::Syntax);
+    }
+    let value = digits
+        .bytes()
+        .fold(0_i64, |sum, b| sum.saturating_mul(10).saturating_add(i64::from(b - b'0')).min(1 << 40));
+    Ok(if negative { -value } else { value })
+}
+
+impl Decimal {
+    /// The number `0.d1d2d3..` times ten to the power of `point`.
+    fn place(negative: bool, digits: &[u8], point: i64) -> Result<Self, DecimalError> {
+        let leading = digits.iter().take_while(|digit| **digit == 0).count();
+        let trailing = digits.iter().rev().take_while(|digit| **digit == 0).count();
+        let Some(kept) = digits.get(leading..digits.len() - trailing).filter(|kept| !kept.is_empty()) else {
+            return Ok(Self::default());
+        };
+        let point = point.saturating_sub(i64::try_from(leading).unwrap_or(i64::MAX));
+        let count = i64::try_from(kept.len()).unwrap_or(i64::MAX);
+        let limit = i64::try_from(MAX_DIGITS).unwrap_or(i64::MAX);
+        if point > limit || count.saturating_sub(point) > limit {
+            return Err(DecimalError::TooLong);
+        }
+        let mut digits = kept.to_vec();
+        let padding = usize::try_from(point - count).unwrap_or(0);
+        digits.resize(digits.len() + padding, 0);
+        Ok(Self { negative, digits, scale: usize::try_from(count - point).unwrap_or(0) })
+    }
+
+    /// Normalises digits of a result; `digits` is an integer that is to be divided by ten to the power of `scale`.
+    fn from_parts(negative: bool, digits: &[u8], scale: usize) -> Self {
+        let leading = digits.iter().take_while(|digit| **digit == 0).count();
+        let trailing = digits.iter().rev().take_while(|digit| **digit == 0).count().min(scale);
+        let kept = digits.get(leading..digits.len() - trailing).unwrap_or_default();
+        if kept.is_empty() {
+            return Self::default();
+        }
+        Self { negative, digits: kept.to_vec(), scale: scale - trailing }
+    }
+
+    /// `unscaled` divided by ten to the power of `scale`: the stored form of a `Decimal(p <= 18, s)` on SQLite.
+    pub fn from_scaled(unscaled: i64, scale: u32) -> Self {
+        let digits: Vec<u8> = unscaled.unsigned_abs().to_string().bytes().map(|b| b - b'0').collect();
+        Self::from_parts(unscaled < 0, &digits, scale as usize)
+    }
+
+    /// The value times ten to the power of `scale`, if that is an integer of 64 bits.
+    pub fn to_scaled(&self, scale: u32) -> Option<i64> {
+        let zeros = (scale as usize).checked_sub(self.scale)?;
+        let magnitude = self
+            .digits
+            .iter()
+            .chain(std::iter::repeat_n(&0, if self.is_zero() { 0 } else { zeros }))
+            .try_fold(0_u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(*digit)))?;
+        if self.negative { 0_i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
+    }
+
+    /// Whether the value is zero.
+    pub fn is_zero(&self) -> bool {
+        self.digits.is_empty()
+    }
+
+    /// Whether the value is below zero.
+    pub fn is_negative(&self) -> bool {
+        self.negative
+    }
+
+    /// Digits before the point; 0 for values between -1 and 1.
+    pub fn integer_digits(&self) -> usize {
+        self.digits.len().saturating_sub(self.scale)
+    }
+
+    /// Digits after the point, without trailing zeros.
+    pub fn fraction_digits(&self) -> usize {
+        self.scale
+    }
+
+    /// Whether `Decimal(p, s)` holds the value without rounding.
+    pub fn fits(&self, precision: Precision) -> bool {
+        let whole = (precision.precision - precision.scale.min(precision.precision)) as usize;
+        self.scale <= precision.scale as usize && self.integer_digits() <= whole
+    }
+
+    /// Plain notation with at least `scale` digits after the point: how a `Decimal(p, s)` is answered.
+    pub fn padded(&self, scale: u32) -> String {
+        let mut text = self.to_string();
+        let scale = scale as usize;
+        if self.scale < scale {
+            if self.scale == 0 {
+                text.push('.');
+            }
+            text.extend(std::iter::repeat_n('0', scale - self.scale));
+        }
+        text
+    }
+
+    /// The value as an integer of 64 bits, if it is one.
+    pub fn to_i64(&self) -> Option<i64> {
+        self.to_scaled(0)
+    }
+
+    /// Both magnitudes with the same number of digits after the point.
+    fn aligned(&self, other: &Self) -> (Vec<u8>, Vec<u8>, usize) {
+        let scale = self.scale.max(other.scale);
+        let widened = |value: &Self| {
+            let mut digits = value.digits.clone();
+            digits.resize(digits.len() + scale - value.scale, 0);
+            digits
+        };
+        (widened(self), widened(other), scale)
+    }
+
+    /// The exact product.
+    #[must_use]
+    pub fn mul(&self, other: &Self) -> Self {
+        // Least significant first; a column of at most 2000 products of 81 fits into 32 bits.
+        let mut columns = vec![0_u32; self.digits.len() + other.digits.len()];
+        for (i, a) in self.digits.iter().rev().enumerate() {
+            for (column, b) in columns.iter_mut().skip(i).zip(other.digits.iter().rev()) {
+                *column += u32::from(*a) * u32::from(*b);
+            }
+        }
+        let mut carry = 0;
+        let mut digits: Vec<u8> = columns.iter().map(|column| take_digit(&mut carry, *column)).collect();
+        digits.reverse();
+        Self::from_parts(self.negative != other.negative, &digits, self.scale + other.scale)
+    }
+
+    /// The exact sum.
+    #[must_use]
+    pub fn add(&self, other: &Self) -> Self {
+        let (a, b, scale) = self.aligned(other);
+        if self.negative == other.negative {
+            return Self::from_parts(self.negative, &add_magnitudes(&a, &b), scale);
+        }
+        match compare_magnitudes(&a, &b) {
+            Ordering::Less => Self::from_parts(other.negative, &subtract_magnitudes(&b, &a), scale),
+            _ => Self::from_parts(self.negative, &subtract_magnitudes(&a, &b), scale),
+        }
+    }
+
+    /// The exact difference.
+    #[must_use]
+    pub fn sub(&self, other: &Self) -> Self {
+        self.add(&other.neg())
+    }
+
+    /// The negated value; zero stays zero.
+    #[must_use]
+    pub fn neg(&self) -> Self {
+        Self { negative: !self.negative && !self.is_zero(), ..self.clone() }
+    }
+}
+
+impl From<i64> for Decimal {
+    fn from(value: i64) -> Self {
+        Self::from_scaled(value, 0)
+    }
+}
+
+fn take_digit(carry: &mut u32, column: u32) -> u8 {
+    let sum = column + *carry;
+    *carry = sum / 10;
+    u8::try_from(sum % 10).unwrap_or_default()
+}
+
+/// Pairs of digits from the least significant end, missing ones as 0.
+fn columns<'a>(a: &'a [u8], b: &'a [u8]) -> impl Iterator<Item = (u8, u8)> + 'a {
+    let column = |digits: &[u8], at: usize| digits.iter().rev().nth(at).copied().unwrap_or(0);
+    (0..a.len().max(b.len())).map(move |at| (column(a, at), column(b, at)))
+}
+
+fn add_magnitudes(a: &[u8], b: &[u8]) -> Vec<u8> {
+    let mut carry = 0;
+    let mut digits: Vec<u8> =
+        columns(a, b).map(|(x, y)| take_digit(&mut carry, u32::from(x) + u32::from(y))).collect();
+    digits.push(u8::from(carry > 0));
+    digits.reverse();
+    digits
+}
+
+/// `a - b` for `a >= b`.
+fn subtract_magnitudes(a: &[u8], b: &[u8]) -> Vec<u8> {
+    let mut borrow = 0;
+    let mut digits: Vec<u8> = columns(a, b)
+        .map(|(x, y)| {
+            let difference = 10 + x - y - borrow;
+            borrow = u8::from(difference < 10);
+            difference % 10
+        })
+        .collect();
+    digits.reverse();
+    digits
+}
+
+/// Compares integers that may differ in length through leading zeros.
+fn compare_magnitudes(a: &[u8], b: &[u8]) -> Ordering {
+    let strip = |digits: &[u8]| digits.iter().copied().skip_while(|digit| *digit == 0).collect::<Vec<u8>>();
+    let (a, b) = (strip(a), strip(b));
+    a.len().cmp(&b.len()).then_with(|| a.cmp(&b))
+}
+
+impl Ord for Decimal {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self.negative, other.negative) {
+            (false, true) => Ordering::Greater,
+            (true, false) => Ordering::Less,
+            (negative, _) => {
+                let (a, b, _) = self.aligned(other);
+                let order = compare_magnitudes(&a, &b);
+                if negative { order.reverse() } else { order }
+            }
+        }
+    }
+}
+
+impl PartialOrd for Decimal {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = self.integer_digits();
+        let mut text = String::with_capacity(self.digits.len() + 3);
+        if self.negative {
+            text.push('-');
+        }
+        if whole == 0 {
+            text.push('0');
+        }
+        for (at, digit) in self.digits.iter().enumerate() {
+            if at == whole {
+                text.push('.');
+                text.extend(std::iter::repeat_n('0', self.scale.saturating_sub(self.digits.len())));
+            }
+            text.push(char::from(b'0' + digit));
+        }
+        f.write_str(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decimal(text: &str) -> Decimal {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn canonical_text() {
+        for (input, expected) in [
+            ("0", "0"),
+            ("-0", "0"),
+            ("-0.000", "0"),
+            ("007", "7"),
+            ("1.50", "1.5"),
+            ("100", "100"),
+            ("100.00", "100"),
+            ("0.001", "0.001"),
+            ("-0.5", "-0.5"),
+            ("+3", "3"),
+            ("1E-29", "0.00000000000000000000000000001"),
+            ("1.5e3", "1500"),
+            ("120e-1", "12"),
+            ("0e999999999999999999999", "0"),
+            ("12345678901234567890.123456789", "12345678901234567890.123456789"),
+        ] {
+            assert_eq!(decimal(input).to_string(), expected, "{input}");
+        }
+    }
+
+    #[test]
+    fn refused_text() {
+        for input in ["", "-", ".5", "5.", "1.2.3", "1e", "e5", "NaN", "Infinity", " 1", "1_000", "0x10", "--1", "１"] {
+            assert_eq!(input.parse::<Decimal>(), Err(DecimalError::Syntax), "{input}");
+        }
+        for input in ["1e1000", "1e-1001", "1e99999999999999999999", &"9".repeat(1001)] {
+            assert_eq!(input.parse::<Decimal>(), Err(DecimalError::TooLong), "{input}");
+        }
+        assert_eq!(decimal("1e999").to_string().len(), 1000);
+    }
+
+    #[test]
+    fn precision_and_scale() {
+        let money = Precision { precision: 18, scale: 4 };
+        for (input, fits, padded) in [
+            ("0", true, "0.0000"),
+            ("12.5", true, "12.5000"),
+            ("12.50000000", true, "12.5000"),
+            ("99999999999999.9999", true, "99999999999999.9999"),
+            ("100000000000000", false, "100000000000000.0000"),
+            ("0.00001", false, "0.00001"),
+        ] {
+            assert_eq!(decimal(input).fits(money), fits, "{input}");
+            assert_eq!(decimal(input).padded(4), padded, "{input}");
+        }
+        assert_eq!(decimal("7").padded(0), "7");
+    }
+
+    #[test]
+    fn scaled_integers() {
+        assert_eq!(decimal("12.5").to_scaled(4), Some(125_000));
+        assert_eq!(decimal("-0.0001").to_scaled(4), Some(-1));
+        assert_eq!(decimal("0").to_scaled(18), Some(0));
+        assert_eq!(decimal("0.00001").to_scaled(4), None);
+        assert_eq!(decimal("-9223372036854775808").to_i64(), Some(i64::MIN));
+        assert_eq!(decimal("9223372036854775808").to_i64(), None);
+        assert_eq!(Decimal::from_scaled(i64::MIN, 4).to_string(), "-922337203685477.5808");
+        assert_eq!(Decimal::from_scaled(1, 4).to_string(), "0.0001");
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_integers(a in -1_000_000_000_i64..1_000_000_000, b in -1_000_000_000_i64..1_000_000_000, s in 0_u32..6, t in 0_u32..6) {
+            let (x, y) = (Decimal::from_scaled(a, s), Decimal::from_scaled(b, t));
+            let (wide_a, wide_b) = (i128::from(a) * 10_i128.pow(t), i128::from(b) * 10_i128.pow(s));
+            let scaled = |value: Decimal| i128::from(value.to_scaled(s + t).unwrap());
+            prop_assert_eq!(scaled(x.mul(&y)), i128::from(a) * i128::from(b));
+            prop_assert_eq!(x.add(&y), decimal(&format!("{}e-{}", wide_a + wide_b, s + t)));
+            prop_assert_eq!(x.sub(&y), decimal(&format!("{}e-{}", wide_a - wide_b, s + t)));
+            prop_assert_eq!(x.cmp(&y), wide_a.cmp(&wide_b));
+            prop_assert_eq!(decimal(&x.to_string()), x);
+        }
+    }
+}
