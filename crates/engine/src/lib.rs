@@ -5,6 +5,7 @@
 pub mod api;
 pub mod engine;
 pub mod json;
+pub mod sql;
 
 pub use api::Limits;
 pub use engine::{Database, Engine, Options};

@@ -1,0 +1,405 @@
+//! SQL text and where its bound values come from.
+//!
+//! A [`Template`] is text that depends on the schema, the dialect and the shape of a request alone, never on a value;
+//! it is built once per shape and kept. Its [`SlotSpec`]s say which value goes into which placeholder, so that one
+//! request costs one pass over the slots ([`Template::fill`]). Identifiers come from the IR, values are always bound.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use cratestack_schema::ir::{FieldId, FieldType, Scalar};
+use cratestack_schema::value::Value;
+
+/// A database product's SQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// PostgreSQL 14 or newer.
+    Postgres,
+    /// SQLite 3.45 or newer.
+    Sqlite,
+}
+
+/// The type of a bound value or of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SqlType {
+    /// Type of one value.
+    pub ty: FieldType,
+    /// Whether it is a list of such values.
+    pub list: bool,
+}
+
+impl SqlType {
+    /// 64-bit integer.
+    pub const INT: Self = Self::scalar(Scalar::Int);
+    /// Boolean.
+    pub const BOOL: Self = Self::scalar(Scalar::Boolean);
+    /// Text.
+    pub const TEXT: Self = Self::scalar(Scalar::String);
+    /// Instant.
+    pub const DATE_TIME: Self = Self::scalar(Scalar::DateTime);
+    /// List of 64-bit integers.
+    pub const INT_LIST: Self = Self { ty: FieldType::Scalar(Scalar::Int), list: true };
+
+    /// One scalar.
+    pub const fn scalar(scalar: Scalar) -> Self {
+        Self { ty: FieldType::Scalar(scalar), list: false }
+    }
+
+    /// The type of a field's column.
+    pub fn of(field: &cratestack_schema::ir::Field) -> Self {
+        Self { ty: field.ty, list: field.list }
+    }
+
+    /// The scalar that one value is stored as. Enums are text; value objects and rows have no column.
+    pub fn stored(self) -> Scalar {
+        match self.ty {
+            FieldType::Scalar(scalar) => scalar,
+            FieldType::Enum(_) | FieldType::Type(_) | FieldType::Model(_) => Scalar::String,
+        }
+    }
+
+    /// How a value of this type travels to the database.
+    pub fn bind_kind(self, dialect: Dialect) -> BindKind {
+        let scalar = self.stored();
+        match (dialect, self.list) {
+            (Dialect::Postgres, true) => match scalar {
+                Scalar::Int | Scalar::BigInt => BindKind::IntList,
+                _ => BindKind::TextList,
+            },
+            // A list is JSON text.
+            (Dialect::Sqlite, true) => BindKind::Text,
+            (Dialect::Postgres, false) => match scalar {
+                Scalar::Boolean => BindKind::Bool,
+                Scalar::Int | Scalar::BigInt => BindKind::Int,
+                Scalar::Float => BindKind::Float,
+                Scalar::Bytes => BindKind::Bytes,
+                _ => BindKind::Text,
+            },
+            (Dialect::Sqlite, false) => match scalar {
+                Scalar::Boolean | Scalar::Int | Scalar::BigInt => BindKind::Int,
+                Scalar::Decimal(Some(precision)) if precision.precision <= SCALED_DIGITS => BindKind::Int,
+                Scalar::Float => BindKind::Float,
+                Scalar::Bytes => BindKind::Bytes,
+                _ => BindKind::Text,
+            },
+        }
+    }
+
+    /// The PostgreSQL type of the column.
+    pub fn postgres(self) -> String {
+        let mut text = match self.stored() {
+            Scalar::Int | Scalar::BigInt => "bigint".to_owned(),
+            Scalar::Float => "double precision".to_owned(),
+            Scalar::Boolean => "boolean".to_owned(),
+            Scalar::Decimal(None) => "numeric".to_owned(),
+            Scalar::Decimal(Some(p)) => format!("numeric({},{})", p.precision, p.scale),
+            Scalar::DateTime => "timestamptz".to_owned(),
+            Scalar::Date => "date".to_owned(),
+            Scalar::Uuid => "uuid".to_owned(),
+            Scalar::Bytes => "bytea".to_owned(),
+            Scalar::Json => "jsonb".to_owned(),
+            Scalar::String | Scalar::Cuid => "text".to_owned(),
+        };
+        if self.list {
+            text.push_str("[]");
+        }
+        text
+    }
+}
+
+/// SQLite keeps a `Decimal` of at most this many digits as a scaled 64-bit integer, a longer one as ordered text.
+pub const SCALED_DIGITS: u32 = 18;
+
+/// How a value travels to the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BindKind {
+    /// Boolean (PostgreSQL alone).
+    Bool,
+    /// 64-bit integer.
+    Int,
+    /// Double.
+    Float,
+    /// Text.
+    Text,
+    /// Octets.
+    Bytes,
+    /// `text[]` (PostgreSQL alone).
+    TextList,
+    /// `bigint[]` (PostgreSQL alone).
+    IntList,
+}
+
+/// A value on its way to the database.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Bind {
+    /// NULL, with the kind that the placeholder has for other values: a prepared statement keeps its parameter types.
+    Null(BindKind),
+    /// Boolean.
+    Bool(bool),
+    /// 64-bit integer.
+    Int(i64),
+    /// Double.
+    Float(f64),
+    /// Text.
+    Text(String),
+    /// Octets.
+    Bytes(Vec<u8>),
+    /// `text[]`.
+    TextList(Vec<String>),
+    /// `bigint[]`.
+    IntList(Vec<i64>),
+}
+
+/// Where the value of a placeholder comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Slot {
+    /// The n-th field of the key in the request.
+    Key(usize),
+    /// The value that the operation gives to a field (input, default, clock or generator).
+    Field(FieldId),
+    /// A claim of the caller.
+    Auth(FieldId),
+    /// A constant of the schema or of the request.
+    Const(Value),
+    /// The clock of the operation.
+    Now,
+    /// The versions that the caller would accept (a list of integers).
+    Expected,
+    /// A fresh `deletion_id`.
+    DeletionId,
+    /// The n-th sort value of the cursor.
+    Cursor(usize),
+    /// Rows to fetch.
+    Limit,
+}
+
+/// A placeholder: its number is its position in [`Template::slots`] plus one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlotSpec {
+    /// Where the value comes from.
+    pub slot: Slot,
+    /// The type that it is bound as.
+    pub ty: SqlType,
+}
+
+/// Text under construction, with its placeholders.
+///
+/// Placeholders are numbered, so that fragments may be made in any order, reused and left out.
+#[derive(Debug, Clone)]
+pub struct Sql {
+    dialect: Dialect,
+    text: String,
+    slots: Vec<SlotSpec>,
+    aliases: usize,
+}
+
+impl Sql {
+    /// Empty text.
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, text: String::new(), slots: Vec::new(), aliases: 0 }
+    }
+
+    /// Whose SQL it is.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Appends text that contains no user data: keywords, fragments, [`ident`]s.
+    pub fn push(&mut self, text: &str) -> &mut Self {
+        self.text.push_str(text);
+        self
+    }
+
+    /// Appends a quoted identifier of the IR.
+    pub fn ident(&mut self, name: &str) -> &mut Self {
+        push_ident(&mut self.text, name);
+        self
+    }
+
+    /// Appends a placeholder.
+    pub fn bind(&mut self, slot: Slot, ty: SqlType) -> &mut Self {
+        let text = self.placeholder(slot, ty);
+        self.text.push_str(&text);
+        self
+    }
+
+    /// The text of a placeholder, for use in a fragment. Equal slots of equal type share one.
+    pub fn placeholder(&mut self, slot: Slot, ty: SqlType) -> String {
+        let spec = SlotSpec { slot, ty };
+        let known = self.slots.iter().position(|known| *known == spec);
+        let at = known.unwrap_or_else(|| {
+            self.slots.push(spec);
+            self.slots.len() - 1
+        });
+        placeholder(self.dialect, at + 1, ty)
+    }
+
+    /// A table alias that this statement does not use yet: `t1`, `t2`, ..
+    pub fn alias(&mut self) -> String {
+        self.aliases += 1;
+        format!("t{}", self.aliases)
+    }
+
+    /// The text so far.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The finished text and its slots.
+    pub fn finish(self) -> (Arc<str>, Vec<SlotSpec>) {
+        (self.text.into(), self.slots)
+    }
+}
+
+/// A placeholder with the cast that turns the bound form into the column's type.
+fn placeholder(dialect: Dialect, number: usize, ty: SqlType) -> String {
+    match dialect {
+        Dialect::Sqlite => format!("?{number}"),
+        Dialect::Postgres => {
+            let carried = match ty.bind_kind(dialect) {
+                BindKind::Bool => "boolean",
+                BindKind::Int => "bigint",
+                BindKind::Float => "double precision",
+                BindKind::Text => "text",
+                BindKind::Bytes => "bytea",
+                BindKind::TextList => "text[]",
+                BindKind::IntList => "bigint[]",
+            };
+            // A cast to numeric(p,s) would round in silence; the bare type keeps every digit, and the column's own
+            // type has been checked before binding.
+            let wanted = match (ty.stored(), ty.list) {
+                (Scalar::Decimal(_), false) => "numeric".to_owned(),
+                (Scalar::Decimal(_), true) => "numeric[]".to_owned(),
+                _ => ty.postgres(),
+            };
+            if carried == wanted { format!("${number}::{carried}") } else { format!("${number}::{carried}::{wanted}") }
+        }
+    }
+}
+
+/// A quoted identifier.
+pub fn ident(name: &str) -> String {
+    let mut text = String::with_capacity(name.len() + 2);
+    push_ident(&mut text, name);
+    text
+}
+
+fn push_ident(text: &mut String, name: &str) {
+    text.push('"');
+    for c in name.chars() {
+        if c == '"' {
+            text.push('"');
+        }
+        text.push(c);
+    }
+    text.push('"');
+}
+
+/// `alias."column"`.
+pub fn column(alias: &str, name: &str) -> String {
+    let mut text = String::with_capacity(alias.len() + name.len() + 3);
+    let _ = write!(text, "{alias}.");
+    push_ident(&mut text, name);
+    text
+}
+
+/// A statement's text with what a request must fill in and what comes back.
+///
+/// The select list is `control` columns first (decoded to [`Value`]s: flags, version, key, sort values), then one
+/// column per member of `shape` (rendered straight into JSON text).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Template {
+    /// The text.
+    pub sql: Arc<str>,
+    /// One per placeholder, in the order of their numbers.
+    pub slots: Vec<SlotSpec>,
+    /// Types of the leading columns.
+    pub control: Vec<SqlType>,
+    /// The body columns.
+    pub shape: Arc<Shape>,
+}
+
+/// A template with its values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statement {
+    /// What to run, and how to read the answer.
+    pub template: Arc<Template>,
+    /// One per slot, in order.
+    pub binds: Vec<Bind>,
+}
+
+impl Template {
+    /// Fills the slots. `value` gives the bound form of a slot.
+    pub fn fill<E>(self: &Arc<Self>, value: impl FnMut(&SlotSpec) -> Result<Bind, E>) -> Result<Statement, E> {
+        let binds = self.slots.iter().map(value).collect::<Result<_, E>>()?;
+        Ok(Statement { template: Arc::clone(self), binds })
+    }
+}
+
+/// How body columns become the members of a JSON object.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Shape {
+    /// Members in the order of their columns.
+    pub members: Vec<Member>,
+}
+
+/// One member of a [`Shape`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// The JSON name, unescaped.
+    pub name: String,
+    /// What the column holds.
+    pub content: Content,
+}
+
+/// What a body column holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// One value of a field.
+    Cell(SqlType),
+    /// A to-one include: NULL, or a JSON array with one element per member; cells are text or null.
+    One(Shape),
+    /// A to-many include: a JSON array of such arrays.
+    Many(Many),
+}
+
+/// A to-many include. Each row array starts with the text of its primary key and its foreign key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Many {
+    /// The child.
+    pub model: cratestack_schema::ir::ModelId,
+    /// Types of the leading elements of each row: primary key fields, then foreign key fields.
+    pub control: Vec<SqlType>,
+    /// How many of `control` are the primary key.
+    pub key: usize,
+    /// The child's foreign key, for the cursor's filter.
+    pub foreign: Vec<FieldId>,
+    /// At most this many rows are shown; one more is fetched to know whether there is a next page.
+    pub limit: u32,
+    /// The members of each row, after the leading elements.
+    pub shape: Shape,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+mod tests {
+    use super::*;
+    use cratestack_schema::ir::Precision;
+
+    #[test]
+    fn equal_slots_share_a_placeholder_and_types_cast() {
+        let mut sql = Sql::new(Dialect::Postgres);
+        let decimal = SqlType::scalar(Scalar::Decimal(Some(Precision { precision: 18, scale: 4 })));
+        assert_eq!(sql.placeholder(Slot::Now, SqlType::DATE_TIME), "$1::text::timestamptz");
+        assert_eq!(sql.placeholder(Slot::Field(FieldId(1)), decimal), "$2::text::numeric");
+        assert_eq!(sql.placeholder(Slot::Now, SqlType::DATE_TIME), "$1::text::timestamptz");
+        assert_eq!(sql.placeholder(Slot::Expected, SqlType::INT_LIST), "$3::bigint[]");
+        assert_eq!(sql.finish().1.len(), 3);
+    }
+
+    #[test]
+    fn identifiers_are_quoted() {
+        assert_eq!(ident("a\"b"), "\"a\"\"b\"");
+        assert_eq!(column("t1", "order"), "t1.\"order\"");
+    }
+}
