@@ -1,1 +1,54 @@
-fn main() {}
+//! The project's own commands: `cargo xtask test`, `cargo xtask ci`, `cargo xtask bench`.
+//!
+//! No dependencies, so that the first thing that a newcomer runs starts in seconds.
+
+mod ci;
+mod links;
+mod postgres;
+mod run;
+mod tests;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  test [--only sqlite] [FILTER..]   run everything, on SQLite and PostgreSQL; FILTERs name tests
+  ci                                format, lints, proofs, tests, documents: what has to pass before a merge
+  bench [ARG..]                     run the benchmarks (release build) and print their table
+  links                             check the relative links of all Markdown files
+
+environment:
+  DATABASE_URL, CRATESTACK_TEST_POSTGRES   use this PostgreSQL server in place of a private one;
+                                           tests create and drop databases of their own in it
+  UPDATE_EXPECT=1                          rewrite the expected transcripts from SQLite over HTTP";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest = args.get(1..).unwrap_or_default();
+    let outcome = match args.first().map(String::as_str) {
+        Some("test") => tests::main(rest),
+        Some("ci") => ci::main(),
+        Some("bench") => bench(rest),
+        Some("links") => links::main(),
+        Some("help" | "--help" | "-h") => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        Some(other) => Err(format!("unknown command `{other}`\n\n{USAGE}")),
+        None => Err(format!("a command is missing\n\n{USAGE}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Benchmarks need an optimised build and a PostgreSQL with fsync on, which the bench package starts itself.
+fn bench(args: &[String]) -> Result<(), String> {
+    let fixed = ["run", "--release", "--package", "cratestack-bench", "--"];
+    run::cargo(fixed.into_iter().chain(args.iter().map(String::as_str)), &[])
+}

@@ -215,14 +215,7 @@ pub enum Code {
 impl Failure {
     /// A failure with a sentence for the caller.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            errors: Vec::new(),
-            current_version: None,
-            item: None,
-            internal: None,
-        }
+        Self { code, detail: detail.into(), errors: Vec::new(), current_version: None, item: None, internal: None }
     }
 
     /// The 422 with these errors. `errors` is never empty.

@@ -516,8 +516,7 @@ pub enum Action {
 
 impl Action {
     /// Every action, in the order of the language's page.
-    pub const ALL: [Self; 6] =
-        [Self::List, Self::Detail, Self::Create, Self::Update, Self::Delete, Self::Restore];
+    pub const ALL: [Self; 6] = [Self::List, Self::Detail, Self::Create, Self::Update, Self::Delete, Self::Restore];
 
     /// The word in the language.
     pub fn word(self) -> &'static str {

@@ -1,0 +1,118 @@
+//! `cargo xtask ci`: everything that has to pass before a merge. Every step runs, whatever the one before it said.
+
+use std::time::{Duration, Instant};
+
+use crate::{links, run, tests};
+
+/// A step: its name and what it does.
+type Step = (&'static str, fn() -> Result<(), String>);
+
+const STEPS: [Step; 8] = [
+    ("format", || run::cargo(["fmt", "--all", "--check"], &[])),
+    ("links", links::main),
+    ("dependencies", dependencies),
+    ("lints", || run::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])),
+    ("tests", || tests::run(false, &[])),
+    ("documentation", || {
+        run::cargo(["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings".to_owned())])
+    }),
+    ("wasm", wasm),
+    ("licences", licences),
+];
+
+/// Runs the steps and prints what each took.
+pub(crate) fn main() -> Result<(), String> {
+    let results: Vec<_> = STEPS.iter().enumerate().map(|(index, step)| announce(index, *step)).collect();
+    println!("\nsteps:");
+    for (name, took, outcome) in &results {
+        let mark = if outcome.is_ok() { "ok    " } else { "FAILED" };
+        println!("  {mark} {name:<14} {:>6.1} s", took.as_secs_f64());
+    }
+    let failed: Vec<_> = results.iter().filter(|(_, _, outcome)| outcome.is_err()).map(|(name, ..)| *name).collect();
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
+}
+
+fn announce(index: usize, (name, step): Step) -> (&'static str, Duration, Result<(), String>) {
+    println!("\n[{}/{}] {name}", index + 1, STEPS.len());
+    let start = Instant::now();
+    let outcome = step();
+    let took = start.elapsed();
+    match &outcome {
+        Ok(()) => println!("[{name}] ok in {:.1} s", took.as_secs_f64()),
+        Err(error) => println!("[{name}] FAILED after {:.1} s: {error}", took.as_secs_f64()),
+    }
+    (name, took, outcome)
+}
+
+/// What a package must never depend on: the crate boundaries of ARCHITECTURE.md.
+const FORBIDDEN: [(&str, &[&str]); 3] = [
+    (
+        "cratestack-schema",
+        &["tokio", "sqlx", "sqlx-core", "rusqlite", "libsqlite3-sys", "hyper", "http", "axum", "clap", "mio"],
+    ),
+    ("cratestack-engine", &["axum", "hyper", "hyper-util", "http", "tower-http", "clap"]),
+    ("cratestack", &["clap", "notify"]),
+];
+
+fn dependencies() -> Result<(), String> {
+    // One crypto provider, aws-lc-rs. Cargo exits with 101 when the lock file does not have the package at all, and
+    // with 0 and no tree when it is locked but unused: both are proofs.
+    let ring = run::cargo_command(["tree", "--workspace", "--invert", "ring", "--edges", "normal,build"])
+        .output()
+        .map_err(|error| format!("`cargo tree` could not start: {error}"))?;
+    if !ring.stdout.is_empty() {
+        return Err(format!("`ring` is in the dependency tree:\n{}", String::from_utf8_lossy(&ring.stdout)));
+    }
+    if !ring.status.success() && !String::from_utf8_lossy(&ring.stderr).contains("did not match any packages") {
+        return Err(format!("`cargo tree` failed:\n{}", String::from_utf8_lossy(&ring.stderr)));
+    }
+    println!("  ring: not in the tree");
+    for (package, forbidden) in FORBIDDEN {
+        let tree = run::captured(&mut run::cargo_command([
+            "tree",
+            "--package",
+            package,
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ]))?;
+        let found: Vec<&str> = tree
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .filter(|name| forbidden.contains(name))
+            .collect();
+        if !found.is_empty() {
+            return Err(format!("`{package}` must not depend on {}", found.join(", ")));
+        }
+        println!("  {package}: none of {}", forbidden.join(", "));
+    }
+    Ok(())
+}
+
+/// `schema` does no IO: it builds where there is none.
+fn wasm() -> Result<(), String> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let installed = std::process::Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .current_dir(run::root())
+        .output()
+        .is_ok_and(|output| std::path::Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir());
+    if installed {
+        run::cargo(["check", "--package", "cratestack-schema", "--target", TARGET], &[])
+    } else {
+        println!("  NOT RUN: the target {TARGET} is not installed (rustup target add {TARGET})");
+        Ok(())
+    }
+}
+
+fn licences() -> Result<(), String> {
+    if tests::has_subcommand("deny") {
+        run::cargo(["deny", "check", "bans", "licenses", "sources"], &[])
+    } else {
+        println!("  NOT RUN: cargo-deny is not installed (cargo install cargo-deny)");
+        Ok(())
+    }
+}

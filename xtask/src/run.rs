@@ -1,0 +1,63 @@
+//! Running other programs.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// The root folder of the workspace.
+pub(crate) fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map_or(here.clone(), PathBuf::from)
+}
+
+/// `cargo` in the workspace's root, the one that runs this program.
+pub(crate) fn cargo_command<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(root()).args(args);
+    command
+}
+
+/// Runs `cargo`, showing its output.
+pub(crate) fn cargo<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I, env: &[(&str, String)]) -> Result<(), String> {
+    let mut command = cargo_command(args);
+    command.envs(env.iter().map(|(name, value)| (name, value)));
+    shown(&mut command)
+}
+
+/// Runs a command, showing its output; anything but success is an error that quotes the command.
+pub(crate) fn shown(command: &mut Command) -> Result<(), String> {
+    let line = quote(command);
+    println!("  $ {line}");
+    let status = command.status().map_err(|error| format!("`{line}` could not start: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("`{line}` failed: {status}")) }
+}
+
+/// Runs a command and gives its standard output; on failure the error carries what it printed.
+pub(crate) fn captured(command: &mut Command) -> Result<String, String> {
+    let line = quote(command);
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("`{line}` could not start: {error}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        Ok(stdout)
+    } else {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        Err(format!("`{line}` failed: {}\n{stdout}{stderr}", output.status))
+    }
+}
+
+/// Whether a command starts and succeeds; its output is dropped.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn quote(command: &Command) -> String {
+    let program = PathBuf::from(command.get_program());
+    let name = program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    command.get_args().fold(name, |line, arg| format!("{line} {}", arg.to_string_lossy()))
+}

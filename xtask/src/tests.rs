@@ -1,0 +1,61 @@
+//! `cargo xtask test`.
+
+use std::process::Command;
+
+use crate::postgres::Server;
+use crate::run;
+
+/// Parses the arguments and runs the tests.
+pub(crate) fn main(args: &[String]) -> Result<(), String> {
+    let mut sqlite_only = false;
+    let mut filters = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--only" => match args.next().map(String::as_str) {
+                Some("sqlite") => sqlite_only = true,
+                Some(other) => {
+                    return Err(format!("`--only {other}` is unknown; it takes `sqlite`"));
+                }
+                None => return Err("`--only` needs a value: `sqlite`".to_owned()),
+            },
+            flag if flag.starts_with('-') => return Err(format!("unknown option `{flag}`")),
+            filter => filters.push(filter.to_owned()),
+        }
+    }
+    run(sqlite_only, &filters)
+}
+
+/// Runs unit tests, the corpus and documentation tests. Without `sqlite_only` a missing PostgreSQL is a failure.
+pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
+    let server = if sqlite_only { None } else { Some(Server::get()?) };
+    let env = match &server {
+        Some(server) => vec![("CRATESTACK_TEST_POSTGRES", server.url.clone())],
+        None => vec![("CRATESTACK_TEST_ONLY", "sqlite".to_owned())],
+    };
+    // Each suite runs even if the one before it failed: one run tells everything.
+    let unit = if run::succeeds(&mut run::cargo_command(["nextest", "--version"])) {
+        let args = ["nextest", "run", "--workspace", "--no-fail-fast"].map(str::to_owned);
+        run::cargo(args.iter().chain(filters), &env)
+    } else {
+        println!("cargo-nextest is not installed; `cargo test` does the same, only slower");
+        let args = ["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"].map(str::to_owned);
+        // `cargo test` takes one filter a run.
+        if filters.is_empty() {
+            run::cargo(&args, &env)
+        } else {
+            filters.iter().try_for_each(|filter| run::cargo(args.iter().chain([filter]), &env))
+        }
+    };
+    let doc = if filters.is_empty() { run::cargo(["test", "--workspace", "--doc"], &env) } else { Ok(()) };
+    drop(server);
+    if sqlite_only {
+        println!("only SQLite was tested: every PostgreSQL run was left out, as asked");
+    }
+    unit.and(doc)
+}
+
+/// Whether a cargo subcommand is installed.
+pub(crate) fn has_subcommand(name: &str) -> bool {
+    run::succeeds(Command::new("cargo").args([name, "--version"]))
+}
