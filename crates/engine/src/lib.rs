@@ -6,6 +6,7 @@ pub mod api;
 pub mod engine;
 pub mod json;
 pub mod sql;
+pub mod storage;
 
 pub use api::Limits;
 pub use engine::{Database, Engine, Options};

@@ -58,6 +58,14 @@ impl SqlType {
         }
     }
 
+    /// The precision of a `Decimal(p, s)`.
+    pub fn precision(self) -> Option<cratestack_schema::ir::Precision> {
+        match self.stored() {
+            Scalar::Decimal(precision) => precision,
+            _ => None,
+        }
+    }
+
     /// How a value of this type travels to the database.
     pub fn bind_kind(self, dialect: Dialect) -> BindKind {
         let scalar = self.stored();
@@ -270,6 +278,8 @@ fn placeholder(dialect: Dialect, number: usize, ty: SqlType) -> String {
             let wanted = match (ty.stored(), ty.list) {
                 (Scalar::Decimal(_), false) => "numeric".to_owned(),
                 (Scalar::Decimal(_), true) => "numeric[]".to_owned(),
+                // Two binds, or binds seen through a subquery, would compare in the database's own collation.
+                (Scalar::String | Scalar::Cuid, false) => return format!("${number}::text COLLATE \"C\""),
                 _ => ty.postgres(),
             };
             if carried == wanted { format!("${number}::{carried}") } else { format!("${number}::{carried}::{wanted}") }
