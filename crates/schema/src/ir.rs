@@ -676,6 +676,35 @@ pub enum Expr {
     Changed(FieldId),
 }
 
+impl Expr {
+    /// The expressions that this one is directly made of, in source order.
+    pub fn children(&self) -> Vec<&Self> {
+        match self {
+            Self::Const(..) | Self::Field(_) | Self::Auth(_) | Self::Anonymous | Self::Now | Self::Changed(_) => Vec::new(),
+            Self::Not(inner)
+            | Self::IsNull(inner)
+            | Self::InAuth(inner, _)
+            | Self::Neg(inner)
+            | Self::Length(inner)
+            | Self::HasRole(inner)
+            | Self::Quantified { body: inner, .. } => vec![inner],
+            Self::Compare(_, left, right) | Self::Arith(_, left, right) | Self::StringTest(_, left, right) => {
+                vec![left, right]
+            }
+            Self::And(parts) | Self::Or(parts) => parts.iter().collect(),
+            Self::In(needle, items) => std::iter::once(needle.as_ref()).chain(items).collect(),
+        }
+    }
+
+    /// Calls `see` with this expression and every one inside it, parents first.
+    pub fn visit<'a>(&'a self, see: &mut dyn FnMut(&'a Self)) {
+        see(self);
+        for child in self.children() {
+            child.visit(see);
+        }
+    }
+}
+
 /// A field reached from the row in scope.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FieldPath {
