@@ -8,5 +8,6 @@ pub mod decimal;
 pub mod diag;
 pub mod fuzzy;
 pub mod ir;
+pub mod lex;
 pub mod parse;
 pub mod value;
