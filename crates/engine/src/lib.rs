@@ -4,9 +4,14 @@
 
 pub mod api;
 pub mod engine;
+pub mod fault;
 pub mod json;
 pub mod sql;
 pub mod storage;
+pub mod store;
 
 pub use api::Limits;
 pub use engine::{Database, Engine, Options};
+
+#[cfg(test)]
+mod testing;

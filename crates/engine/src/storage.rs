@@ -49,7 +49,7 @@ impl StorageError {
 ///
 /// # Errors
 /// When the value is too long for the protocol.
-pub fn add_argument(bind: Bind, arguments: &mut sqlx::postgres::PgArguments) -> Result<(), StorageError> {
+pub fn add_argument(bind: &Bind, arguments: &mut sqlx::postgres::PgArguments) -> Result<(), StorageError> {
     use sqlx::Arguments as _;
     let added = match bind {
         Bind::Null(BindKind::Bool) => arguments.add(None::<bool>),
@@ -59,13 +59,13 @@ pub fn add_argument(bind: Bind, arguments: &mut sqlx::postgres::PgArguments) -> 
         Bind::Null(BindKind::Bytes) => arguments.add(None::<Vec<u8>>),
         Bind::Null(BindKind::TextList) => arguments.add(None::<Vec<String>>),
         Bind::Null(BindKind::IntList) => arguments.add(None::<Vec<i64>>),
-        Bind::Bool(value) => arguments.add(value),
-        Bind::Int(value) => arguments.add(value),
-        Bind::Float(value) => arguments.add(value),
-        Bind::Text(value) => arguments.add(value),
-        Bind::Bytes(value) => arguments.add(value),
-        Bind::TextList(value) => arguments.add(value),
-        Bind::IntList(value) => arguments.add(value),
+        Bind::Bool(value) => arguments.add(*value),
+        Bind::Int(value) => arguments.add(*value),
+        Bind::Float(value) => arguments.add(*value),
+        Bind::Text(value) => arguments.add(value.as_str()),
+        Bind::Bytes(value) => arguments.add(value.as_slice()),
+        Bind::TextList(value) => arguments.add(value.as_slice()),
+        Bind::IntList(value) => arguments.add(value.as_slice()),
     };
     added.map_err(|_| StorageError::new("a value is too long to send to the database"))
 }

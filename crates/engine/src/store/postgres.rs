@@ -1,0 +1,300 @@
+//! PostgreSQL: a small pool of connections that the engine owns.
+//!
+//! A connection is lent without a ping, unless it has been idle for long or another connection has just been lost. One
+//! whose statement did not come to its end (a deadline, a caller that went away) is closed and never lent again.
+
+use std::str::FromStr as _;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cratestack_schema::ir::Schema;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Control, Rows, Session, Statistics};
+use crate::fault::{Class, Remedy, StoreError};
+use crate::sql::{Dialect, Statement};
+use crate::storage::{Pager, RowReader, add_argument};
+
+/// How a pool is made.
+#[derive(Debug, Clone)]
+pub struct PoolOptions {
+    /// Connections at most.
+    pub connections: usize,
+    /// Operations that may wait for a connection; one more is refused at once.
+    pub waiting: usize,
+    /// A connection that was idle for longer is pinged before it is lent.
+    pub ping_after: Duration,
+    /// PostgreSQL's `statement_timeout`: a bound for statements whose client is gone.
+    pub statement_timeout: Duration,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self {
+            connections: 16,
+            waiting: 10_000,
+            ping_after: Duration::from_secs(30),
+            statement_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Prepared statements that a connection keeps.
+const STATEMENTS: usize = 1024;
+/// How long a ping may take before the connection counts as dead.
+const PING: Duration = Duration::from_secs(1);
+
+/// A pool of connections.
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    schema: Arc<Schema>,
+    connect: PgConnectOptions,
+    options: PoolOptions,
+    permits: Semaphore,
+    waiting: AtomicUsize,
+    /// The last one used is lent first, so that what is not needed stays idle.
+    idle: Mutex<Vec<Idle>>,
+    /// Grows when a connection is lost: those that were idle then are pinged before they are lent.
+    losses: AtomicU64,
+    statistics: Arc<Statistics>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: PgConnection,
+    since: Instant,
+    losses: u64,
+}
+
+impl Postgres {
+    /// A pool for `url`, whose rows are those of `schema`; connects when the first connection is needed.
+    ///
+    /// # Errors
+    /// A sentence for the person who starts the service, when `url` is none.
+    pub fn open(
+        schema: &Arc<Schema>,
+        url: &str,
+        options: PoolOptions,
+        statistics: Arc<Statistics>,
+    ) -> Result<Self, String> {
+        let connect = PgConnectOptions::from_str(url).map_err(|error| format!("not a PostgreSQL URL: {error}"))?;
+        let set = |connect: PgConnectOptions, name: &str, value: String| {
+            // What the URL sets itself is the operator's decision.
+            let own = connect.get_options().is_some_and(|options| options.contains(name));
+            if own { connect } else { connect.options([(name, value)]) }
+        };
+        let connect = set(connect, "statement_timeout", format!("{}ms", options.statement_timeout.as_millis()));
+        let mut connect = set(connect, "search_path", "public".to_owned());
+        if connect.get_application_name().is_none() {
+            connect = connect.application_name("cratestack");
+        }
+        let shared = Shared {
+            schema: Arc::clone(schema),
+            connect: connect.statement_cache_capacity(STATEMENTS).disable_statement_logging(),
+            permits: Semaphore::new(options.connections),
+            options,
+            waiting: AtomicUsize::new(0),
+            idle: Mutex::default(),
+            losses: AtomicU64::new(0),
+            statistics,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Counts of what was done.
+    pub fn statistics(&self) -> &Statistics {
+        &self.shared.statistics
+    }
+
+    /// A connection for one operation, until `deadline`.
+    pub async fn session(&self, deadline: Instant) -> Result<PgSession, StoreError> {
+        let mut lease = self.lease(deadline).await?;
+        while let Some(idle) = self.shared.take_idle() {
+            if let Some(connection) = self.shared.revive(idle, deadline).await {
+                lease.connection = Some(connection);
+                return Ok(PgSession { lease, deadline, in_transaction: false });
+            }
+        }
+        let connect = timeout_at(deadline, self.shared.connect.connect());
+        let unreachable = |error: String| StoreError::new(Class::NoConnection, format!("cannot connect: {error}"));
+        let connection = connect.await.map_err(|_| unreachable("too slow".to_owned()))?;
+        lease.connection = Some(connection.map_err(|error| unreachable(error.to_string()))?);
+        Ok(PgSession { lease, deadline, in_transaction: false })
+    }
+
+    async fn lease(&self, deadline: Instant) -> Result<Lease, StoreError> {
+        let shared = &self.shared;
+        let busy = |why: &str| StoreError::new(Class::NoConnection, why);
+        match shared.permits.try_acquire() {
+            Ok(permit) => permit.forget(),
+            Err(tokio::sync::TryAcquireError::Closed) => return Err(busy("the pool is closed")),
+            Err(tokio::sync::TryAcquireError::NoPermits) => {
+                let _place = Place::take(shared).ok_or_else(|| busy("too many operations wait for a connection"))?;
+                let permit = timeout_at(deadline, shared.permits.acquire()).await;
+                let permit = permit.map_err(|_| busy("no connection was free before the deadline"))?;
+                permit.map_err(|_| busy("the pool is closed"))?.forget();
+            }
+        }
+        Ok(Lease { connection: None, reusable: true, shared: Arc::clone(shared) })
+    }
+
+    /// Waits until every connection is back, and closes them.
+    pub async fn close(&self) {
+        let all = u32::try_from(self.shared.options.connections).unwrap_or(u32::MAX);
+        if let Ok(permits) = self.shared.permits.acquire_many(all).await {
+            permits.forget();
+        }
+        self.shared.permits.close();
+        while let Some(idle) = self.shared.take_idle() {
+            // The server cleans up after those that cannot say goodbye.
+            let _ = tokio::time::timeout(PING, idle.connection.close()).await;
+        }
+    }
+}
+
+impl Shared {
+    fn take_idle(&self) -> Option<Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// The connection, unless there is a reason to doubt it and it does not answer.
+    async fn revive(&self, idle: Idle, deadline: Instant) -> Option<PgConnection> {
+        let Idle { mut connection, since, losses } = idle;
+        let now = Instant::now();
+        let doubt = losses != self.losses.load(Ordering::Relaxed) || now - since > self.options.ping_after;
+        if !doubt {
+            return Some(connection);
+        }
+        let answer = timeout_at(deadline.min(now + PING), connection.ping()).await;
+        answer.is_ok_and(|answer| answer.is_ok()).then_some(connection)
+    }
+}
+
+/// A place in the queue for a connection.
+struct Place<'a>(&'a Shared);
+
+impl<'a> Place<'a> {
+    fn take(shared: &'a Shared) -> Option<Self> {
+        let place = Self(shared);
+        (shared.waiting.fetch_add(1, Ordering::Relaxed) < shared.options.waiting).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A lent connection. Goes back to the pool unless `reusable` is false.
+#[derive(Debug)]
+struct Lease {
+    connection: Option<PgConnection>,
+    reusable: bool,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take().filter(|_| self.reusable) {
+            let losses = self.shared.losses.load(Ordering::Relaxed);
+            let idle = Idle { connection, since: Instant::now(), losses };
+            self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
+        }
+        self.shared.permits.add_permits(1);
+    }
+}
+
+/// A connection in use by one operation.
+#[derive(Debug)]
+pub struct PgSession {
+    lease: Lease,
+    deadline: Instant,
+    in_transaction: bool,
+}
+
+impl PgSession {
+    /// Runs `work` on the connection; unless it comes to its end before the deadline, the connection is closed.
+    async fn with<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        self.lease.shared.statistics.count();
+        let Some(connection) = self.lease.connection.as_mut() else {
+            return Err(StoreError::new(Class::ConnectionLost, "the connection was closed"));
+        };
+        self.lease.reusable = false;
+        let done = timeout_at(self.deadline, work(connection)).await;
+        let Ok(done) = done else {
+            self.lease.connection = None;
+            return Err(StoreError::new(Class::Deadline, "the deadline passed in the middle of a statement"));
+        };
+        let done = done.map_err(|error| StoreError::postgres(&error));
+        match &done {
+            Err(error) if error.class.remedy() == Remedy::Reconnect => {
+                self.lease.shared.losses.fetch_add(1, Ordering::Relaxed);
+                self.lease.connection = None;
+            }
+            // Its other statements are as old.
+            Err(error) if error.class == Class::StalePlan && self.in_transaction => self.lease.connection = None,
+            _ => self.lease.reusable = !self.in_transaction,
+        }
+        done
+    }
+}
+
+impl Session for PgSession {
+    async fn fetch(&mut self, statement: &Statement, pager: &mut (dyn Pager + Send)) -> Result<Rows, StoreError> {
+        let fetched = match self.rows(statement).await {
+            Err(error) if error.class == Class::StalePlan && !self.in_transaction => {
+                self.with(async |connection| connection.clear_cached_statements().await).await?;
+                self.rows(statement).await?
+            }
+            fetched => fetched?,
+        };
+        let reader = RowReader { schema: &self.lease.shared.schema, dialect: Dialect::Postgres };
+        let mut rows = Rows::new(statement);
+        for row in &fetched {
+            rows.push(reader, statement, row, pager)?;
+        }
+        Ok(rows)
+    }
+
+    async fn control(&mut self, word: Control) -> Result<(), StoreError> {
+        let text = match word {
+            Control::Begin => "BEGIN",
+            Control::Snapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            Control::Commit => "COMMIT",
+            Control::Rollback => "ROLLBACK",
+            Control::Savepoint => "SAVEPOINT s",
+            Control::Release => "RELEASE SAVEPOINT s",
+            Control::RollbackTo => "ROLLBACK TO SAVEPOINT s; RELEASE SAVEPOINT s",
+        };
+        match word {
+            Control::Begin | Control::Snapshot => self.in_transaction = true,
+            Control::Commit | Control::Rollback => self.in_transaction = false,
+            _ => {}
+        }
+        self.with(async |connection| connection.execute(text).await.map(|_| ())).await
+    }
+}
+
+impl PgSession {
+    async fn rows(&mut self, statement: &Statement) -> Result<Vec<PgRow>, StoreError> {
+        let mut arguments = PgArguments::default();
+        for bind in &statement.binds {
+            add_argument(bind, &mut arguments).map_err(|error| StoreError::new(Class::Other, error.to_string()))?;
+        }
+        let query = sqlx::query_with(AssertSqlSafe(Arc::clone(&statement.template.sql)), arguments);
+        self.with(async |connection| connection.fetch_all(query).await).await
+    }
+}

@@ -1,0 +1,442 @@
+//! The embedded SQLite: one writer thread with group commit, and reader threads.
+//!
+//! A thread hop per statement would cost more than the statement, so a whole operation is one *job* that runs on the
+//! connection's own thread. The writer takes what is queued, gives each job a savepoint, commits them together and
+//! answers every caller after the commit: one flush to the disk serves many. A job may therefore run twice: when the
+//! commit of a group fails, its jobs run again, each in a transaction of its own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cratestack_schema::ir::Schema;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Control, Rows, Session, Statistics};
+use crate::fault::{Class, StoreError};
+use crate::sql::{Dialect, Statement};
+use crate::storage::{Pager, RowReader};
+
+/// Jobs that wait for a thread; one more waits, with its deadline, for room.
+const QUEUE: usize = 1024;
+/// Jobs that share a commit.
+const GROUP: usize = 128;
+/// Prepared statements that a connection keeps.
+const STATEMENTS: usize = 512;
+/// How long another process may hold the file.
+const BUSY: Duration = Duration::from_secs(5);
+/// Virtual machine steps between two looks at the deadline.
+const STEPS: i32 = 10_000;
+
+/// An open SQLite database.
+#[derive(Debug)]
+pub struct Sqlite {
+    writer: mpsc::Sender<Box<dyn Job>>,
+    /// `None` in memory: there the one connection does everything.
+    readers: Option<mpsc::Sender<Box<dyn Job>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    statistics: Arc<Statistics>,
+}
+
+/// What the threads run. Type-erased: a [`Task`] knows what it answers.
+trait Job: Send {
+    /// When nobody waits for the answer any more.
+    fn deadline(&self) -> Instant;
+    /// Does the work; `true` keeps its changes. May be called again if the changes are lost.
+    fn run(&mut self, session: &mut SqliteSession<'_>) -> bool;
+    /// Puts an error in place of the result.
+    fn fail(&mut self, error: StoreError);
+    /// Sends the result. The last call.
+    fn answer(&mut self);
+}
+
+struct Task<W, T, E> {
+    deadline: Instant,
+    work: W,
+    result: Option<Result<T, E>>,
+    caller: Option<oneshot::Sender<Result<T, E>>>,
+}
+
+impl<W, T, E> Job for Task<W, T, E>
+where
+    W: FnMut(&mut SqliteSession<'_>) -> Result<T, E> + Send,
+    T: Send,
+    E: From<StoreError> + Send,
+{
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn run(&mut self, session: &mut SqliteSession<'_>) -> bool {
+        self.result.insert((self.work)(session)).is_ok()
+    }
+
+    fn fail(&mut self, error: StoreError) {
+        self.result = Some(Err(error.into()));
+    }
+
+    fn answer(&mut self) {
+        if let (Some(caller), Some(result)) = (self.caller.take(), self.result.take()) {
+            // Nobody listens when the caller has gone; the work is done all the same.
+            let _ = caller.send(result);
+        }
+    }
+}
+
+impl Sqlite {
+    /// Opens (and creates) the file at `path`, or a database in memory for `None`. Its rows are those of `schema`.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// A sentence for the person who starts the service.
+    pub fn open(
+        schema: &Arc<Schema>,
+        path: Option<&Path>,
+        readers: usize,
+        statistics: Arc<Statistics>,
+    ) -> Result<Self, String> {
+        if let Some(directory) = path.and_then(Path::parent).filter(|directory| !directory.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory)
+                .map_err(|error| format!("cannot create the directory `{}`: {error}", directory.display()))?;
+        }
+        let (writer, jobs) = mpsc::channel(QUEUE);
+        let thread = Thread::open(schema, path, Role::Writer, &statistics)?;
+        let mut threads = vec![thread.spawn("sqlite-writer", write_loop, jobs)?];
+        let mut shared = None;
+        if path.is_some() {
+            let (sender, jobs) = mpsc::channel(QUEUE);
+            let jobs = Arc::new(Mutex::new(jobs));
+            for _ in 0..readers.max(1) {
+                let thread = Thread::open(schema, path, Role::Reader, &statistics)?;
+                threads.push(thread.spawn("sqlite-reader", read_loop, Arc::clone(&jobs))?);
+            }
+            shared = Some(sender);
+        }
+        Ok(Self { writer, readers: shared, threads: Mutex::new(threads), statistics })
+    }
+
+    /// Counts of what was done.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// Runs `work` on the writer, in a savepoint: `Ok` keeps its changes, `Err` undoes them. Answers after the commit.
+    /// Work that is queued is done even if the caller stops waiting, unless its deadline passes before it starts.
+    pub async fn write<W, T, E>(&self, deadline: Instant, work: W) -> Result<T, E>
+    where
+        W: FnMut(&mut SqliteSession<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        submit(&self.writer, deadline, work).await
+    }
+
+    /// Runs `work` on a reader; changes are refused there.
+    pub async fn read<W, T, E>(&self, deadline: Instant, work: W) -> Result<T, E>
+    where
+        W: FnMut(&mut SqliteSession<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        submit(self.readers.as_ref().unwrap_or(&self.writer), deadline, work).await
+    }
+
+    /// Does what is queued and closes the connections. Blocks.
+    pub fn close(self) {
+        let Self { writer, readers, threads, .. } = self;
+        drop((writer, readers));
+        for thread in threads.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn submit<W, T, E>(queue: &mpsc::Sender<Box<dyn Job>>, deadline: Instant, work: W) -> Result<T, E>
+where
+    W: FnMut(&mut SqliteSession<'_>) -> Result<T, E> + Send + 'static,
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
+    let (caller, answer) = oneshot::channel();
+    let task: Box<dyn Job> = Box::new(Task { deadline, work, result: None, caller: Some(caller) });
+    if let Err(mpsc::error::TrySendError::Full(task)) = queue.try_send(task) {
+        let room = tokio::time::timeout_at(deadline.into(), queue.send(task)).await;
+        room.map_err(|_| late())?.map_err(|_| closed())?;
+    }
+    answer.await.map_err(|_| closed())?
+}
+
+fn late() -> StoreError {
+    StoreError::new(Class::Timeout, "the deadline passed before the operation could start")
+}
+
+fn closed() -> StoreError {
+    StoreError::new(Class::NoConnection, "the database is closed")
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Role {
+    Writer,
+    Reader,
+}
+
+/// A connection on the way to its thread.
+struct Thread {
+    schema: Arc<Schema>,
+    connection: Connection,
+    role: Role,
+    clock: Clock,
+    statistics: Arc<Statistics>,
+}
+
+/// The deadline of the job at hand, for SQLite's progress handler: nanoseconds since `start`, 0 for none.
+#[derive(Clone)]
+struct Clock {
+    start: Instant,
+    deadline: Arc<AtomicU64>,
+}
+
+impl Clock {
+    fn set(&self, deadline: Option<Instant>) {
+        let nanos = deadline.map_or(0, |deadline| deadline.saturating_duration_since(self.start).as_nanos().max(1));
+        self.deadline.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn passed(&self) -> bool {
+        let deadline = self.deadline.load(Ordering::Relaxed);
+        deadline != 0 && self.start.elapsed().as_nanos() > u128::from(deadline)
+    }
+}
+
+impl Thread {
+    fn open(
+        schema: &Arc<Schema>,
+        path: Option<&Path>,
+        role: Role,
+        statistics: &Arc<Statistics>,
+    ) -> Result<Self, String> {
+        let connection = connect(path, role).map_err(|error| {
+            let path = path.map_or_else(|| PathBuf::from(":memory:"), Path::to_owned);
+            match error.sqlite_error_code() {
+                Some(ErrorCode::NotADatabase) => {
+                    format!("`{}` is not a SQLite database; name another file, or move this one away", path.display())
+                }
+                _ => format!("cannot open the SQLite database `{}`: {error}", path.display()),
+            }
+        })?;
+        let clock = Clock { start: Instant::now(), deadline: Arc::new(AtomicU64::new(0)) };
+        let watch = clock.clone();
+        connection.progress_handler(STEPS, Some(move || watch.passed())).map_err(|error| error.to_string())?;
+        let (schema, statistics) = (Arc::clone(schema), Arc::clone(statistics));
+        Ok(Self { schema, connection, role, clock, statistics })
+    }
+
+    fn spawn<J: Send + 'static>(self, name: &str, body: fn(Self, J), jobs: J) -> Result<JoinHandle<()>, String> {
+        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || body(self, jobs));
+        spawned.map_err(|error| format!("cannot start a thread: {error}"))
+    }
+
+    fn session(&mut self) -> SqliteSession<'_> {
+        SqliteSession {
+            connection: &mut self.connection,
+            statistics: &self.statistics,
+            schema: &self.schema,
+            role: self.role,
+            fatal: None,
+        }
+    }
+
+    fn execute(&self, sql: &str) -> Result<(), StoreError> {
+        let done = self.connection.prepare_cached(sql).and_then(|mut statement| statement.raw_execute());
+        done.map(|_| ()).map_err(|error| StoreError::sqlite(&error))
+    }
+
+    /// Runs one job; a panic becomes its error. The answer says whether to keep the changes, or why the transaction
+    /// as a whole is in doubt.
+    fn attempt(&mut self, job: &mut dyn Job) -> Result<bool, StoreError> {
+        self.clock.set(Some(job.deadline()));
+        let mut session = self.session();
+        let done = catch_unwind(AssertUnwindSafe(|| job.run(&mut session)));
+        let fatal = session.fatal.take();
+        self.clock.set(None);
+        if let Some(fatal) = fatal {
+            return Err(fatal);
+        }
+        Ok(done.unwrap_or_else(|_| {
+            job.fail(StoreError::new(Class::Other, "the operation panicked"));
+            false
+        }))
+    }
+}
+
+fn connect(path: Option<&Path>, role: Role) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = match path {
+        Some(path) => Connection::open_with_flags(path, flags)?,
+        None => Connection::open_in_memory_with_flags(flags)?,
+    };
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // A double-quoted name that is no column is an error, never a string.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+    // The first statement that reads the file finds out whether it is a database at all.
+    connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
+    if path.is_some() && role == Role::Writer {
+        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    }
+    // `recursive_triggers`: a tombstone's cascade walks a tree of the same table.
+    connection.execute_batch(match role {
+        Role::Writer => {
+            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA recursive_triggers = ON; \
+             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384"
+        }
+        Role::Reader => "PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384",
+    })?;
+    Ok(connection)
+}
+
+fn write_loop(mut thread: Thread, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+    let mut group = Vec::with_capacity(GROUP);
+    while jobs.blocking_recv_many(&mut group, GROUP) > 0 {
+        if let Err(error) = commit_together(&mut thread, &mut group) {
+            match group.as_mut_slice() {
+                [only] => only.fail(error),
+                several => {
+                    for job in several {
+                        if let Err(error) = commit_together(&mut thread, std::slice::from_mut(job)) {
+                            job.fail(error);
+                        }
+                    }
+                }
+            }
+        }
+        for mut job in group.drain(..) {
+            job.answer();
+        }
+    }
+}
+
+/// Runs the jobs in one transaction. On an error nothing was committed.
+fn commit_together(thread: &mut Thread, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    thread.statistics.count_group();
+    thread.execute("BEGIN IMMEDIATE")?;
+    let done = run_group(thread, jobs).and_then(|()| thread.execute("COMMIT"));
+    if done.is_err() && !thread.connection.is_autocommit() {
+        // Some errors roll back by themselves.
+        thread.execute("ROLLBACK")?;
+    }
+    done
+}
+
+fn run_group(thread: &mut Thread, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    for job in jobs {
+        if job.deadline() <= Instant::now() {
+            job.fail(late());
+            continue;
+        }
+        thread.execute("SAVEPOINT job")?;
+        if !thread.attempt(job.as_mut())? {
+            thread.execute("ROLLBACK TO job")?;
+        }
+        thread.execute("RELEASE job")?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the thread owns what it works on")]
+fn read_loop(mut thread: Thread, jobs: Arc<Mutex<mpsc::Receiver<Box<dyn Job>>>>) {
+    loop {
+        // Idle readers queue for the lock; the one that has it waits for the next job.
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some(mut job) = next else { return };
+        if job.deadline() <= Instant::now() {
+            job.fail(late());
+        } else if let Err(error) = thread.attempt(job.as_mut()) {
+            job.fail(error);
+        }
+        if !thread.connection.is_autocommit() {
+            // A snapshot that its job left open. There is nothing to lose.
+            let _ = thread.execute("ROLLBACK");
+        }
+        job.answer();
+    }
+}
+
+/// A job's view of its connection. Its futures are always ready.
+#[derive(Debug)]
+pub struct SqliteSession<'c> {
+    connection: &'c mut Connection,
+    statistics: &'c Statistics,
+    schema: &'c Schema,
+    role: Role,
+    /// The first error that puts the transaction as a whole in doubt.
+    fatal: Option<StoreError>,
+}
+
+impl SqliteSession<'_> {
+    fn rows(&mut self, statement: &Statement, pager: &mut dyn Pager) -> Result<Rows, StoreError> {
+        let reader = RowReader { schema: self.schema, dialect: Dialect::Sqlite };
+        let mut run = || -> rusqlite::Result<Result<Rows, StoreError>> {
+            let mut prepared = self.connection.prepare_cached(&statement.template.sql)?;
+            for (at, bind) in (1..).zip(&statement.binds) {
+                prepared.raw_bind_parameter::<usize, _>(at, bind)?;
+            }
+            let mut fetched = prepared.raw_query();
+            let mut rows = Rows::new(statement);
+            while let Some(row) = fetched.next()? {
+                if let Err(error) = rows.push(reader, statement, row, pager) {
+                    return Ok(Err(error));
+                }
+            }
+            Ok(Ok(rows))
+        };
+        self.statistics.count();
+        let done = run();
+        done.unwrap_or_else(|error| Err(self.failed(&error)))
+    }
+
+    /// Notes errors after which the transaction may be gone as a whole.
+    fn failed(&mut self, error: &rusqlite::Error) -> StoreError {
+        let error = StoreError::sqlite(error);
+        if matches!(error.class, Class::DiskFull | Class::Io | Class::OutOfMemory) || self.connection.is_autocommit() {
+            self.fatal.get_or_insert_with(|| error.clone());
+        }
+        error
+    }
+
+    fn word(&mut self, word: Control) -> Result<(), StoreError> {
+        let texts: &[&str] = match (word, self.role) {
+            (Control::Begin | Control::Commit | Control::Rollback, _) | (Control::Snapshot, Role::Writer) => &[],
+            (Control::Snapshot, Role::Reader) => &["BEGIN"],
+            (Control::Savepoint, _) => &["SAVEPOINT s"],
+            (Control::Release, _) => &["RELEASE s"],
+            (Control::RollbackTo, _) => &["ROLLBACK TO s", "RELEASE s"],
+        };
+        for text in texts {
+            self.statistics.count();
+            let done = self.connection.prepare_cached(text).and_then(|mut statement| statement.raw_execute());
+            done.map_err(|error| self.failed(&error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Session for SqliteSession<'_> {
+    fn fetch(
+        &mut self,
+        statement: &Statement,
+        pager: &mut (dyn Pager + Send),
+    ) -> impl Future<Output = Result<Rows, StoreError>> + Send {
+        std::future::ready(self.rows(statement, pager))
+    }
+
+    fn control(&mut self, word: Control) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(self.word(word))
+    }
+}

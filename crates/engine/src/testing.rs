@@ -1,0 +1,70 @@
+//! Databases for tests: one of its own per test, dropped at the end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+
+use crate::sql::{Bind, Shape, SqlType, Statement, Template};
+
+/// A PostgreSQL database that lives as long as this value.
+pub(crate) struct PgDatabase {
+    server: PgConnectOptions,
+    name: String,
+    pub(crate) url: String,
+}
+
+impl PgDatabase {
+    /// `None` when only SQLite is to be tested; a missing server is a failure, never a silent skip.
+    pub(crate) async fn new() -> Option<Self> {
+        if std::env::var("CRATESTACK_TEST_ONLY").is_ok_and(|only| only == "sqlite") {
+            return None;
+        }
+        let url = std::env::var("CRATESTACK_TEST_POSTGRES")
+            .expect("set CRATESTACK_TEST_POSTGRES to a server's URL, or CRATESTACK_TEST_ONLY=sqlite");
+        let server = PgConnectOptions::from_str(&url).unwrap();
+        let name = format!("engine_{}", uuid::Uuid::now_v7().simple());
+        let mut connection = server.clone().connect().await.unwrap();
+        connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+        connection.close().await.unwrap();
+        let (base, options) = url.split_once('?').map_or((url.as_str(), None), |(base, options)| (base, Some(options)));
+        let (base, _) = base.rsplit_once('/').filter(|(base, _)| base.contains("://")).unwrap();
+        let options = options.map(|options| format!("?{options}")).unwrap_or_default();
+        Some(Self { server, url: format!("{base}/{name}{options}"), name })
+    }
+
+    /// A connection beside the engine's.
+    pub(crate) async fn connect(&self) -> PgConnection {
+        PgConnectOptions::from_str(&self.url).unwrap().connect().await.unwrap()
+    }
+}
+
+impl Drop for PgDatabase {
+    fn drop(&mut self) {
+        let (server, name) = (self.server.clone(), std::mem::take(&mut self.name));
+        let drop = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut connection = server.connect().await.unwrap();
+                let text = format!("DROP DATABASE {name} WITH (FORCE)");
+                connection.execute(AssertSqlSafe(text)).await.unwrap();
+            });
+        };
+        std::thread::spawn(drop).join().unwrap();
+    }
+}
+
+/// A statement that returns only control columns.
+pub(crate) fn statement(sql: &str, control: &[SqlType], binds: Vec<Bind>) -> Statement {
+    let template =
+        Template { sql: sql.into(), slots: Vec::new(), control: control.to_vec(), shape: Arc::new(Shape::default()) };
+    Statement { template: Arc::new(template), binds }
+}
+
+/// Polls a future once; whether it is still pending.
+pub(crate) async fn pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+    std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await
+}
