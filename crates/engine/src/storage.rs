@@ -15,7 +15,7 @@
 //! | `Date` | `DATE` | text, cast | `TEXT`, canonical form | text |
 //! | `Uuid` | `UUID` | text, cast | `TEXT`, canonical form | text |
 //! | `Bytes` | `BYTEA` | octets | `BLOB` | octets |
-//! | `Json` | `JSONB` | text, cast | `TEXT`, compact | text |
+//! | `Json` | `JSONB` | text, cast | `TEXT`, canonical ([`json::Json::write_canonical`]) | text |
 //! | lists | arrays | array, cast | `TEXT`, JSON array of the elements' binds | text |
 //!
 //! The wire type of a bind depends on the type alone, never on the value, because PostgreSQL fixes parameter types when
@@ -31,6 +31,7 @@ use cratestack_schema::ir::{FieldType, Scalar, Schema, Variant};
 use cratestack_schema::value::Value;
 use sqlx::{Row as _, ValueRef as _};
 
+use crate::json;
 use crate::sql::{Bind, BindKind, Content, Dialect, Many, SCALED_DIGITS, Shape, SqlType};
 
 /// A stored value or a bind that does not have the form of its column. Always a fault of the engine or of somebody
@@ -293,6 +294,11 @@ impl<'s> Codec<'s> {
             (Kind::Scaled(scale), Value::Text(text)) => scaled(text, scale).map(Bind::Int).ok_or_else(mismatch),
             (Kind::Decimal(_), Value::Text(text)) if self.dialect == Dialect::Sqlite => {
                 sortable(text).map(Bind::Text).ok_or_else(mismatch)
+            }
+            // PostgreSQL brings `jsonb` into this form itself.
+            (Kind::Json, Value::Text(text)) if self.dialect == Dialect::Sqlite => {
+                let json = json::parse(text.as_bytes(), json::MAX_DEPTH).map_err(|_| mismatch())?;
+                written(|out| Ok(json.write_canonical(out))).map(Bind::Text)
             }
             (
                 Kind::Decimal(_) | Kind::Text | Kind::Enum(_) | Kind::DateTime | Kind::Date | Kind::Uuid | Kind::Json,
