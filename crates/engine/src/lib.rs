@@ -6,6 +6,8 @@ pub mod api;
 pub mod engine;
 pub mod fault;
 pub mod json;
+pub mod policy;
+pub mod predicate;
 pub mod sql;
 pub mod storage;
 pub mod store;
