@@ -133,7 +133,7 @@ fn collect(schema: &Schema, expr: &Expr, atoms: &mut Vec<Expr>) {
         Expr::HasRole(_) => collect(schema, &Expr::Anonymous, atoms),
         _ => {}
     }
-    for child in children(expr) {
+    for child in expr.children() {
         collect(schema, child, atoms);
     }
 }
@@ -164,21 +164,7 @@ pub(crate) fn roles_field(schema: &Schema) -> Option<FieldId> {
 pub(crate) fn is_callers(expr: &Expr) -> bool {
     match expr {
         Expr::Field(_) | Expr::Quantified { .. } | Expr::Changed(_) => false,
-        _ => children(expr).into_iter().all(is_callers),
-    }
-}
-
-/// The operands of an expression; the body of a quantifier counts.
-pub(crate) fn children(expr: &Expr) -> Vec<&Expr> {
-    match expr {
-        Expr::Const(..) | Expr::Field(_) | Expr::Auth(_) | Expr::Anonymous | Expr::Now | Expr::Changed(_) => Vec::new(),
-        Expr::Not(x) | Expr::IsNull(x) | Expr::InAuth(x, _) | Expr::Neg(x) | Expr::Length(x) | Expr::HasRole(x) => {
-            vec![x]
-        }
-        Expr::And(list) | Expr::Or(list) => list.iter().collect(),
-        Expr::Compare(_, a, b) | Expr::Arith(_, a, b) | Expr::StringTest(_, a, b) => vec![a, b],
-        Expr::In(x, list) => std::iter::once(&**x).chain(list).collect(),
-        Expr::Quantified { body, .. } => vec![body],
+        _ => expr.children().into_iter().all(is_callers),
     }
 }
 

@@ -19,6 +19,7 @@ use cratestack_schema::ir::{
 use cratestack_schema::value::Value;
 
 use crate::policy::{Decision, Residual, View, Want, auth_field, boolean, constant, roles_field, scalar_of};
+use crate::storage;
 use crate::sql::{Dialect, SCALED_DIGITS, Slot, Sql, SqlType, column, ident};
 
 /// How the fields of one row are spelled in a statement.
@@ -230,23 +231,42 @@ const INT_MAX: u128 = 1 << 63;
 /// Largest magnitude that SQLite's integer arithmetic can hold on both sides of zero.
 const SQLITE_MAX: u128 = (1 << 63) - 1;
 
+/// Writes a constant into the text.
+pub type Literal<'a> = &'a dyn Fn(&Value, SqlType) -> String;
+
 /// Turns conditions into SQL.
-#[derive(Debug)]
 pub struct Predicates<'a> {
     schema: &'a Schema,
     sql: &'a mut Sql,
     reader: Option<&'a View<'a>>,
+    literal: Option<Literal<'a>>,
+}
+
+/// A condition over the columns of one row for DDL, where nothing can be bound: a CHECK, a partial index, a trigger.
+/// `row` qualifies the columns.
+pub fn over_columns(
+    schema: &Schema,
+    dialect: Dialect,
+    model: ModelId,
+    row: Option<&str>,
+    expr: &Expr,
+    literal: Literal<'_>,
+) -> String {
+    let mut sql = Sql::new(dialect);
+    let mut predicates = Predicates { schema, sql: &mut sql, reader: None, literal: Some(literal) };
+    // A CHECK passes on unknown, so all three values matter.
+    predicates.condition(expr, &Scope::of(model, Row::stored(row.unwrap_or_default())), Want::Exact).into_text()
 }
 
 impl<'a> Predicates<'a> {
     /// For conditions that the schema's author wrote: hops see every live row.
     pub fn of_schema(schema: &'a Schema, sql: &'a mut Sql) -> Self {
-        Self { schema, sql, reader: None }
+        Self { schema, sql, reader: None, literal: None }
     }
 
     /// For conditions that a caller wrote: hops see the live rows that the caller may read.
     pub fn of_request(view: &'a View<'a>, sql: &'a mut Sql) -> Self {
-        Self { schema: view.schema(), sql, reader: Some(view) }
+        Self { schema: view.schema(), sql, reader: Some(view), literal: None }
     }
 
     /// A condition. Its values of the caller must be known not to be null (see [`View::fold`]).
@@ -458,18 +478,9 @@ impl<'a> Predicates<'a> {
     }
 
     fn compared(&mut self, op: CompareOp, a: Operand, b: Operand) -> Frag {
-        let ordering = !matches!(op, CompareOp::Eq | CompareOp::Ne);
-        // A bind has the database's collation; a column has "C".
-        let collate = ordering && self.postgres() && matches!((&a.kind, &b.kind), (Kind::Text, Kind::Text));
         let (a, b) = self.aligned(a, b);
         let (a, b) = (self.spelled(a), self.spelled(b));
-        let text = format!(
-            "{} {} {}{}",
-            a.above(Level::Test),
-            operator(op),
-            b.above(Level::Test),
-            if collate { " COLLATE \"C\"" } else { "" }
-        );
+        let text = format!("{} {} {}", a.above(Level::Test), operator(op), b.above(Level::Test));
         Frag::new(text, Level::Test, a.nullable || b.nullable)
     }
 
@@ -490,7 +501,7 @@ impl<'a> Predicates<'a> {
 
     /// Constants of one type travel as one list, so that the text does not depend on how many there are.
     fn in_constants(&mut self, x: &Operand, list: &[Expr]) -> Option<Frag> {
-        if list.len() < 2 || self.sql.literal() {
+        if list.len() < 2 || self.literal.is_some() {
             return None;
         }
         let mut values = Vec::with_capacity(list.len());
@@ -619,7 +630,10 @@ impl<'a> Predicates<'a> {
     }
 
     fn bound(&mut self, slot: Slot, ty: SqlType) -> Operand {
-        let text = self.sql.placeholder(slot, ty);
+        let text = match (&slot, self.literal) {
+            (Slot::Const(value), Some(literal)) => literal(value, ty),
+            _ => self.sql.placeholder(slot, ty),
+        };
         Operand { frag: Frag::new(text, Level::Atom, false), kind: self.kind(ty) }
     }
 
@@ -649,12 +663,11 @@ impl<'a> Predicates<'a> {
     }
 
     fn integer(&mut self, value: i64) -> Frag {
-        Frag::new(self.sql.placeholder(Slot::Const(Value::Int(value)), SqlType::INT), Level::Atom, false)
+        self.bound(Slot::Const(Value::Int(value)), SqlType::INT).frag
     }
 
     fn ordered(&mut self, value: &Decimal) -> Frag {
-        let slot = Slot::Const(Value::Text(value.to_string()));
-        Frag::new(self.sql.placeholder(slot, SqlType::scalar(Scalar::Decimal(None))), Level::Atom, false)
+        self.bound(Slot::Const(Value::Text(value.to_string())), SqlType::scalar(Scalar::Decimal(None))).frag
     }
 
     /// Brings two operands of a comparison or a sum to one representation. Only SQLite has several.
@@ -731,10 +744,7 @@ impl<'a> Predicates<'a> {
     fn as_numeric(&mut self, x: Operand) -> Frag {
         match x.kind {
             Kind::BigInt => Frag::new(format!("{}::numeric", x.frag.above(Level::Arith)), Level::Atom, x.frag.nullable),
-            Kind::Known(value) => {
-                let slot = Slot::Const(Value::Text(value.to_string()));
-                Frag::new(self.sql.placeholder(slot, SqlType::scalar(Scalar::Decimal(None))), Level::Atom, false)
-            }
+            Kind::Known(value) => self.ordered(&value),
             _ => x.frag,
         }
     }
@@ -814,6 +824,41 @@ pub fn join_columns(schema: &Schema, model: ModelId, relation: &Relation) -> Vec
             }
         }
     }
+}
+
+/// Gives an SQLite connection the decimal functions that conditions beyond 64 bits call: `cratestack_decimal(n, scale)`
+/// and `cratestack_add`, `_sub`, `_mul` over ordered decimal text. Each is null if an operand is.
+pub fn register_functions(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
+    use rusqlite::functions::FunctionFlags;
+    type Operation = fn(&Decimal, &Decimal) -> Decimal;
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
+    connection.create_scalar_function("cratestack_decimal", 2, flags, |context| {
+        let (value, scale): (Option<i64>, u32) = (context.get(0)?, context.get(1)?);
+        value.map(|value| to_ordered(&Decimal::from_scaled(value, scale))).transpose()
+    })?;
+    let operations: [(&str, Operation); 3] =
+        [("cratestack_add", Decimal::add), ("cratestack_sub", Decimal::sub), ("cratestack_mul", Decimal::mul)];
+    for (name, operation) in operations {
+        connection.create_scalar_function(name, 2, flags, move |context| {
+            let (a, b): (Option<String>, Option<String>) = (context.get(0)?, context.get(1)?);
+            let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
+            to_ordered(&operation(&from_ordered(&a)?, &from_ordered(&b)?)).map(Some)
+        })?;
+    }
+    Ok(())
+}
+
+fn to_ordered(value: &Decimal) -> rusqlite::Result<String> {
+    storage::sortable(&value.to_string()).ok_or_else(|| function_error("a decimal of a condition has too many digits"))
+}
+
+fn from_ordered(text: &str) -> rusqlite::Result<Decimal> {
+    let plain = storage::unsortable(text).and_then(|plain| plain.parse().ok());
+    plain.ok_or_else(|| function_error("a decimal of the database does not have its stored form"))
+}
+
+fn function_error(text: &str) -> rusqlite::Error {
+    rusqlite::Error::UserFunctionError(text.into())
 }
 
 /// The numeric value of a constant.

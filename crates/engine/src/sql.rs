@@ -207,11 +207,6 @@ impl Sql {
         Self { dialect, text: String::new(), slots: Vec::new(), aliases: 0 }
     }
 
-    /// Whether constants are written into the text, for DDL.
-    pub fn literal(&self) -> bool {
-        false
-    }
-
     /// Whose SQL it is.
     pub fn dialect(&self) -> Dialect {
         self.dialect
