@@ -1,1 +1,253 @@
-fn main() {}
+//! `cargo xtask bench`: this project, a hand-written axum + sqlx service and `pgbench`, in turn and in one run, on one
+//! PostgreSQL with fsync on. What counts are the ratios of a row; the rates depend on the machine.
+
+mod baseline;
+mod load;
+
+use std::net::SocketAddr;
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use base64::Engine as _;
+use sqlx::PgPool;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::load::{Client, Figures};
+
+const ROWS: usize = 10_000;
+const CLIENTS: usize = 16;
+const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bench.cstack");
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let done = match words.first().map(String::as_str) {
+        Some("baseline") => serve_baseline().await,
+        _ => compare(&words).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn variable(name: &str) -> Result<String> {
+    std::env::var(name).map_err(|_| format!("`{name}` is not set; run `cargo xtask bench`").into())
+}
+
+async fn serve_baseline() -> Result<()> {
+    let pool = PgPool::connect(&variable("BENCH_DATABASE")?).await?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, baseline::router(pool)).await?;
+    Ok(())
+}
+
+/// A service under test; killed when dropped.
+struct Service {
+    _child: Child,
+    address: SocketAddr,
+}
+
+async fn start(mut command: Command) -> Result<Service> {
+    let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let output = child.stdout.take().ok_or("no standard output")?;
+    let mut lines = BufReader::new(output).lines();
+    while let Some(line) = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await?? {
+        if let Some(address) = line.trim().strip_prefix("listening on http://") {
+            let address = address.parse()?;
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return Ok(Service { _child: child, address });
+        }
+    }
+    Err("the service ended before it listened".into())
+}
+
+/// Which request a client sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Get,
+    List,
+    Patch,
+}
+
+struct Caller {
+    kind: Kind,
+    token: String,
+    /// Rows of its own, so that a patch never loses a race.
+    rows: Vec<(String, i64)>,
+    turn: usize,
+}
+
+impl Client for Caller {
+    fn request(&mut self) -> Vec<u8> {
+        self.turn += 1;
+        let at = self.turn % self.rows.len().max(1);
+        let (id, version) = self.rows.get(at).map_or(("", 0), |(id, version)| (id.as_str(), *version));
+        let common = format!("Host: bench\r\nAuthorization: Bearer {}\r\n", self.token);
+        match self.kind {
+            Kind::Get => format!("GET /api/accounts/{id} HTTP/1.1\r\n{common}\r\n"),
+            Kind::List => format!("GET /api/accounts?limit=50 HTTP/1.1\r\n{common}\r\n"),
+            Kind::Patch => {
+                let body = format!("{{\"owner\":\"owner {}\"}}", self.turn);
+                format!(
+                    "PATCH /api/accounts/{id} HTTP/1.1\r\n{common}If-Match: \"{version}\"\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+            }
+        }
+        .into_bytes()
+    }
+
+    fn answer(&mut self, status: u16, head: &str, body: &[u8]) -> std::result::Result<(), String> {
+        if status != 200 {
+            return Err(format!("status {status}: {head}{}", String::from_utf8_lossy(body)));
+        }
+        if self.kind == Kind::Patch {
+            let at = self.turn % self.rows.len().max(1);
+            if let Some((_, version)) = self.rows.get_mut(at) {
+                *version += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn callers(pool: &PgPool, kind: Kind, token: &str) -> Result<Vec<Caller>> {
+    let rows: Vec<(uuid::Uuid, i64)> = sqlx::query_as("SELECT id, version FROM accounts ORDER BY id").fetch_all(pool).await?;
+    Ok(rows
+        .chunks(rows.len().div_ceil(CLIENTS))
+        .map(|part| Caller {
+            kind,
+            token: token.to_owned(),
+            rows: part.iter().map(|(id, version)| (id.to_string(), *version)).collect(),
+            turn: 0,
+        })
+        .collect())
+}
+
+/// What `pgbench` runs: the statement that the engine sends, as near as its variables allow.
+fn script(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Get => {
+            "\\set n random(1, 10000)\nSELECT id, tenant_id, owner, email, balance::text, overdraft::text, currency, created_at, version FROM accounts WHERE id = ('00000000-0000-7000-8000-' || lpad(:n::text, 12, '0'))::uuid AND tenant_id = 'acme';\n"
+        }
+        Kind::List => {
+            "SELECT id, tenant_id, owner, email, balance::text, overdraft::text, currency, created_at, version FROM accounts WHERE tenant_id = 'acme' ORDER BY id LIMIT 51;\n"
+        }
+        Kind::Patch => {
+            "\\set n random(1, 10000)\nUPDATE accounts SET owner = 'owner ' || :n, version = version + 1 WHERE id = ('00000000-0000-7000-8000-' || lpad(:n::text, 12, '0'))::uuid AND tenant_id = 'acme' AND version > 0 RETURNING id, tenant_id, owner, email, balance::text, overdraft::text, currency, created_at, version;\n"
+        }
+    }
+}
+
+async fn pgbench(url: &str, kind: Kind, time: Duration) -> Result<Figures> {
+    let folder = std::env::temp_dir().join(format!("cratestack-bench-{}", std::process::id()));
+    tokio::fs::create_dir_all(&folder).await?;
+    let file = folder.join("script.sql");
+    tokio::fs::File::create(&file).await?.write_all(script(kind).as_bytes()).await?;
+    let seconds = time.as_secs().max(1).to_string();
+    let clients = CLIENTS.to_string();
+    let output = Command::new(variable("BENCH_PGBENCH").unwrap_or_else(|_| "pgbench".to_owned()))
+        .current_dir(&folder)
+        .args(["-n", "-M", "prepared", "-j", "2", "-c", &clients, "-T", &seconds, "-l", "-f"])
+        .arg(&file)
+        .arg(url)
+        .output()
+        .await?;
+    if !output.status.success() {
+        return Err(format!("pgbench failed: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    // The per-transaction log: client, transaction, microseconds, ..
+    let mut latencies = Vec::new();
+    let mut entries = tokio::fs::read_dir(&folder).await?;
+    while let Some(entry) = entries.next_entry().await? {
+        if entry.file_name().to_string_lossy().starts_with("pgbench_log") {
+            let text = tokio::fs::read_to_string(entry.path()).await?;
+            let times = text.lines().filter_map(|line| line.split_whitespace().nth(2)).filter_map(|word| word.parse().ok());
+            latencies.extend(times.map(Duration::from_micros));
+        }
+    }
+    tokio::fs::remove_dir_all(&folder).await?;
+    Ok(Figures::of(latencies, time))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+fn middle(figures: &[Figures]) -> Figures {
+    let duration = |of: fn(&Figures) -> Duration| {
+        let mut all: Vec<Duration> = figures.iter().map(of).collect();
+        all.sort_unstable();
+        all.get(all.len() / 2).copied().unwrap_or_default()
+    };
+    Figures {
+        rate: median(figures.iter().map(|f| f.rate).collect()),
+        p50: duration(|f| f.p50),
+        p99: duration(|f| f.p99),
+    }
+}
+
+async fn compare(words: &[String]) -> Result<()> {
+    let seconds: u64 = words.first().map_or(Ok(5), |word| word.parse())?;
+    let rounds: usize = words.get(1).map_or(Ok(3), |word| word.parse())?;
+    let (warm_up, time) = (Duration::from_secs(1), Duration::from_secs(seconds));
+    let url = variable("BENCH_DATABASE")?;
+
+    let mut ours = Command::new(variable("BENCH_CRATESTACK")?);
+    ours.args(["serve", SCHEMA, "--database", &url, "--addr", "127.0.0.1:0", "--apply", "--auth", "dev", "--allow-dev-auth"]);
+    let ours = start(ours).await?;
+    let pool = PgPool::connect(&url).await?;
+    seed(&pool).await?;
+    let mut other = Command::new(std::env::current_exe()?);
+    other.arg("baseline");
+    let other = start(other).await?;
+
+    let claims = r#"{"id":"ann","tenantId":"acme"}"#;
+    let token = format!("dev.{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims));
+    println!("{CLIENTS} connections, {rounds} rounds of {seconds} s each, medians\n");
+    println!("| operation | CrateStack /s | p50 ms | p99 ms | hand-written /s | p50 ms | p99 ms | pgbench /s | p50 ms | p99 ms | ratio to hand-written | ratio to pgbench |");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    for (name, kind) in [("get by id", Kind::Get), ("list of 50", Kind::List), ("versioned patch", Kind::Patch)] {
+        let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..rounds {
+            eprint!("\r{name}: round {} of {rounds}  ", round + 1);
+            a.push(load::run(ours.address, callers(&pool, kind, &token).await?, warm_up, time).await?);
+            b.push(load::run(other.address, callers(&pool, kind, &token).await?, warm_up, time).await?);
+            c.push(pgbench(&url, kind, time).await?);
+        }
+        eprint!("\r                                \r");
+        let ratio = |x: &[Figures], y: &[Figures]| median(x.iter().zip(y).map(|(x, y)| x.rate / y.rate).collect());
+        let cells = |f: Figures| {
+            let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+            format!("{:.0} | {:.2} | {:.2}", f.rate, ms(f.p50), ms(f.p99))
+        };
+        println!(
+            "| {name} | {} | {} | {} | {:.2} | {:.2} |",
+            cells(middle(&a)),
+            cells(middle(&b)),
+            cells(middle(&c)),
+            ratio(&a, &b),
+            ratio(&a, &c)
+        );
+    }
+    Ok(())
+}
+
+async fn seed(pool: &PgPool) -> Result<()> {
+    let sql = "INSERT INTO accounts (id, tenant_id, owner, email, balance, overdraft, currency, created_at, version)
+        SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'acme', 'owner ' || n, 'ann@example.com',
+               n, 0, 'EUR', now(), 1
+        FROM generate_series(1, $1::bigint) AS n";
+    sqlx::query(sql).bind(i64::try_from(ROWS)?).execute(pool).await?;
+    sqlx::query("VACUUM ANALYZE accounts").execute(pool).await?;
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! The service that an experienced engineer writes by hand with axum and sqlx: default settings, the same answers.
+
+use std::fmt::Write as _;
+
+use axum::extract::{Path, Query, State};
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use base64::Engine as _;
+use chrono::{DateTime, SecondsFormat, Utc};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize, Serializer};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+#[derive(sqlx::FromRow, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Account {
+    id: Uuid,
+    tenant_id: String,
+    owner: String,
+    email: String,
+    balance: Decimal,
+    overdraft: Decimal,
+    currency: String,
+    #[serde(serialize_with = "micros")]
+    created_at: DateTime<Utc>,
+    version: i64,
+}
+
+fn micros<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
+}
+
+const COLUMNS: &str = "id, tenant_id, owner, email, balance, overdraft, currency, created_at, version";
+
+struct Failure(StatusCode);
+
+impl From<sqlx::Error> for Failure {
+    fn from(_: sqlx::Error) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        self.0.into_response()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Claims {
+    tenant_id: String,
+}
+
+fn claims(headers: &HeaderMap) -> Result<Claims, Failure> {
+    let token = headers.get("authorization").and_then(|value| value.to_str().ok());
+    let encoded = token.and_then(|token| token.strip_prefix("Bearer dev.")).ok_or(Failure(StatusCode::UNAUTHORIZED))?;
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Failure(StatusCode::UNAUTHORIZED))?;
+    serde_json::from_slice(&json).map_err(|_| Failure(StatusCode::UNAUTHORIZED))
+}
+
+fn row(account: &Account) -> Response {
+    ([(ETAG, format!("\"{}\"", account.version))], Json(account)).into_response()
+}
+
+async fn read(State(pool): State<PgPool>, headers: HeaderMap, Path(id): Path<Uuid>) -> Result<Response, Failure> {
+    let claims = claims(&headers)?;
+    let sql = format!("SELECT {COLUMNS} FROM accounts WHERE id = $1 AND tenant_id = $2");
+    let account: Option<Account> =
+        sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(id).bind(claims.tenant_id).fetch_optional(&pool).await?;
+    account.as_ref().map(row).ok_or(Failure(StatusCode::NOT_FOUND))
+}
+
+#[derive(Deserialize)]
+struct Page {
+    limit: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct List {
+    items: Vec<Account>,
+    next: Option<String>,
+}
+
+async fn list(State(pool): State<PgPool>, headers: HeaderMap, Query(page): Query<Page>) -> Result<Response, Failure> {
+    let claims = claims(&headers)?;
+    let limit = page.limit.unwrap_or(50).clamp(1, 1000);
+    let sql = format!("SELECT {COLUMNS} FROM accounts WHERE tenant_id = $1 ORDER BY id LIMIT $2");
+    let mut items: Vec<Account> =
+        sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(claims.tenant_id).bind(limit + 1).fetch_all(&pool).await?;
+    let next = if items.len() > usize::try_from(limit).unwrap_or(usize::MAX) {
+        items.pop();
+        items.last().map(|last| {
+            let mut cursor = String::new();
+            let _infallible = write!(cursor, "{}", last.id.simple());
+            cursor
+        })
+    } else {
+        None
+    };
+    Ok(Json(List { items, next }).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccountPatch {
+    owner: Option<String>,
+    email: Option<String>,
+    overdraft: Option<Decimal>,
+}
+
+async fn patch(
+    State(pool): State<PgPool>,
+    headers: HeaderMap,
+    Path(id): Path<Uuid>,
+    Json(patch): Json<AccountPatch>,
+) -> Result<Response, Failure> {
+    let claims = claims(&headers)?;
+    if headers.get(CONTENT_TYPE).is_none() {
+        return Err(Failure(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    if patch.owner.as_ref().is_some_and(|owner| owner.is_empty() || owner.chars().count() > 80) {
+        return Err(Failure(StatusCode::UNPROCESSABLE_ENTITY));
+    }
+    let expected: i64 = headers
+        .get(IF_MATCH)
+        .ok_or(Failure(StatusCode::PRECONDITION_REQUIRED))?
+        .to_str()
+        .ok()
+        .and_then(|tag| tag.trim_matches('"').parse().ok())
+        .ok_or(Failure(StatusCode::BAD_REQUEST))?;
+    let mut tx = pool.begin().await?;
+    let select = format!("SELECT {COLUMNS} FROM accounts WHERE id = $1 AND tenant_id = $2 FOR UPDATE");
+    let current: Option<Account> = sqlx::query_as(sqlx::AssertSqlSafe(select))
+        .bind(id)
+        .bind(claims.tenant_id)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let current = current.ok_or(Failure(StatusCode::NOT_FOUND))?;
+    if current.version != expected {
+        return Err(Failure(StatusCode::PRECONDITION_FAILED));
+    }
+    let update = format!(
+        "UPDATE accounts SET owner = $2, email = $3, overdraft = $4, version = version + 1 WHERE id = $1 RETURNING {COLUMNS}"
+    );
+    let account: Account = sqlx::query_as(sqlx::AssertSqlSafe(update))
+        .bind(id)
+        .bind(patch.owner.unwrap_or(current.owner))
+        .bind(patch.email.unwrap_or(current.email))
+        .bind(patch.overdraft.unwrap_or(current.overdraft))
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(row(&account))
+}
+
+/// The routes that the benchmark calls.
+pub(crate) fn router(pool: PgPool) -> Router {
+    Router::new()
+        .route("/api/accounts", get(list))
+        .route("/api/accounts/{id}", get(read).patch(patch))
+        .with_state(pool)
+}
