@@ -6,6 +6,7 @@
 pub mod ast;
 pub mod decimal;
 pub mod diag;
+pub mod format;
 pub mod fuzzy;
 pub mod ir;
 pub mod lex;
