@@ -2,6 +2,11 @@
 //!
 //! A message is one lower-case sentence with the author's text in backticks; `help` says what to do next.
 
+mod emit;
+mod pages;
+
+pub use emit::{File, Lines, Position, github, json, sarif};
+pub use pages::explain;
 use serde::{Serialize, Serializer};
 
 /// A range of octets in one of the compiled files.

@@ -36,6 +36,8 @@ pub struct Parsed {
     pub found: Vec<Diagnostic>,
     /// The texts that are missing from the tree, in source order.
     pub damage: Vec<Span>,
+    /// The names that may have been declared in them.
+    pub lost: Vec<String>,
 }
 
 /// Parses one file; `file` goes into every span.
@@ -56,9 +58,9 @@ pub fn parse_tokens(file: u32, text: &str, (tokens, found): (Vec<Token>, Vec<Dia
         }
     }
     parser.stray_docs();
-    let Parser { mut found, damage, .. } = parser;
+    let Parser { mut found, damage, lost, .. } = parser;
     found.sort_by_key(|one| (one.primary.span.start, one.code));
-    Parsed { tree, found, damage }
+    Parsed { tree, found, damage, lost }
 }
 
 /// Parses a text that is one expression and nothing else (request-time `where`).
@@ -112,6 +114,7 @@ struct Parser<'a> {
     nodes: usize,
     found: Vec<Diagnostic>,
     damage: Vec<Span>,
+    lost: Vec<String>,
 }
 
 /// An expression with the height of its tree.
@@ -134,6 +137,7 @@ impl<'a> Parser<'a> {
             nodes: 0,
             found,
             damage: Vec::new(),
+            lost: Vec::new(),
         };
         let mut breaks = 0;
         for token in all {
@@ -433,6 +437,19 @@ impl<'a> Parser<'a> {
                 _ => {}
             }
         }
+        self.give_up(start);
+    }
+
+    /// Remembers that the tokens from that index on are missing from the tree, and the names that they may declare:
+    /// those at the start of a line, and those before a brace.
+    fn give_up(&mut self, start: usize) {
+        for (index, token) in self.tokens.iter().enumerate().take(self.next).skip(start) {
+            let second = self.tokens.get(index + 1).map(|token| token.kind);
+            let declares = index == start || token.breaks > 0 || second == Some(TokenKind::LeftBrace);
+            if token.kind == TokenKind::Ident && declares {
+                self.lost.push(self.text_of(*token).to_owned());
+            }
+        }
         self.damage.push(self.since(start));
     }
 
@@ -519,7 +536,7 @@ impl<'a> Parser<'a> {
             self.bump();
             first = false;
         }
-        self.damage.push(self.since(start));
+        self.give_up(start);
     }
 
     /// Whether a member certainly starts at the token with that index, even inside a bracket.
