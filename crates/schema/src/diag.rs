@@ -39,6 +39,12 @@ impl Span {
         Self { end: self.start, ..self }
     }
 
+    /// Its first octet, for what is too long to underline. Tokens start with ASCII.
+    #[must_use]
+    pub fn first(self) -> Self {
+        Self { end: self.end.min(self.start.saturating_add(1)), ..self }
+    }
+
     /// The text that it covers; empty when `text` is not the file that it was made for.
     pub fn slice(self, text: &str) -> &str {
         text.get(self.start as usize..self.end as usize).unwrap_or("")
@@ -223,6 +229,67 @@ registry! {
     CST0021 ExpressionTooDeep Error "an expression nested beyond the limit"
     CST0022 ExpressionTooLarge Error "an expression with more parts than the limit"
     CST0023 ForeignOperator Error "an operator of another language"
+    CST0100 DuplicateName Error "two declarations of one name"
+    CST0101 DuplicateMember Error "two members of one name"
+    CST0102 DuplicateBlock Error "a second block where one is allowed"
+    CST0103 ReservedName Error "a name that the language, the API or a database keeps for itself"
+    CST0104 EmptyBlock Error "a block without members that needs some"
+    CST0105 UnknownSetting Error "a setting that a datasource does not have"
+    CST0106 MissingSetting Error "a datasource without its provider"
+    CST0110 UnknownType Error "a type that is not declared"
+    CST0111 BadTypeArguments Error "arguments that the type does not take"
+    CST0112 TypeNotHere Error "a type that cannot stand here"
+    CST0113 EndlessType Error "a type that contains itself"
+    CST0114 UnknownMixin Error "a mixin that is not declared"
+    CST0120 UnknownAttribute Error "an attribute that the language does not have"
+    CST0121 AttributeNotHere Error "an attribute on something that it does not fit"
+    CST0122 DuplicateAttribute Error "an attribute that is written twice"
+    CST0123 ConflictingAttributes Error "attributes that contradict or repeat one another"
+    CST0124 NotSupportedYet Error "a word of the language that nothing enforces yet"
+    CST0125 UnknownArgument Error "an argument that the attribute does not take"
+    CST0126 MissingArgument Error "an attribute without an argument that it needs"
+    CST0127 BadArgument Error "an argument of the wrong kind"
+    CST0130 BadDefault Error "a default that the field cannot have"
+    CST0131 EmptyRange Error "bounds that no value meets"
+    CST0132 BadRegex Error "a regular expression that does not compile"
+    CST0133 DbEnforceAlone Error "`@db_enforce` without a validator that a database can enforce"
+    CST0134 ImpossibleCreate Error "a required field that no create can fill"
+    CST0140 NoKey Error "a model without a primary key"
+    CST0141 DuplicateKey Error "a model with two primary keys"
+    CST0142 BadKeyField Error "a field that cannot be part of a key"
+    CST0143 BadDatabaseName Error "a name that the databases do not take"
+    CST0144 DuplicateDatabaseName Error "two things with one name in the database or the API"
+    CST0145 BadDeletedAt Error "a `deletedAt` that `@@soft_delete` cannot use"
+    CST0150 BadRelation Error "a relation whose parts do not fit"
+    CST0151 BadReference Error "a relation to fields that do not identify a row"
+    CST0152 BadReferentialAction Error "a referential action that the model cannot carry out"
+    CST0153 NoInverse Error "a relation without its inverse end"
+    CST0154 NoOwner Error "a relation without its foreign key"
+    CST0155 AmbiguousRelation Error "relations between the same models that nothing tells apart"
+    CST0156 ManyToMany Error "a relation with lists at both ends"
+    CST0160 UnknownName Error "a name that nothing has"
+    CST0161 UnknownVariant Error "a value that the enum does not have"
+    CST0162 AmbiguousName Error "a name that is a field and an enum's value"
+    CST0163 UnknownFunction Error "a function that the language does not have"
+    CST0164 WrongArguments Error "a function with arguments that it does not take"
+    CST0165 RelationAsValue Error "a relation where a value is expected"
+    CST0166 NotARelation Error "a dot after something that has no members"
+    CST0167 TypeMismatch Error "types that do not go together"
+    CST0168 BadLiteral Error "a literal that its type does not have"
+    CST0169 NullOperand Error "`null` where a value is expected"
+    CST0170 NotACondition Error "a value where a condition is expected"
+    CST0171 NotInStored Error "an expression that the database cannot keep"
+    CST0172 UpdateOnly Error "old and new values outside of an update rule"
+    CST0173 NoAuthBlock Error "a question to the caller without an `auth` block"
+    CST0174 NoRoles Error "`hasRole` without `roles String[]`"
+    CST0175 InexactArithmetic Error "arithmetic that SQLite cannot do exactly"
+    CST0180 UnknownAction Error "an action that rules do not have"
+    CST0181 RuleWithoutEffect Error "a rule over an action that the model cannot have"
+    CST0182 BadCheckName Error "a name that a check cannot have"
+    CST0190 NoAllow Warning "something that nobody can use"
+    CST0191 IdleDeny Warning "a deny that changes nothing"
+    CST0192 CheckMayBeUnknown Warning "a check that a null passes"
+    CST0193 Unused Warning "a declaration that nothing refers to"
 }
 
 impl Code {

@@ -767,6 +767,15 @@ pub enum StringOp {
 }
 
 impl Schema {
+    /// SHA-256 of the schema's JSON form in lower-case hexadecimal: equal for schemas that mean the same.
+    ///
+    /// The JSON form has a fixed order of members, since the IR has no maps.
+    pub fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        crate::resolve::hex(&Sha256::digest(json))
+    }
+
     /// The model with that id. Ids of this schema are always in range.
     #[expect(clippy::indexing_slicing, reason = "ids are made by the resolver, in range by construction")]
     pub fn model(&self, id: ModelId) -> &Model {

@@ -1,0 +1,181 @@
+//! What is allowed, but probably not meant; and what can only be said of a model as a whole.
+
+use std::collections::HashSet;
+
+use super::attributes::OnBlock;
+use super::{Resolver, expr::listing};
+use crate::ast::Block;
+use crate::diag::{Code, Diagnostic, Span};
+use crate::ir::{Action, Effect, Expr, FieldId, Model, ModelId, Writable};
+use crate::value::Value;
+
+impl<'a> Resolver<'a> {
+    pub(super) fn lints(&mut self, blocks: &[&'a Block]) {
+        self.unused();
+        for id in self.model_ids() {
+            self.without_allow(id);
+            self.impossible_creates(id);
+            self.idle_denies(id);
+            self.unknown_checks(id);
+        }
+        for block in blocks {
+            let Block::Procedure(written) = block else { continue };
+            if !written.attributes.iter().any(|one| one.name.name == "allow") {
+                let message = format!("nobody can call `{}`", written.name.name);
+                self.report(
+                    Diagnostic::new(Code::NoAllow, written.name.span, message)
+                        .help("what no rule allows is denied: add `@allow(..)`"),
+                );
+            }
+        }
+    }
+
+    /// Declarations that nothing refers to.
+    fn unused(&mut self) {
+        let enums = self.enums.iter().map(|one| (&one.name, "enum"));
+        let mixins = self.mixins.iter().map(|one| (&one.name, "mixin"));
+        let types = self.types.iter().map(|one| (&one.name, "type"));
+        let found: Vec<Diagnostic> = enums
+            .chain(mixins)
+            .chain(types)
+            .filter(|(name, _)| !self.used.contains(name.name.as_str()))
+            .map(|(name, word)| {
+                Diagnostic::new(Code::Unused, name.span, format!("the {word} `{}` is never used", name.name))
+                    .help("use it or remove it")
+            })
+            .collect();
+        self.diags.extend(found);
+    }
+
+    fn has_attribute(&self, id: ModelId, kind: OnBlock) -> bool {
+        self.drafts.get(id.index()).is_some_and(|draft| draft.attributes.iter().any(|given| given.kind == kind))
+    }
+
+    fn name_span(&self, id: ModelId) -> Option<Span> {
+        self.drafts.get(id.index()).map(|draft| draft.record.name.span)
+    }
+
+    fn without_allow(&mut self, id: ModelId) {
+        let Some(span) = self.name_span(id) else { return };
+        if !self.has_attribute(id, OnBlock::Allow) {
+            let message = format!("nobody can do anything with `{}`", self.schema.model(id).name);
+            self.report(
+                Diagnostic::new(Code::NoAllow, span, message)
+                    .help("what no rule allows is denied: add `@@allow(\"read\", ..)` and the like"),
+            );
+        }
+    }
+
+    /// A create that every input must fail, because a required field can neither be sent nor be made up.
+    fn impossible_creates(&mut self, id: ModelId) {
+        let model = self.schema.model(id);
+        let creatable = model
+            .rules
+            .iter()
+            .any(|rule| rule.effect == Effect::Allow && rule.actions.contains(&Action::Create));
+        if !creatable || model.internal.contains(&Action::Create) {
+            return;
+        }
+        let Some(draft) = self.drafts.get(id.index()) else { return };
+        let found: Vec<Diagnostic> = model
+            .fields()
+            .filter(|(_, field)| {
+                let made = field.default.is_some() || field.version || field.updated_at || field.optional;
+                field.writable() == Writable::Never && !made
+            })
+            .map(|(at, field)| {
+                let message = format!("`{}` can never get a value, so no `{}` can be created", field.name, model.name);
+                Diagnostic::new(Code::ImpossibleCreate, draft.span(at), message)
+                    .help("it is required, and never in an input: give it a `@default(..)`, or make it optional (`?`)")
+            })
+            .collect();
+        self.diags.extend(found);
+    }
+
+    /// Denies over actions that nothing allows, or that are constantly false.
+    fn idle_denies(&mut self, id: ModelId) {
+        let model = self.schema.model(id);
+        let Some(draft) = self.drafts.get(id.index()) else { return };
+        let allowed: HashSet<Action> = model
+            .rules
+            .iter()
+            .filter(|rule| rule.effect == Effect::Allow)
+            .flat_map(|rule| rule.actions.iter().copied())
+            .collect();
+        let denies = draft.attributes.iter().filter(|given| given.kind == OnBlock::Deny);
+        let typed: Vec<_> = model.rules.iter().filter(|rule| rule.effect == Effect::Deny).collect();
+        // Denies with an error are missing from the model; without them the two lists run in step.
+        if denies.clone().count() != typed.len() || allowed.is_empty() {
+            return;
+        }
+        let found: Vec<Diagnostic> = denies
+            .zip(typed)
+            .filter_map(|(given, rule)| {
+                let message = if always_false(&rule.expr) {
+                    "this deny never fires, since its condition is always false".to_owned()
+                } else if !rule.actions.iter().any(|action| allowed.contains(action)) {
+                    let words: Vec<&str> = rule.actions.iter().map(|action| action.word()).collect();
+                    format!("this deny changes nothing, since no rule allows {}", listing(&words))
+                } else {
+                    return None;
+                };
+                Some(Diagnostic::new(Code::IdleDeny, given.span, message).help("remove it, or mend its action or condition"))
+            })
+            .collect();
+        self.diags.extend(found);
+    }
+
+    /// A CHECK passes when it is unknown, so a null lets a row through that the author may have meant to refuse.
+    fn unknown_checks(&mut self, id: ModelId) {
+        let model = self.schema.model(id);
+        let Some(draft) = self.drafts.get(id.index()) else { return };
+        let checks: Vec<_> = draft.attributes.iter().filter(|given| given.kind == OnBlock::Check).collect();
+        if checks.len() != model.checks.len() {
+            return;
+        }
+        let found: Vec<Diagnostic> = checks
+            .into_iter()
+            .zip(&model.checks)
+            .filter_map(|(given, check)| {
+                let names = unguarded(model, &check.expr);
+                let first = names.first()?;
+                let message = format!("the check `{}` passes whenever {} is null", check.name, listing(&names));
+                Some(
+                    Diagnostic::new(Code::CheckMayBeUnknown, given.span, message).help(format!(
+                        "a check refuses what is false, and a comparison with null is not: if that is meant, say \
+                         `{first} == null || ..`; if not, `{first} != null && ..`"
+                    )),
+                )
+            })
+            .collect();
+        self.diags.extend(found);
+    }
+}
+
+/// Nullable fields that the expression reads, but never tests for null.
+fn unguarded<'m>(model: &'m Model, expr: &Expr) -> Vec<&'m str> {
+    let (mut read, mut tested): (Vec<FieldId>, Vec<FieldId>) = (Vec::new(), Vec::new());
+    expr.visit(&mut |part| match part {
+        Expr::IsNull(inner) => {
+            if let Expr::Field(path) = inner.as_ref() {
+                tested.push(path.field);
+            }
+        }
+        Expr::Field(path) if !read.contains(&path.field) => read.push(path.field),
+        _ => {}
+    });
+    read.into_iter()
+        .filter(|field| model.field(*field).optional && !tested.contains(field))
+        .map(|field| model.field(field).name.as_str())
+        .collect()
+}
+
+fn always_false(expr: &Expr) -> bool {
+    match expr {
+        Expr::Const(_, Value::Bool(value)) => !value,
+        Expr::And(parts) => parts.iter().any(always_false),
+        Expr::Or(parts) => parts.iter().all(always_false),
+        Expr::Not(inner) => matches!(inner.as_ref(), Expr::Const(_, Value::Bool(true))),
+        _ => false,
+    }
+}
