@@ -385,7 +385,8 @@ impl<'s> Codec<'s> {
             }
             (Dialect::Postgres, Kind::Bytes) => format!("encode({column}, 'hex')"),
             (Dialect::Postgres, Kind::Json | Kind::Decimal(_)) => format!("{column}::text"),
-            (Dialect::Sqlite, Kind::Bytes) => format!("lower(hex({column}))"),
+            // `hex(NULL)` is the empty text.
+            (Dialect::Sqlite, Kind::Bytes) => format!("iif({column} IS NULL, NULL, hex({column}))"),
             // SQLite's own text of a float is inexact for very large and very small ones.
             (Dialect::Sqlite, Kind::Float) => format!("cratestack_float({column})"),
             _ => column.to_owned(),
