@@ -3,6 +3,9 @@
 //! This crate knows nothing of HTTP.
 
 pub mod api;
+pub mod ddl;
+pub mod ddl_diff;
+pub mod ddl_trigger;
 pub mod engine;
 pub mod fault;
 pub mod json;
