@@ -12,12 +12,13 @@ use std::collections::HashSet;
 
 use aws_lc_rs::digest;
 use cratestack_schema::ir::{
-    Default, Expr, Field, FieldId, FieldType, Index as IrIndex, Model, ReferentialAction, Relation, RelationKind, Scalar,
+    Default, Expr, Field, FieldId, FieldType, Index as IrIndex, Model, ModelId, ReferentialAction, Relation, RelationKind, Scalar,
     Schema, ValidatorKind,
 };
 use cratestack_schema::value::Value;
 
 use crate::ddl_trigger;
+use crate::predicate::over_columns;
 use crate::sql::{Bind, Dialect, SqlType, ident};
 use crate::storage::{Codec, literal, push_float};
 
@@ -232,31 +233,27 @@ impl Column {
 /// Every object that the schema needs.
 pub fn catalog(schema: &Schema, dialect: Dialect) -> Catalog {
     let mut tables = vec![meta_table(schema, dialect)];
-    tables.extend(in_order(schema).into_iter().map(|model| Maker { schema, model, dialect }.table()));
+    tables.extend(in_order(schema).into_iter().map(|(id, model)| Maker { schema, id, model, dialect }.table()));
     Catalog { tables, triggers: ddl_trigger::triggers(schema, dialect) }
 }
 
 /// Models with parents first. Within a cycle, and otherwise, source order holds.
-fn in_order(schema: &Schema) -> Vec<&Model> {
-    let mut done: Vec<&Model> = Vec::new();
-    let mut waiting: Vec<&Model> = schema.models.iter().collect();
+fn in_order(schema: &Schema) -> Vec<(ModelId, &Model)> {
+    let mut done: Vec<(ModelId, &Model)> = Vec::new();
+    let mut waiting: Vec<(ModelId, &Model)> = schema.models().collect();
     while !waiting.is_empty() {
-        let ready = |model: &&Model| {
+        let ready = |(id, model): &(ModelId, &Model)| {
             owning(model).all(|(_, foreign)| {
-                let parent = schema.model(foreign.target);
-                parent.name == model.name || done.iter().any(|known| known.name == parent.name)
+                foreign.target == *id || done.iter().any(|(known, _)| *known == foreign.target)
             })
         };
-        let (ready, rest): (Vec<&Model>, Vec<&Model>) = waiting.iter().copied().partition(ready);
-        if ready.is_empty() {
+        let (mut next, mut rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(ready);
+        if next.is_empty() {
             // Only cycles and what hangs on them remain: let the first one go ahead.
-            let mut rest = rest.into_iter();
-            done.extend(rest.next());
-            waiting = rest.collect();
-        } else {
-            done.extend(ready);
-            waiting = rest;
+            next.push(rest.remove(0));
         }
+        done.extend(next);
+        waiting = rest;
     }
     done
 }
@@ -264,7 +261,7 @@ fn in_order(schema: &Schema) -> Vec<&Model> {
 /// The owning end of a relation, destructured.
 #[derive(Clone, Copy)]
 pub(crate) struct Foreign<'a> {
-    pub(crate) target: cratestack_schema::ir::ModelId,
+    pub(crate) target: ModelId,
     pub(crate) fields: &'a [FieldId],
     pub(crate) references: &'a [FieldId],
     pub(crate) on_delete: ReferentialAction,
@@ -322,6 +319,7 @@ fn meta_table(schema: &Schema, dialect: Dialect) -> Table {
 /// Makes the parts of one model's table.
 struct Maker<'a> {
     schema: &'a Schema,
+    id: ModelId,
     model: &'a Model,
     dialect: Dialect,
 }
@@ -422,7 +420,7 @@ impl Maker<'_> {
             }
         }
         for check in &model.checks {
-            all.push(Constraint::check(check.constraint.clone(), &condition(self.schema, model, &check.expr, None, self.dialect)));
+            all.push(Constraint::check(check.constraint.clone(), &condition(self.schema, self.id, &check.expr, None, self.dialect)));
         }
         all
     }
@@ -499,7 +497,7 @@ impl Maker<'_> {
             conditions.push(format!("{} IS NULL", ident(&model.field(id).column)));
         }
         if let Some(filter) = &index.filter {
-            conditions.push(condition(self.schema, model, filter, None, self.dialect));
+            conditions.push(condition(self.schema, self.id, filter, None, self.dialect));
         }
         let using = match (&index.using, self.dialect) {
             (Some(method), Dialect::Postgres) => format!(" USING {}", ident(method)),
@@ -640,8 +638,8 @@ pub(crate) fn clock(ty: SqlType, dialect: Dialect) -> &'static str {
 }
 
 /// An expression over the columns of one row, constants written out. `row` qualifies the columns.
-pub(crate) fn condition(_schema: &Schema, _model: &Model, _expr: &Expr, _row: Option<&str>, _dialect: Dialect) -> String {
-    "TRUE".to_owned()
+pub(crate) fn condition(schema: &Schema, model: ModelId, expr: &Expr, row: Option<&str>, dialect: Dialect) -> String {
+    over_columns(schema, dialect, model, row, expr, &|value, ty| constant(schema, value, ty, dialect))
 }
 
 /// What `@db_enforce` beside a validator asks of the column.
@@ -652,7 +650,7 @@ fn enforced_condition(schema: &Schema, field: &Field, kind: &ValidatorKind, dial
         let terms = ["<=", ">="].into_iter().zip(bounds);
         let terms: Vec<String> =
             terms.filter_map(|(sign, bound)| Some(format!("{} {sign} {measure}", bound?))).collect();
-        terms.join(" AND ")
+        (!terms.is_empty()).then(|| terms.join(" AND "))
     };
     match kind {
         ValidatorKind::Length { min, max } => {
@@ -662,11 +660,11 @@ fn enforced_condition(schema: &Schema, field: &Field, kind: &ValidatorKind, dial
                 (Dialect::Postgres, _) => "char_length",
             };
             let bounds = [min, max].map(|bound| bound.map(|bound| bound.to_string()));
-            Some(("length", between(&format!("{function}({column})"), bounds)))
+            Some(("length", between(&format!("{function}({column})"), bounds)?))
         }
         ValidatorKind::Range { min, max } => {
             let bounds = [min, max].map(|bound| Some(constant(schema, bound.as_ref()?, ty, dialect)));
-            Some(("range", between(&column, bounds)))
+            Some(("range", between(&column, bounds)?))
         }
         _ => None,
     }

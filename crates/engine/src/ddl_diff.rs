@@ -194,11 +194,11 @@ fn convert(old: &Column, new: &Column, name: &str, dialect: Dialect) -> Option<S
             Dialect::Sqlite => name.to_owned(),
         }),
         // Beyond its precision a number is an error of the database, never rounded: only whole digits can be too many.
-        (Scalar::Int | Scalar::BigInt, Scalar::Decimal(to)) => match (dialect, scaled(new.meaning)) {
-            (Dialect::Postgres, _) => Some(format!("{name}::numeric")),
-            (Dialect::Sqlite, true) => Some(shift(to.map_or(0, |to| to.scale))),
-            (Dialect::Sqlite, false) => None,
-        },
+        (Scalar::Int | Scalar::BigInt, Scalar::Decimal(to)) => Some(match (dialect, scaled(new.meaning)) {
+            (Dialect::Postgres, _) => format!("{name}::numeric"),
+            (Dialect::Sqlite, true) => shift(to.map_or(0, |to| to.scale)),
+            (Dialect::Sqlite, false) => format!("cratestack_decimal({name}, 0)"),
+        }),
         (Scalar::Decimal(Some(from)), Scalar::Decimal(to)) => {
             let wider = to.is_none_or(|to| {
                 to.scale >= from.scale && to.precision - to.scale >= from.precision - from.scale
@@ -206,9 +206,9 @@ fn convert(old: &Column, new: &Column, name: &str, dialect: Dialect) -> Option<S
             match (dialect, scaled(old.meaning), scaled(new.meaning)) {
                 _ if !wider => None,
                 (Dialect::Postgres, ..) => Some(format!("{name}::numeric")),
-                (Dialect::Sqlite, true, true) => Some(shift(to.map_or(0, |to| to.scale) - from.scale)),
-                (Dialect::Sqlite, false, false) => same(),
-                (Dialect::Sqlite, ..) => None,
+                (Dialect::Sqlite, true, true) => Some(shift(to.map_or(0, |to| to.scale).saturating_sub(from.scale))),
+                (Dialect::Sqlite, true, false) => Some(format!("cratestack_decimal({name}, {})", from.scale)),
+                (Dialect::Sqlite, false, _) => same(),
             }
         }
         _ => None,

@@ -35,7 +35,7 @@ pub(crate) fn triggers(schema: &Schema, dialect: Dialect) -> Vec<Trigger> {
         if model.append_only {
             match dialect {
                 Dialect::Postgres => all.extend(append_only_postgres(model)),
-                Dialect::Sqlite => all.extend(append_only_sqlite(schema, model)),
+                Dialect::Sqlite => all.extend(append_only_sqlite(schema, id, model)),
             }
         }
         if let Some(family) = Family::of(schema, id) {
@@ -77,7 +77,7 @@ fn append_only_postgres(model: &Model) -> [Trigger; 2] {
     [rows, all]
 }
 
-fn append_only_sqlite(schema: &Schema, model: &Model) -> [Trigger; 3] {
+fn append_only_sqlite(schema: &Schema, id: ModelId, model: &Model) -> [Trigger; 3] {
     let table = ident(&model.table);
     let refuse = format!("  SELECT RAISE(ABORT, {});\n", raised("append_only", &model.table));
     let trigger = |word: &str, body: &str| sqlite_trigger(
@@ -90,7 +90,7 @@ fn append_only_sqlite(schema: &Schema, model: &Model) -> [Trigger; 3] {
     let mut guards = guard(model, &primary_key_name(model), &model.key, &[]);
     for index in &model.uniques {
         let filter = index.filter.as_ref().map(|filter| {
-            ["old", "NEW"].map(|row| condition(schema, model, filter, Some(row), Dialect::Sqlite))
+            ["old", "NEW"].map(|row| condition(schema, id, filter, Some(row), Dialect::Sqlite))
         });
         guards.push_str(&guard(model, &index.name, &index.fields, filter.as_ref().map_or(&[], |both| &both[..])));
     }

@@ -9,6 +9,7 @@ pub mod ddl_trigger;
 pub mod engine;
 pub mod fault;
 pub mod json;
+pub mod migrate;
 pub mod policy;
 pub mod predicate;
 pub mod sql;
