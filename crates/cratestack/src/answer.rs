@@ -61,29 +61,15 @@ impl Shape<'_> {
 
     fn deleted(&self, version: Option<i64>) -> Outcome {
         let etag = version.map(|version| version_tag(version, self.format));
-        Outcome {
-            status: StatusCode::NO_CONTENT,
-            etag,
-            location: None,
-            body: None,
-        }
+        Outcome { status: StatusCode::NO_CONTENT, etag, location: None, body: None }
     }
 
     fn row(&self, row: Row) -> Outcome {
         let location = || Some(url::row(self.base, &self.model.path, &row.key));
         let Some(body) = row.body else {
             // The caller wrote what it may not read: neither body nor tag, but where it is.
-            let status = if row.created {
-                StatusCode::CREATED
-            } else {
-                StatusCode::NO_CONTENT
-            };
-            return Outcome {
-                status,
-                etag: None,
-                location: location(),
-                body: None,
-            };
+            let status = if row.created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
+            return Outcome { status, etag: None, location: location(), body: None };
         };
         let etag = match row.version {
             Some(version) if row.full => version_tag(version, self.format),
@@ -95,12 +81,7 @@ impl Shape<'_> {
             (false, false) => StatusCode::OK,
         };
         let location = if row.created { location() } else { None };
-        Outcome {
-            status,
-            etag: Some(etag),
-            location,
-            body: (!self.minimal).then_some(body),
-        }
+        Outcome { status, etag: Some(etag), location, body: (!self.minimal).then_some(body) }
     }
 
     fn single(&self, outcome: Outcome) -> Result<Response, Problem> {
@@ -131,19 +112,13 @@ impl Shape<'_> {
         if let Some(condition) = if_match
             && !condition.strongly_matches(current)
         {
-            let problem = Problem::new(
-                Code::VersionMismatch,
-                "`If-Match` names no current representation",
-            );
+            let problem = Problem::new(Code::VersionMismatch, "`If-Match` names no current representation");
             return Err(match etag() {
                 Some(etag) => problem.with(header::ETAG, etag),
                 None => problem,
             });
         }
-        if !if_none_match
-            .as_ref()
-            .is_some_and(|condition| condition.weakly_matches(current))
-        {
+        if !if_none_match.as_ref().is_some_and(|condition| condition.weakly_matches(current)) {
             return Ok(None);
         }
         let mut response = Response::new(Body::empty());
@@ -155,12 +130,7 @@ impl Shape<'_> {
         Ok(Some(response))
     }
 
-    fn page(
-        &self,
-        items: &str,
-        next: Option<&str>,
-        total: Option<u64>,
-    ) -> Result<Response, Problem> {
+    fn page(&self, items: &str, next: Option<&str>, total: Option<u64>) -> Result<Response, Problem> {
         if let Some(response) = self.condition(None)? {
             return Ok(response);
         }
@@ -175,21 +145,13 @@ impl Shape<'_> {
         self.head(&mut response);
         if let Some(next) = next {
             let (path, query) = self.target;
-            insert(
-                &mut response,
-                header::LINK,
-                url::next_link(path, query, next),
-            )?;
+            insert(&mut response, header::LINK, url::next_link(path, query, next))?;
         }
         Ok(response)
     }
 
     fn batch(&self, results: Vec<Result<Answer, Failure>>) -> Result<Response, Problem> {
-        let status = if results.iter().all(Result::is_ok) {
-            StatusCode::OK
-        } else {
-            StatusCode::MULTI_STATUS
-        };
+        let status = if results.iter().all(Result::is_ok) { StatusCode::OK } else { StatusCode::MULTI_STATUS };
         let mut body = "{\"items\":[".to_owned();
         for (at, result) in results.into_iter().enumerate() {
             if at > 0 {
@@ -199,9 +161,7 @@ impl Shape<'_> {
                 Ok(Answer::Row(row)) => push_outcome(&mut body, self.row(row)),
                 Ok(Answer::Deleted { version }) => push_outcome(&mut body, self.deleted(version)),
                 Ok(_) => {
-                    return Err(Problem::internal(
-                        "an item of a batch was answered with a page or a batch",
-                    ));
+                    return Err(Problem::internal("an item of a batch was answered with a page or a batch"));
                 }
                 Err(failure) => self.push_failure(&mut body, failure),
             }
@@ -218,16 +178,9 @@ impl Shape<'_> {
         problem.log();
         body.push_str(&format!("{{\"status\":{}", problem.code.status().as_u16()));
         if let Some(version) = problem.current_version {
-            body.extend([
-                ",\"etag\":",
-                &quoted(&version_tag(version, self.format).text()),
-            ]);
+            body.extend([",\"etag\":", &quoted(&version_tag(version, self.format).text())]);
         }
-        body.extend([
-            ",\"problem\":",
-            &problem.json(self.problem_base, self.request_id),
-            "}",
-        ]);
+        body.extend([",\"problem\":", &problem.json(self.problem_base, self.request_id), "}"]);
     }
 
     /// JSON text in the negotiated format. JSON itself is passed on as it is.
@@ -239,19 +192,13 @@ impl Shape<'_> {
     fn head(&self, response: &mut Response) {
         let headers = response.headers_mut();
         if self.safe {
-            headers.insert(
-                header::VARY,
-                HeaderValue::from_static("accept, authorization"),
-            );
+            headers.insert(header::VARY, HeaderValue::from_static("accept, authorization"));
         }
         if self.personal {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         if self.minimal {
-            headers.insert(
-                PREFERENCE_APPLIED,
-                HeaderValue::from_static("return=minimal"),
-            );
+            headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("return=minimal"));
         }
     }
 }
@@ -269,10 +216,7 @@ pub(crate) fn encoded(body: String, format: Format) -> Result<Response, Problem>
         })?,
     };
     let mut response = Response::new(Body::from(bytes));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(format.media_type()),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
     Ok(response)
 }
 
@@ -311,22 +255,14 @@ pub(crate) fn version_tag(version: i64, format: Format) -> EntityTag {
 /// a writer cannot keep readers on an old row.
 fn body_tag(body: &str, format: Format) -> EntityTag {
     let hash = digest(&SHA256, body.as_bytes());
-    let mut opaque: String = hash
-        .as_ref()
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let mut opaque: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     opaque.push_str(format.tag_suffix());
     EntityTag::weak(opaque)
 }
 
 /// Whether an answer with these parameters can hold personal data: the model's own, or an included one's.
 pub(crate) fn is_personal(schema: &Schema, model: ModelId, params: &[(String, String)]) -> bool {
-    let includes = params
-        .iter()
-        .filter(|(name, _)| name == "include")
-        .flat_map(|(_, value)| value.split(','));
+    let includes = params.iter().filter(|(name, _)| name == "include").flat_map(|(_, value)| value.split(','));
     let mut models = includes.flat_map(|path| {
         path.split('.').scan(model, |at, name| {
             let relation = schema.model(*at).relation_named(name.trim())?;

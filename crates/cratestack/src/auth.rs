@@ -37,10 +37,7 @@ pub enum AuthError {
 pub trait AuthProvider: Send + Sync + 'static {
     /// The claims of the caller, or `None` when it sent no credentials at all. The future is dropped when the request's
     /// time is up.
-    fn authenticate<'a>(
-        &'a self,
-        request: &'a Parts,
-    ) -> BoxFuture<'a, Result<Option<Claims>, AuthError>>;
+    fn authenticate<'a>(&'a self, request: &'a Parts) -> BoxFuture<'a, Result<Option<Claims>, AuthError>>;
 
     /// The value of `WWW-Authenticate` on a 401: an RFC 9110 challenge.
     fn challenge(&self) -> Cow<'static, str> {
@@ -54,14 +51,9 @@ pub trait AuthProvider: Send + Sync + 'static {
 pub struct NoAuth;
 
 impl AuthProvider for NoAuth {
-    fn authenticate<'a>(
-        &'a self,
-        request: &'a Parts,
-    ) -> BoxFuture<'a, Result<Option<Claims>, AuthError>> {
+    fn authenticate<'a>(&'a self, request: &'a Parts) -> BoxFuture<'a, Result<Option<Claims>, AuthError>> {
         let outcome = if request.headers.contains_key(AUTHORIZATION) {
-            Err(AuthError::Invalid(
-                "credentials were sent, and no provider is configured".to_owned(),
-            ))
+            Err(AuthError::Invalid("credentials were sent, and no provider is configured".to_owned()))
         } else {
             Ok(None)
         };
@@ -91,13 +83,8 @@ impl DevAuth {
 }
 
 impl AuthProvider for DevAuth {
-    fn authenticate<'a>(
-        &'a self,
-        request: &'a Parts,
-    ) -> BoxFuture<'a, Result<Option<Claims>, AuthError>> {
-        Box::pin(std::future::ready(
-            dev_claims(request).map_err(|why| AuthError::Invalid(why.to_owned())),
-        ))
+    fn authenticate<'a>(&'a self, request: &'a Parts) -> BoxFuture<'a, Result<Option<Claims>, AuthError>> {
+        Box::pin(std::future::ready(dev_claims(request).map_err(|why| AuthError::Invalid(why.to_owned()))))
     }
 }
 
@@ -112,19 +99,10 @@ fn dev_claims(request: &Parts) -> Result<Option<Claims>, &'static str> {
     if !is_local(request) {
         return Err("dev tokens are taken from loopback addresses only");
     }
-    let (scheme, token) = line
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .ok_or("no scheme and token")?;
-    let token = token
-        .trim_start_matches(' ')
-        .strip_prefix("dev.")
-        .filter(|_| scheme.eq_ignore_ascii_case("bearer"));
+    let (scheme, token) = line.to_str().ok().and_then(|text| text.split_once(' ')).ok_or("no scheme and token")?;
+    let token = token.trim_start_matches(' ').strip_prefix("dev.").filter(|_| scheme.eq_ignore_ascii_case("bearer"));
     let encoded = token.ok_or("not a `Bearer dev.` token")?;
-    let text = URL_SAFE_NO_PAD
-        .decode(encoded)
-        .map_err(|_| "the token is not base64url without padding")?;
+    let text = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| "the token is not base64url without padding")?;
     match parse_json(&text) {
         Ok(claims @ Json::Object(_)) => Ok(Some(Claims(claims))),
         Ok(_) | Err(_) => Err("the token's text is no JSON object"),
@@ -132,9 +110,7 @@ fn dev_claims(request: &Parts) -> Result<Option<Claims>, &'static str> {
 }
 
 fn is_local(request: &Parts) -> bool {
-    let forwarded = ["forwarded", "x-forwarded-for"]
-        .iter()
-        .any(|name| request.headers.contains_key(*name));
+    let forwarded = ["forwarded", "x-forwarded-for"].iter().any(|name| request.headers.contains_key(*name));
     let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
     !forwarded && peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback())
 }
@@ -152,9 +128,7 @@ mod tests {
         }
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         if let Some(peer) = peer {
-            parts
-                .extensions
-                .insert(ConnectInfo::<SocketAddr>(peer.parse().unwrap()));
+            parts.extensions.insert(ConnectInfo::<SocketAddr>(peer.parse().unwrap()));
         }
         parts
     }
@@ -187,10 +161,7 @@ mod tests {
             assert_eq!(claims.is_ok(), valid, "{peer:?} {value}");
             if valid {
                 let text = |text: &str| Json::String(text.to_owned());
-                let members = vec![
-                    ("id".to_owned(), text("ann")),
-                    ("role".to_owned(), text("teller")),
-                ];
+                let members = vec![("id".to_owned(), text("ann")), ("role".to_owned(), text("teller"))];
                 assert_eq!(claims, Ok(Some(Claims(Json::Object(members)))));
             }
         }

@@ -12,7 +12,7 @@
 //! `*`, or entity tags with their quotes. A member that is none of these is a 422.
 
 use cratestack_engine::api::{BatchItem, Expected, Failure, FieldError, Key, Verb};
-use cratestack_engine::json::Json;
+use cratestack_engine::json::{Json, push_pointer};
 
 use crate::headers::Condition;
 use crate::problem::Problem;
@@ -35,10 +35,7 @@ pub(crate) struct Offer {
 
 /// Reads the envelope: whether it is atomic, and its items. The refusal names every wrong member.
 pub(crate) fn parse(body: Json, offer: Offer) -> Result<(bool, Vec<BatchItem>), Problem> {
-    let mut reader = Reader {
-        offer,
-        errors: Vec::new(),
-    };
+    let mut reader = Reader { offer, errors: Vec::new() };
     let batch = reader.envelope(body);
     reader.errors.truncate(ERRORS);
     match batch {
@@ -55,11 +52,7 @@ struct Reader {
 impl Reader {
     /// Notes an error; `None`, so that it can stand where a value was expected.
     fn wrong<T>(&mut self, pointer: &str, code: &str, detail: impl Into<String>) -> Option<T> {
-        self.errors.push(FieldError {
-            pointer: pointer.to_owned(),
-            code: code.to_owned(),
-            detail: detail.into(),
-        });
+        self.errors.push(FieldError { pointer: pointer.to_owned(), code: code.to_owned(), detail: detail.into() });
         None
     }
 
@@ -75,11 +68,7 @@ impl Reader {
                 ("items", Json::Array(values)) => items = Some(values),
                 ("items", _) => return self.wrong("#/items", "type", "must be an array"),
                 _ => {
-                    return self.unknown(
-                        "#",
-                        &name,
-                        "is not a member of a batch; those are `atomic` and `items`",
-                    );
+                    return self.unknown("#", &name, "is not a member of a batch; those are `atomic` and `items`");
                 }
             }
         }
@@ -128,12 +117,7 @@ impl Reader {
             Some(_) => return self.wrong(&format!("{pointer}/op"), "type", "must be a string"),
             None => return self.wrong(&format!("{pointer}/op"), "required", "is required"),
         };
-        let Offer {
-            create,
-            update,
-            delete,
-            ..
-        } = self.offer;
+        let Offer { create, update, delete, .. } = self.offer;
         match op.as_str() {
             "create" if create => {
                 let excess = id.is_some() || if_match.is_some();
@@ -144,45 +128,25 @@ impl Reader {
                         "a `create` has neither `id` nor `ifMatch`; a key goes into `data`",
                     );
                 }
-                Some(Verb::Create {
-                    data: self.data(&pointer, data)?,
-                })
+                Some(Verb::Create { data: self.data(&pointer, data)? })
             }
             "update" if update => {
                 let (key, expected) = (self.key(&pointer, id), self.expected(&pointer, if_match));
                 let data = self.data(&pointer, data);
-                Some(Verb::Patch {
-                    key: key?,
-                    expected: expected?,
-                    data: data?,
-                })
+                Some(Verb::Patch { key: key?, expected: expected?, data: data? })
             }
             "delete" if delete => {
                 if data.is_some() {
-                    return self.wrong(
-                        &format!("{pointer}/data"),
-                        "unknown_field",
-                        "a `delete` has no `data`",
-                    );
+                    return self.wrong(&format!("{pointer}/data"), "unknown_field", "a `delete` has no `data`");
                 }
                 let (key, expected) = (self.key(&pointer, id), self.expected(&pointer, if_match));
-                Some(Verb::Delete {
-                    key: key?,
-                    expected: expected?,
-                })
+                Some(Verb::Delete { key: key?, expected: expected? })
             }
             _ => {
                 let offered = [("create", create), ("update", update), ("delete", delete)];
-                let names: Vec<String> = offered
-                    .iter()
-                    .filter(|(_, offered)| *offered)
-                    .map(|(name, _)| format!("`{name}`"))
-                    .collect();
-                self.wrong(
-                    &format!("{pointer}/op"),
-                    "operation",
-                    format!("must be one of {}", names.join(", ")),
-                )
+                let names: Vec<String> =
+                    offered.iter().filter(|(_, offered)| *offered).map(|(name, _)| format!("`{name}`")).collect();
+                self.wrong(&format!("{pointer}/op"), "operation", format!("must be one of {}", names.join(", ")))
             }
         }
     }
@@ -202,9 +166,7 @@ impl Reader {
         let segments = match (self.offer.key, id) {
             (1, Json::Array(_)) => None,
             (1, id) => segment(id).map(|segment| vec![segment]),
-            (fields, Json::Array(ids)) if ids.len() == fields => {
-                ids.into_iter().map(segment).collect()
-            }
+            (fields, Json::Array(ids)) if ids.len() == fields => ids.into_iter().map(segment).collect(),
             _ => None,
         };
         if segments.is_none() {
@@ -220,13 +182,8 @@ impl Reader {
     fn expected(&mut self, pointer: &str, if_match: Option<Json>) -> Option<Expected> {
         let expected = match if_match {
             None => Some(Expected::Missing),
-            Some(Json::Number(version)) => version
-                .parse()
-                .ok()
-                .map(|version| Expected::OneOf(vec![version])),
-            Some(Json::String(text)) => Condition::parse(text.as_bytes())
-                .ok()
-                .map(|condition| expected(&condition)),
+            Some(Json::Number(version)) => version.parse().ok().map(|version| Expected::OneOf(vec![version])),
+            Some(Json::String(text)) => Condition::parse(text.as_bytes()).ok().map(|condition| expected(&condition)),
             Some(_) => None,
         };
         if expected.is_none() {
@@ -250,37 +207,18 @@ pub(crate) fn expected(condition: &Condition) -> Expected {
     condition.versions().map_or(Expected::Any, Expected::OneOf)
 }
 
-fn push_pointer(pointer: &mut String, name: &str) {
-    pointer.push('/');
-    pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
-}
-
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
     use crate::body::parse_json;
 
-    const ALL: Offer = Offer {
-        key: 1,
-        create: true,
-        update: true,
-        delete: true,
-    };
+    const ALL: Offer = Offer { key: 1, create: true, update: true, delete: true };
 
     fn items(text: &str, offer: Offer) -> Result<Vec<Verb>, Vec<(String, String)>> {
         match parse(parse_json(text.as_bytes()).unwrap(), offer) {
             Ok((_, items)) => Ok(items.into_iter().map(|item| item.verb).collect()),
-            Err(problem) => Err(problem
-                .errors
-                .into_iter()
-                .map(|error| (error.pointer, error.code))
-                .collect()),
+            Err(problem) => Err(problem.errors.into_iter().map(|error| (error.pointer, error.code)).collect()),
         }
     }
 
@@ -293,55 +231,22 @@ mod tests {
         );
         let key = |key: &str| vec![key.to_owned()];
         let expected = [
+            format!("{:?}", Verb::Create { data: Json::Object(vec![]) }),
             format!(
                 "{:?}",
-                Verb::Create {
-                    data: Json::Object(vec![])
-                }
+                Verb::Patch { key: key("7"), expected: Expected::OneOf(vec![3]), data: Json::Object(vec![]) }
             ),
             format!(
                 "{:?}",
-                Verb::Patch {
-                    key: key("7"),
-                    expected: Expected::OneOf(vec![3]),
-                    data: Json::Object(vec![])
-                }
+                Verb::Patch { key: key("x"), expected: Expected::OneOf(vec![4, 6]), data: Json::Object(vec![]) }
             ),
-            format!(
-                "{:?}",
-                Verb::Patch {
-                    key: key("x"),
-                    expected: Expected::OneOf(vec![4, 6]),
-                    data: Json::Object(vec![])
-                }
-            ),
-            format!(
-                "{:?}",
-                Verb::Delete {
-                    key: key("true"),
-                    expected: Expected::Any
-                }
-            ),
-            format!(
-                "{:?}",
-                Verb::Delete {
-                    key: key("x"),
-                    expected: Expected::Missing
-                }
-            ),
+            format!("{:?}", Verb::Delete { key: key("true"), expected: Expected::Any }),
+            format!("{:?}", Verb::Delete { key: key("x"), expected: Expected::Missing }),
         ];
-        let verbs: Vec<String> = verbs
-            .unwrap()
-            .iter()
-            .map(|verb| format!("{verb:?}"))
-            .collect();
+        let verbs: Vec<String> = verbs.unwrap().iter().map(|verb| format!("{verb:?}")).collect();
         assert_eq!(verbs, expected);
 
-        let composite = items(
-            r#"{"items":[{"op":"delete","id":["eur",7]}]}"#,
-            Offer { key: 2, ..ALL },
-        )
-        .unwrap();
+        let composite = items(r#"{"items":[{"op":"delete","id":["eur",7]}]}"#, Offer { key: 2, ..ALL }).unwrap();
         assert!(matches!(&composite[0], Verb::Delete { key, .. } if *key == ["eur", "7"]));
 
         for (text, atomic) in [
@@ -349,10 +254,7 @@ mod tests {
             (r#"{"items":[],"atomic":true}"#, true),
             (r#"{"atomic":false,"items":[]}"#, false),
         ] {
-            assert_eq!(
-                parse(parse_json(text.as_bytes()).unwrap(), ALL).unwrap().0,
-                atomic
-            );
+            assert_eq!(parse(parse_json(text.as_bytes()).unwrap(), ALL).unwrap().0, atomic);
         }
     }
 
@@ -368,96 +270,29 @@ mod tests {
             (r#"{"items":[1]}"#, "#/items/0", "type"),
             (r#"{"items":[{}]}"#, "#/items/0/op", "required"),
             (r#"{"items":[{"op":1}]}"#, "#/items/0/op", "type"),
-            (
-                r#"{"items":[{"op":"upsert"}]}"#,
-                "#/items/0/op",
-                "operation",
-            ),
-            (
-                r#"{"items":[{"op":"create"}]}"#,
-                "#/items/0/data",
-                "required",
-            ),
-            (
-                r#"{"items":[{"op":"create","data":{},"id":1}]}"#,
-                "#/items/0",
-                "unknown_field",
-            ),
-            (
-                r#"{"items":[{"op":"create","data":{},"ifMatch":1}]}"#,
-                "#/items/0",
-                "unknown_field",
-            ),
+            (r#"{"items":[{"op":"upsert"}]}"#, "#/items/0/op", "operation"),
+            (r#"{"items":[{"op":"create"}]}"#, "#/items/0/data", "required"),
+            (r#"{"items":[{"op":"create","data":{},"id":1}]}"#, "#/items/0", "unknown_field"),
+            (r#"{"items":[{"op":"create","data":{},"ifMatch":1}]}"#, "#/items/0", "unknown_field"),
             (r#"{"items":[{"op":"delete"}]}"#, "#/items/0/id", "required"),
-            (
-                r#"{"items":[{"op":"delete","id":null}]}"#,
-                "#/items/0/id",
-                "type",
-            ),
-            (
-                r#"{"items":[{"op":"delete","id":["x"]}]}"#,
-                "#/items/0/id",
-                "type",
-            ),
-            (
-                r#"{"items":[{"op":"delete","id":1,"data":{}}]}"#,
-                "#/items/0/data",
-                "unknown_field",
-            ),
-            (
-                r#"{"items":[{"op":"delete","id":1,"ifmatch":1}]}"#,
-                "#/items/0/ifmatch",
-                "unknown_field",
-            ),
-            (
-                r#"{"items":[{"op":"delete","id":1,"ifMatch":1.0}]}"#,
-                "#/items/0/ifMatch",
-                "type",
-            ),
-            (
-                r#"{"items":[{"op":"delete","id":1,"ifMatch":9223372036854775808}]}"#,
-                "#/items/0/ifMatch",
-                "type",
-            ),
-            (
-                r#"{"items":[{"op":"delete","id":1,"ifMatch":"3"}]}"#,
-                "#/items/0/ifMatch",
-                "type",
-            ),
-            (
-                r#"{"items":[{"op":"delete","id":1,"ifMatch":null}]}"#,
-                "#/items/0/ifMatch",
-                "type",
-            ),
-            (
-                r#"{"items":[{"op":"delete","id":1,"ifMatch":true}]}"#,
-                "#/items/0/ifMatch",
-                "type",
-            ),
+            (r#"{"items":[{"op":"delete","id":null}]}"#, "#/items/0/id", "type"),
+            (r#"{"items":[{"op":"delete","id":["x"]}]}"#, "#/items/0/id", "type"),
+            (r#"{"items":[{"op":"delete","id":1,"data":{}}]}"#, "#/items/0/data", "unknown_field"),
+            (r#"{"items":[{"op":"delete","id":1,"ifmatch":1}]}"#, "#/items/0/ifmatch", "unknown_field"),
+            (r#"{"items":[{"op":"delete","id":1,"ifMatch":1.0}]}"#, "#/items/0/ifMatch", "type"),
+            (r#"{"items":[{"op":"delete","id":1,"ifMatch":9223372036854775808}]}"#, "#/items/0/ifMatch", "type"),
+            (r#"{"items":[{"op":"delete","id":1,"ifMatch":"3"}]}"#, "#/items/0/ifMatch", "type"),
+            (r#"{"items":[{"op":"delete","id":1,"ifMatch":null}]}"#, "#/items/0/ifMatch", "type"),
+            (r#"{"items":[{"op":"delete","id":1,"ifMatch":true}]}"#, "#/items/0/ifMatch", "type"),
         ];
         for (text, pointer, code) in table {
-            assert_eq!(
-                items(text, ALL).unwrap_err(),
-                [((*pointer).to_owned(), (*code).to_owned())],
-                "{text}"
-            );
+            assert_eq!(items(text, ALL).unwrap_err(), [((*pointer).to_owned(), (*code).to_owned())], "{text}");
         }
         let several = items(r#"{"items":[1,{"op":"update","ifMatch":[]}]}"#, ALL).unwrap_err();
         assert_eq!(several.len(), 4);
         let many = format!("{{\"items\":[{}1]}}", "1,".repeat(5000));
         assert_eq!(items(&many, ALL).unwrap_err().len(), ERRORS);
         let create = r#"{"items":[{"op":"create","data":{}}]}"#;
-        assert_eq!(
-            items(
-                create,
-                Offer {
-                    create: false,
-                    ..ALL
-                }
-            )
-            .unwrap_err()[0]
-                .1,
-            "operation"
-        );
+        assert_eq!(items(create, Offer { create: false, ..ALL }).unwrap_err()[0].1, "operation");
     }
 }

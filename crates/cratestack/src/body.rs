@@ -2,7 +2,7 @@
 
 use axum::body::{Body, HttpBody as _};
 use bytes::{Bytes, BytesMut};
-use cratestack_engine::json::Json;
+use cratestack_engine::json::{self, Json};
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::{Instant, timeout_at};
@@ -17,8 +17,7 @@ pub(crate) async fn read(body: Body, limit: usize, deadline: Instant) -> Result<
     let too_large = || {
         let detail = format!("the body has more than {limit} octets, the most that is taken");
         // The rest is not read, so that the connection is of no further use.
-        Problem::new(ProblemCode::ContentTooLarge, detail)
-            .with(header::CONNECTION, HeaderValue::from_static("close"))
+        Problem::new(ProblemCode::ContentTooLarge, detail).with(header::CONNECTION, HeaderValue::from_static("close"))
     };
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
@@ -31,18 +30,11 @@ pub(crate) async fn read(body: Body, limit: usize, deadline: Instant) -> Result<
             Ok(None) => break,
             Ok(Some(Ok(chunk))) => chunk,
             Ok(Some(Err(error))) => {
-                let problem =
-                    Problem::bad_request("the body broke off or is not framed as HTTP asks");
-                return Err(Problem {
-                    internal: Some(error.to_string()),
-                    ..problem
-                });
+                let problem = Problem::bad_request("the body broke off or is not framed as HTTP asks");
+                return Err(Problem { internal: Some(error.to_string()), ..problem });
             }
             Err(_) => {
-                let problem = Problem::new(
-                    ProblemCode::RequestTimeout,
-                    "the body did not arrive in time",
-                );
+                let problem = Problem::new(ProblemCode::RequestTimeout, "the body did not arrive in time");
                 return Err(problem.with(header::CONNECTION, HeaderValue::from_static("close")));
             }
         };
@@ -56,11 +48,7 @@ pub(crate) async fn read(body: Body, limit: usize, deadline: Instant) -> Result<
         several.extend_from_slice(&std::mem::take(&mut whole));
         several.extend_from_slice(&chunk);
     }
-    Ok(if several.is_empty() {
-        whole
-    } else {
-        several.freeze()
-    })
+    Ok(if several.is_empty() { whole } else { several.freeze() })
 }
 
 /// What the headers say about a body that must be JSON or CBOR; 415 when it is something else. `None` when there is no
@@ -72,16 +60,11 @@ pub(crate) fn declared_format(headers: &HeaderMap, patch: bool) -> Result<Option
     {
         let detail = "`Content-Encoding` is not supported: send the body as it is";
         let problem = Problem::new(ProblemCode::UnsupportedMediaType, detail);
-        return Err(problem.with(
-            header::ACCEPT_ENCODING,
-            HeaderValue::from_static("identity"),
-        ));
+        return Err(problem.with(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
     }
     match joined(headers, &header::CONTENT_TYPE) {
         None => Ok(None),
-        Some(value) => content_type(&value, patch)
-            .map(Some)
-            .ok_or_else(|| unsupported(taken, patch)),
+        Some(value) => content_type(&value, patch).map(Some).ok_or_else(|| unsupported(taken, patch)),
     }
 }
 
@@ -89,56 +72,24 @@ pub(crate) fn declared_format(headers: &HeaderMap, patch: bool) -> Result<Option
 pub(crate) fn unsupported(taken: &'static str, patch: bool) -> Problem {
     let detail = format!("`Content-Type` must be one of {taken}, in UTF-8");
     let name = if patch { ACCEPT_PATCH } else { ACCEPT_POST };
-    Problem::new(ProblemCode::UnsupportedMediaType, detail)
-        .with(name, HeaderValue::from_static(taken))
+    Problem::new(ProblemCode::UnsupportedMediaType, detail).with(name, HeaderValue::from_static(taken))
 }
 
 /// Decodes a body; an empty one is `None`.
-pub(crate) fn decode(
-    bytes: &[u8],
-    format: Option<Format>,
-    patch: bool,
-) -> Result<Option<Json>, Problem> {
+pub(crate) fn decode(bytes: &[u8], format: Option<Format>, patch: bool) -> Result<Option<Json>, Problem> {
     if bytes.is_empty() {
         return Ok(None);
     }
     match format {
-        None => Err(unsupported(
-            if patch { PATCH_TYPES } else { POST_TYPES },
-            patch,
-        )),
+        None => Err(unsupported(if patch { PATCH_TYPES } else { POST_TYPES }, patch)),
         Some(Format::Json) => parse_json(bytes).map(Some),
-        Some(Format::Cbor) => {
-            cbor::decode(bytes)
-                .map(Some)
-                .map_err(|cbor::Malformed { at, what }| {
-                    Problem::bad_request(format!(
-                        "the body is not acceptable CBOR, at octet {at}: {what}"
-                    ))
-                })
-        }
+        Some(Format::Cbor) => cbor::decode(bytes).map(Some).map_err(|cbor::Malformed { at, what }| {
+            Problem::bad_request(format!("the body is not acceptable CBOR, at octet {at}: {what}"))
+        }),
     }
 }
 
 /// Parses JSON; the error says where.
 pub(crate) fn parse_json(bytes: &[u8]) -> Result<Json, Problem> {
-    fn convert(value: serde_json::Value) -> Json {
-        use serde_json::Value;
-        match value {
-            Value::Null => Json::Null,
-            Value::Bool(value) => Json::Bool(value),
-            Value::Number(value) => Json::Number(value.to_string()),
-            Value::String(value) => Json::String(value),
-            Value::Array(items) => Json::Array(items.into_iter().map(convert).collect()),
-            Value::Object(members) => Json::Object(
-                members
-                    .into_iter()
-                    .map(|(name, value)| (name, convert(value)))
-                    .collect(),
-            ),
-        }
-    }
-    let value: serde_json::Value = serde_json::from_slice(bytes)
-        .map_err(|error| Problem::new(ProblemCode::InvalidJson, error.to_string()))?;
-    Ok(convert(value))
+    json::parse(bytes, json::MAX_DEPTH).map_err(|error| Problem::new(ProblemCode::InvalidJson, error.to_string()))
 }

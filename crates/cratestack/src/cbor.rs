@@ -11,10 +11,7 @@
 use std::collections::HashSet;
 
 use ciborium_ll::{Decoder, Encoder, Header, simple};
-use cratestack_engine::json::Json;
-
-/// Levels of arrays and maps in a body.
-pub(crate) const DEPTH: usize = 128;
+use cratestack_engine::json::{Json, MAX_DEPTH};
 
 /// Significant digits of a number outside of 64 bits, in both directions.
 const DIGITS: usize = 1000;
@@ -41,11 +38,7 @@ pub(crate) struct Malformed {
 pub(crate) fn decode(body: &[u8]) -> Result<Json, Malformed> {
     let mut reader = Reader { body, at: 0 };
     let value = reader.value(0)?;
-    if reader.at == body.len() {
-        Ok(value)
-    } else {
-        Err(reader.malformed("something follows the value"))
-    }
+    if reader.at == body.len() { Ok(value) } else { Err(reader.malformed("something follows the value")) }
 }
 
 struct Reader<'a> {
@@ -83,10 +76,7 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self, length: usize) -> Result<&'a str, Malformed> {
         let at = self.at;
-        std::str::from_utf8(self.octets(length)?).map_err(|_| Malformed {
-            at,
-            what: "the text is not valid UTF-8",
-        })
+        std::str::from_utf8(self.octets(length)?).map_err(|_| Malformed { at, what: "the text is not valid UTF-8" })
     }
 
     /// A text of which the header is read: whole, or in chunks that end with a break.
@@ -112,13 +102,11 @@ impl<'a> Reader<'a> {
 
     fn item(&mut self, header: Header, start: usize, depth: usize) -> Result<Json, Malformed> {
         let refused = |what| Err(Malformed { at: start, what });
-        if matches!(header, Header::Array(_) | Header::Map(_)) && depth >= DEPTH {
-            return refused("arrays and maps are nested deeper than 128 levels");
+        if matches!(header, Header::Array(_) | Header::Map(_)) && depth >= MAX_DEPTH {
+            return refused("arrays and maps are nested too deep");
         }
         match header {
-            Header::Positive(_)
-            | Header::Negative(_)
-            | Header::Tag(POSITIVE_BIGNUM | NEGATIVE_BIGNUM) => {
+            Header::Positive(_) | Header::Negative(_) | Header::Tag(POSITIVE_BIGNUM | NEGATIVE_BIGNUM) => {
                 self.integer(header, start).map(Json::Number)
             }
             Header::Tag(DECIMAL_FRACTION) => self.decimal_fraction(start).map(Json::Number),
@@ -159,17 +147,11 @@ impl<'a> Reader<'a> {
                 Header::Break if length.is_none() => break,
                 Header::Text(length) => self.string(length)?,
                 _ => {
-                    return Err(Malformed {
-                        at: start,
-                        what: "the key of a map is no text",
-                    });
+                    return Err(Malformed { at: start, what: "the key of a map is no text" });
                 }
             };
             if !names.insert(name.clone()) {
-                return Err(Malformed {
-                    at: start,
-                    what: "a key stands twice in one map",
-                });
+                return Err(Malformed { at: start, what: "a key stands twice in one map" });
             }
             members.push((name, self.value(depth + 1)?));
         }
@@ -183,20 +165,12 @@ impl<'a> Reader<'a> {
             Header::Negative(number) => Ok((-1 - i128::from(number)).to_string()),
             Header::Tag(tag @ (POSITIVE_BIGNUM | NEGATIVE_BIGNUM)) => {
                 let Header::Bytes(Some(length)) = self.header()? else {
-                    return Err(Malformed {
-                        at: start,
-                        what: "a bignum is no byte string of a given length",
-                    });
+                    return Err(Malformed { at: start, what: "a bignum is no byte string of a given length" });
                 };
                 let octets = self.octets(length)?;
-                let octets = octets
-                    .get(octets.iter().take_while(|octet| **octet == 0).count()..)
-                    .unwrap_or_default();
+                let octets = octets.get(octets.iter().take_while(|octet| **octet == 0).count()..).unwrap_or_default();
                 if octets.len() > BIGNUM {
-                    return Err(Malformed {
-                        at: start,
-                        what: "a number has too many digits",
-                    });
+                    return Err(Malformed { at: start, what: "a number has too many digits" });
                 }
                 let mut octets = octets.to_vec();
                 if tag == POSITIVE_BIGNUM {
@@ -205,27 +179,18 @@ impl<'a> Reader<'a> {
                 increment(&mut octets);
                 Ok(format!("-{}", digits_of(&octets)))
             }
-            _ => Err(Malformed {
-                at: start,
-                what: "this is no integer",
-            }),
+            _ => Err(Malformed { at: start, what: "this is no integer" }),
         }
     }
 
     fn decimal_fraction(&mut self, start: usize) -> Result<String, Malformed> {
         if self.header()? != Header::Array(Some(2)) {
-            return Err(Malformed {
-                at: start,
-                what: "a decimal fraction is no array of exponent and mantissa",
-            });
+            return Err(Malformed { at: start, what: "a decimal fraction is no array of exponent and mantissa" });
         }
         let exponent = match self.header()? {
             header @ (Header::Positive(_) | Header::Negative(_)) => self.integer(header, start)?,
             _ => {
-                return Err(Malformed {
-                    at: start,
-                    what: "the exponent of a decimal fraction is no integer",
-                });
+                return Err(Malformed { at: start, what: "the exponent of a decimal fraction is no integer" });
             }
         };
         let header = self.header()?;
@@ -273,11 +238,7 @@ fn digits_of(octets: &[u8]) -> String {
             carry /= 10;
         }
     }
-    digits
-        .iter()
-        .rev()
-        .map(|digit| char::from(b'0' + digit))
-        .collect()
+    digits.iter().rev().map(|digit| char::from(b'0' + digit)).collect()
 }
 
 /// Decimal digits as big-endian octets without leading zeros.
@@ -348,11 +309,7 @@ fn lengths(text: &str) -> Vec<usize> {
     let mut fresh = false;
     for token in (Tokens { text }) {
         let member = fresh && !matches!(token, Token::Close) || matches!(token, Token::Comma);
-        if let Some(length) = open
-            .last()
-            .and_then(|at: &usize| lengths.get_mut(*at))
-            .filter(|_| member)
-        {
+        if let Some(length) = open.last().and_then(|at: &usize| lengths.get_mut(*at)).filter(|_| member) {
             *length += 1;
         }
         fresh = matches!(token, Token::Open(_));
@@ -397,9 +354,7 @@ impl<'a> Iterator for Tokens<'a> {
         let length = match first {
             b'"' => string_length(text.as_bytes()),
             b'{' | b'[' | b'}' | b']' | b',' | b':' => 1,
-            _ => text
-                .find([',', ':', ']', '}', ' ', '\t', '\n', '\r'])
-                .unwrap_or(text.len()),
+            _ => text.find([',', ':', ']', '}', ' ', '\t', '\n', '\r']).unwrap_or(text.len()),
         };
         let (token, rest) = text.split_at_checked(length)?;
         self.text = rest;
@@ -443,10 +398,7 @@ fn encode_number(text: &str, out: &mut Vec<u8>) -> Result<(), Unencodable> {
     }
     push(out, Header::Tag(DECIMAL_FRACTION));
     push(out, Header::Array(Some(2)));
-    push(
-        out,
-        native_integer(i128::from(number.exponent)).ok_or(Unencodable::Number)?,
-    );
+    push(out, native_integer(i128::from(number.exponent)).ok_or(Unencodable::Number)?);
     encode_integer(number.negative, &number.digits, out)
 }
 
@@ -456,11 +408,7 @@ fn encode_integer(negative: bool, digits: &str, out: &mut Vec<u8>) -> Result<(),
         return Err(Unencodable::Number);
     }
     let sign = if negative { "-" } else { "" };
-    if let Some(header) = format!("{sign}{digits}")
-        .parse::<i128>()
-        .ok()
-        .and_then(native_integer)
-    {
+    if let Some(header) = format!("{sign}{digits}").parse::<i128>().ok().and_then(native_integer) {
         push(out, header);
         return Ok(());
     }
@@ -468,22 +416,14 @@ fn encode_integer(negative: bool, digits: &str, out: &mut Vec<u8>) -> Result<(),
     if negative {
         decrement(&mut octets);
     }
-    push(
-        out,
-        Header::Tag(if negative {
-            NEGATIVE_BIGNUM
-        } else {
-            POSITIVE_BIGNUM
-        }),
-    );
+    push(out, Header::Tag(if negative { NEGATIVE_BIGNUM } else { POSITIVE_BIGNUM }));
     push(out, Header::Bytes(Some(octets.len())));
     out.extend_from_slice(&octets);
     Ok(())
 }
 
 fn signed(text: &str) -> (bool, &str) {
-    text.strip_prefix('-')
-        .map_or((false, text), |magnitude| (true, magnitude))
+    text.strip_prefix('-').map_or((false, text), |magnitude| (true, magnitude))
 }
 
 fn native_integer(number: i128) -> Option<Header> {
@@ -514,51 +454,32 @@ impl Parts {
             return Err(Unencodable::NotJson);
         }
         let digits = all.trim_end_matches('0');
-        let shift = i64::try_from(all.len() - digits.len())
-            .ok()
-            .zip(i64::try_from(fraction.len()).ok());
-        let exponent =
-            shift.and_then(|(zeros, fraction)| exponent.checked_add(zeros)?.checked_sub(fraction));
+        let shift = i64::try_from(all.len() - digits.len()).ok().zip(i64::try_from(fraction.len()).ok());
+        let exponent = shift.and_then(|(zeros, fraction)| exponent.checked_add(zeros)?.checked_sub(fraction));
         let digits = digits.trim_start_matches('0');
         if digits.is_empty() {
-            return Ok(Self {
-                negative,
-                digits: "0".to_owned(),
-                exponent: 0,
-            });
+            return Ok(Self { negative, digits: "0".to_owned(), exponent: 0 });
         }
-        Ok(Self {
-            negative,
-            digits: digits.to_owned(),
-            exponent: exponent.ok_or(Unencodable::Number)?,
-        })
+        Ok(Self { negative, digits: digits.to_owned(), exponent: exponent.ok_or(Unencodable::Number)? })
     }
 
     /// Whether the number is a shortest decimal form of a float, so that the float stands for it. Where two forms are
     /// equally short, programs differ in which they print.
     fn is_printed_for(&self, float: f64) -> bool {
         let same = |text: String| Self::of(&text).as_ref() == Ok(self);
-        same(format!("{float:e}"))
-            || self.digits.len() < 17 && same(format!("{float:.*e}", self.digits.len() - 1))
+        same(format!("{float:e}")) || self.digits.len() < 17 && same(format!("{float:.*e}", self.digits.len() - 1))
     }
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
     use ciborium::Value as Cbor;
     use proptest::prelude::*;
 
     fn bytes(hex: &str) -> Vec<u8> {
-        (0..hex.len() / 2)
-            .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
-            .collect()
+        (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap()).collect()
     }
 
     fn number(text: &str) -> Json {
@@ -594,25 +515,10 @@ mod tests {
             ("7fff", text("")),
             ("80", Json::Array(vec![])),
             ("9fff", Json::Array(vec![])),
-            (
-                "9f01820203ff",
-                Json::Array(vec![
-                    number("1"),
-                    Json::Array(vec![number("2"), number("3")]),
-                ]),
-            ),
+            ("9f01820203ff", Json::Array(vec![number("1"), Json::Array(vec![number("2"), number("3")])])),
             ("a0", Json::Object(vec![])),
-            (
-                "bf6161f6ff",
-                Json::Object(vec![("a".to_owned(), Json::Null)]),
-            ),
-            (
-                "a26162016161f6",
-                Json::Object(vec![
-                    ("b".to_owned(), number("1")),
-                    ("a".to_owned(), Json::Null),
-                ]),
-            ),
+            ("bf6161f6ff", Json::Object(vec![("a".to_owned(), Json::Null)])),
+            ("a26162016161f6", Json::Object(vec![("b".to_owned(), number("1")), ("a".to_owned(), Json::Null)])),
         ];
         for (hex, expected) in table {
             assert_eq!(decode(&bytes(hex)), Ok(expected), "{hex}");
@@ -668,19 +574,9 @@ mod tests {
     #[test]
     fn depth_is_bounded() {
         let nested = |depth: usize| [vec![0x81; depth], vec![0x00]].concat();
-        assert!(decode(&nested(DEPTH)).is_ok());
-        assert!(
-            decode(&nested(DEPTH + 1))
-                .unwrap_err()
-                .what
-                .contains("nested")
-        );
-        assert!(
-            decode(&vec![0x9f; 1 << 20])
-                .unwrap_err()
-                .what
-                .contains("nested")
-        );
+        assert!(decode(&nested(MAX_DEPTH)).is_ok());
+        assert!(decode(&nested(MAX_DEPTH + 1)).unwrap_err().what.contains("nested"));
+        assert!(decode(&vec![0x9f; 1 << 20]).unwrap_err().what.contains("nested"));
         assert!(decode(&vec![0xa1; 1 << 20]).is_err());
     }
 
@@ -713,14 +609,8 @@ mod tests {
         for (json, hex) in table {
             assert_eq!(from_json(json), Ok(bytes(&hex.replace(' ', ""))), "{json}");
         }
-        assert_eq!(
-            from_json(&format!("1.{}1", "0".repeat(1000))),
-            Err(Unencodable::Number)
-        );
-        assert_eq!(
-            from_json("1e99999999999999999999"),
-            Err(Unencodable::Number)
-        );
+        assert_eq!(from_json(&format!("1.{}1", "0".repeat(1000))), Err(Unencodable::Number));
+        assert_eq!(from_json("1e99999999999999999999"), Err(Unencodable::Number));
         assert!(from_json(&"[".repeat(1 << 20)).is_ok());
     }
 
@@ -750,10 +640,9 @@ mod tests {
             Cbor::Float(value) => (*value).into(),
             Cbor::Text(value) => value.as_str().into(),
             Cbor::Array(items) => items.iter().map(as_json).collect(),
-            Cbor::Map(members) => members
-                .iter()
-                .map(|(name, value)| (name.as_text().unwrap().to_owned(), as_json(value)))
-                .collect(),
+            Cbor::Map(members) => {
+                members.iter().map(|(name, value)| (name.as_text().unwrap().to_owned(), as_json(value))).collect()
+            }
             other => panic!("{other:?}"),
         }
     }

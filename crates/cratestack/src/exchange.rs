@@ -25,8 +25,8 @@ use crate::batch::{self, Offer};
 use crate::body;
 use crate::config::HttpConfig;
 use crate::headers::{
-    ACCEPT_PATCH, ACCEPT_POST, Condition, IDEMPOTENCY_KEY, PREFER, TRACEPARENT, X_REQUEST_ID,
-    joined, prefers_minimal, request_id, trace_parent,
+    ACCEPT_PATCH, ACCEPT_POST, Condition, IDEMPOTENCY_KEY, PREFER, TRACEPARENT, X_REQUEST_ID, joined, prefers_minimal,
+    request_id, trace_parent,
 };
 use crate::media::{Format, PATCH_TYPES, POST_TYPES, negotiate};
 use crate::problem::{Problem, ProblemCode};
@@ -39,11 +39,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// What answers operations: the engine, or a stand-in of a test.
 pub(crate) trait Backend: Send + Sync + 'static {
     fn schema(&self) -> &Arc<Schema>;
-    fn run<'a>(
-        &'a self,
-        caller: &'a Caller,
-        operation: Operation,
-    ) -> BoxFuture<'a, Result<Answer, Failure>>;
+    fn run<'a>(&'a self, caller: &'a Caller, operation: Operation) -> BoxFuture<'a, Result<Answer, Failure>>;
     fn call<'a>(
         &'a self,
         caller: &'a Caller,
@@ -58,11 +54,7 @@ impl Backend for Engine {
         Self::schema(self)
     }
 
-    fn run<'a>(
-        &'a self,
-        caller: &'a Caller,
-        operation: Operation,
-    ) -> BoxFuture<'a, Result<Answer, Failure>> {
+    fn run<'a>(&'a self, caller: &'a Caller, operation: Operation) -> BoxFuture<'a, Result<Answer, Failure>> {
         Box::pin(Self::run(self, caller, operation))
     }
 
@@ -98,11 +90,7 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     fn route(&self, method: &Method) -> Option<&RouteInfo> {
-        let method = if method == Method::HEAD {
-            &Method::GET
-        } else {
-            method
-        };
+        let method = if method == Method::HEAD { &Method::GET } else { method };
         self.routes.iter().find(|route| route.method == *method)
     }
 
@@ -116,43 +104,30 @@ impl Endpoint {
             }
         }
         methods.push("OPTIONS");
-        HeaderValue::try_from(methods.join(", "))
-            .unwrap_or_else(|_| HeaderValue::from_static("OPTIONS"))
+        HeaderValue::try_from(methods.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("OPTIONS"))
     }
 
     fn options(&self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         response.headers_mut().insert(header::ALLOW, self.allow());
-        let takes = |method: Method| {
-            self.routes
-                .iter()
-                .any(|route| route.method == method && route.verb != RouteVerb::Restore)
-        };
+        let takes =
+            |method: Method| self.routes.iter().any(|route| route.method == method && route.verb != RouteVerb::Restore);
         if takes(Method::PATCH) {
-            response
-                .headers_mut()
-                .insert(ACCEPT_PATCH, HeaderValue::from_static(PATCH_TYPES));
+            response.headers_mut().insert(ACCEPT_PATCH, HeaderValue::from_static(PATCH_TYPES));
         }
         if takes(Method::POST) {
-            response
-                .headers_mut()
-                .insert(ACCEPT_POST, HeaderValue::from_static(POST_TYPES));
+            response.headers_mut().insert(ACCEPT_POST, HeaderValue::from_static(POST_TYPES));
         }
         response
     }
 }
 
 /// Answers one request. Never fails: what goes wrong is a problem.
-pub(crate) async fn handle(
-    api: Arc<Api>,
-    endpoint: Option<Arc<Endpoint>>,
-    request: Request,
-) -> Response {
+pub(crate) async fn handle(api: Arc<Api>, endpoint: Option<Arc<Endpoint>>, request: Request) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let request_id =
-        request_id(&parts.headers).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+    let request_id = request_id(&parts.headers).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
     let trace = parts.headers.get(TRACEPARENT).and_then(trace_parent);
     // The route and not the path: keys of rows may be personal.
     let span = tracing::info_span!(
@@ -164,23 +139,13 @@ pub(crate) async fn handle(
         parent_id = trace.map(|trace| trace.parent_id),
     );
     let head = parts.method == Method::HEAD;
-    let mut exchange = Exchange {
-        api: &api,
-        parts,
-        request_id,
-        started,
-        format: Format::Json,
-    };
+    let mut exchange = Exchange { api: &api, parts, request_id, started, format: Format::Json };
     async {
-        let outcome = AssertUnwindSafe(exchange.run(endpoint.as_deref(), body))
-            .catch_unwind()
-            .await;
+        let outcome = AssertUnwindSafe(exchange.run(endpoint.as_deref(), body)).catch_unwind().await;
         let mut response = match outcome {
             Ok(Ok(response)) => response,
             Ok(Err(problem)) => exchange.refuse(problem),
-            Err(panic) => {
-                exchange.refuse(Problem::internal(format!("panic: {}", panic_text(&*panic))))
-            }
+            Err(panic) => exchange.refuse(Problem::internal(format!("panic: {}", panic_text(&*panic)))),
         };
         if let Ok(id) = HeaderValue::from_str(&exchange.request_id) {
             response.headers_mut().insert(X_REQUEST_ID, id);
@@ -198,8 +163,7 @@ pub(crate) async fn handle(
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// Leaves what a `GET` would have said about its body.
@@ -209,9 +173,7 @@ fn strip_body(response: &mut Response) {
         && response.status() != StatusCode::NO_CONTENT
         && response.status() != StatusCode::NOT_MODIFIED
     {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
 }
 
@@ -242,10 +204,7 @@ impl Exchange<'_> {
             return Ok(endpoint.options());
         }
         let Some(route) = endpoint.route(&self.parts.method) else {
-            let problem = Problem::new(
-                ProblemCode::MethodNotAllowed,
-                "`Allow` lists the methods of this route",
-            );
+            let problem = Problem::new(ProblemCode::MethodNotAllowed, "`Allow` lists the methods of this route");
             return Err(problem.with(header::ALLOW, endpoint.allow()));
         };
         self.check_headers()?;
@@ -253,9 +212,7 @@ impl Exchange<'_> {
         let conditions = self.conditions(route.verb)?;
         let data = self.body(route.verb, body).await?;
         let (expected, conditions) = match conditions {
-            (Some(condition), _) if route.method != Method::GET => {
-                (batch::expected(&condition), (None, None))
-            }
+            (Some(condition), _) if route.method != Method::GET => (batch::expected(&condition), (None, None)),
             conditions => (Expected::Missing, conditions),
         };
         let personal = match route.target {
@@ -280,19 +237,13 @@ impl Exchange<'_> {
             Work::Refuse(problem) => Err(problem),
             Work::Run(model, verb) => {
                 let operation = Operation { model, verb };
-                let answer = self
-                    .in_time(self.api.backend.run(&caller, operation))
-                    .await??;
+                let answer = self.in_time(self.api.backend.run(&caller, operation)).await??;
                 shape(model).respond(answer)
             }
             Work::Call(at, body) => {
                 let procedures = &self.api.backend.schema().procedures;
-                let procedure = procedures
-                    .get(at)
-                    .ok_or_else(|| Problem::internal("no such procedure"))?;
-                let answer = self
-                    .in_time(self.api.backend.call(&caller, procedure, body))
-                    .await??;
+                let procedure = procedures.get(at).ok_or_else(|| Problem::internal("no such procedure"))?;
+                let answer = self.in_time(self.api.backend.call(&caller, procedure, body)).await??;
                 self.called(procedure, answer)
             }
         }
@@ -301,29 +252,15 @@ impl Exchange<'_> {
     /// 414 and 431; gives the path and the query as the caller sent them.
     fn check_size(&self) -> Result<(String, Option<String>), Problem> {
         let config = &self.api.config;
-        let uri = self
-            .parts
-            .extensions
-            .get::<OriginalUri>()
-            .map_or(&self.parts.uri, |original| &original.0);
+        let uri = self.parts.extensions.get::<OriginalUri>().map_or(&self.parts.uri, |original| &original.0);
         if uri.path().len() + uri.query().map_or(0, |query| query.len() + 1) > config.url_limit {
-            let detail = format!(
-                "path and query have more than {} octets, the most that is taken",
-                config.url_limit
-            );
+            let detail = format!("path and query have more than {} octets, the most that is taken", config.url_limit);
             return Err(Problem::new(ProblemCode::UriTooLong, detail));
         }
-        let octets: usize = self
-            .parts
-            .headers
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
+        let octets: usize = self.parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         if octets > config.header_limit {
-            let detail = format!(
-                "the header fields have more than {} octets, the most that is taken",
-                config.header_limit
-            );
+            let detail =
+                format!("the header fields have more than {} octets, the most that is taken", config.header_limit);
             return Err(Problem::new(ProblemCode::HeadersTooLarge, detail));
         }
         Ok((uri.path().to_owned(), uri.query().map(str::to_owned)))
@@ -332,10 +269,7 @@ impl Exchange<'_> {
     fn check_headers(&mut self) -> Result<(), Problem> {
         let accept = joined(&self.parts.headers, &header::ACCEPT);
         self.format = negotiate(accept.as_deref()).ok_or_else(|| {
-            Problem::new(
-                ProblemCode::NotAcceptable,
-                "`Accept` must allow `application/json` or `application/cbor`",
-            )
+            Problem::new(ProblemCode::NotAcceptable, "`Accept` must allow `application/json` or `application/cbor`")
         })?;
         if self.parts.headers.contains_key(&IDEMPOTENCY_KEY) {
             let detail = "`Idempotency-Key` is not supported yet: send the request without it";
@@ -345,40 +279,26 @@ impl Exchange<'_> {
     }
 
     /// The query parameters of a list or a read; the other verbs have none.
-    fn params(
-        &self,
-        verb: RouteVerb,
-        query: Option<&str>,
-    ) -> Result<Vec<(String, String)>, Problem> {
+    fn params(&self, verb: RouteVerb, query: Option<&str>) -> Result<Vec<(String, String)>, Problem> {
         let params = url::parameters(query)?;
         let takes = matches!(verb, RouteVerb::List | RouteVerb::Read);
         if params.is_empty() || takes {
             Ok(params)
         } else {
-            Err(Problem::new(
-                Code::InvalidQuery,
-                "this route takes no query parameters",
-            ))
+            Err(Problem::new(Code::InvalidQuery, "this route takes no query parameters"))
         }
     }
 
     /// `If-Match` and `If-None-Match`.
-    fn conditions(
-        &self,
-        verb: RouteVerb,
-    ) -> Result<(Option<Condition>, Option<Condition>), Problem> {
+    fn conditions(&self, verb: RouteVerb) -> Result<(Option<Condition>, Option<Condition>), Problem> {
         let conditions = (
             condition(&self.parts.headers, &header::IF_MATCH)?,
             condition(&self.parts.headers, &header::IF_NONE_MATCH)?,
         );
         let refused = match (verb, &conditions) {
             (RouteVerb::List | RouteVerb::Read, _) | (_, (None, None)) => None,
-            (RouteVerb::Batch, _) => {
-                Some("a batch has no conditional headers: each item has its own `ifMatch`")
-            }
-            (RouteVerb::Create | RouteVerb::Call, _) => {
-                Some("this route has no conditional headers")
-            }
+            (RouteVerb::Batch, _) => Some("a batch has no conditional headers: each item has its own `ifMatch`"),
+            (RouteVerb::Create | RouteVerb::Call, _) => Some("this route has no conditional headers"),
             (_, (_, Some(_))) => Some("`If-None-Match` is for reads: writes take `If-Match`"),
             _ => None,
         };
@@ -386,16 +306,9 @@ impl Exchange<'_> {
     }
 
     async fn body(&self, verb: RouteVerb, body: Body) -> Result<Option<Json>, Problem> {
-        let takes = matches!(
-            verb,
-            RouteVerb::Create | RouteVerb::Patch | RouteVerb::Batch | RouteVerb::Call
-        );
+        let takes = matches!(verb, RouteVerb::Create | RouteVerb::Patch | RouteVerb::Batch | RouteVerb::Call);
         let patch = verb == RouteVerb::Patch;
-        let format = if takes {
-            body::declared_format(&self.parts.headers, patch)?
-        } else {
-            None
-        };
+        let format = if takes { body::declared_format(&self.parts.headers, patch)? } else { None };
         let deadline = (self.started + self.api.config.body_timeout).min(self.deadline());
         let bytes = body::read(body, self.api.config.body_limit, deadline).await?;
         if !takes && !bytes.is_empty() {
@@ -420,36 +333,15 @@ impl Exchange<'_> {
             RouteTarget::Model(model) => model,
         };
         let fields = self.api.backend.schema().model(model).key.len();
-        let key = || {
-            Ok::<_, Problem>(
-                url::segments(self.parts.uri.path())?
-                    .into_iter()
-                    .skip(1)
-                    .take(fields)
-                    .collect(),
-            )
-        };
+        let key = || Ok::<_, Problem>(url::segments(self.parts.uri.path())?.into_iter().skip(1).take(fields).collect());
         let data = data.unwrap_or(Json::Null);
         let verb = match route.verb {
             RouteVerb::List => Verb::List { params },
-            RouteVerb::Read => Verb::Read {
-                key: key()?,
-                params,
-            },
+            RouteVerb::Read => Verb::Read { key: key()?, params },
             RouteVerb::Create => Verb::Create { data },
-            RouteVerb::Patch => Verb::Patch {
-                key: key()?,
-                expected,
-                data,
-            },
-            RouteVerb::Delete => Verb::Delete {
-                key: key()?,
-                expected,
-            },
-            RouteVerb::Restore => Verb::Restore {
-                key: key()?,
-                expected,
-            },
+            RouteVerb::Patch => Verb::Patch { key: key()?, expected, data },
+            RouteVerb::Delete => Verb::Delete { key: key()?, expected },
+            RouteVerb::Restore => Verb::Restore { key: key()?, expected },
             RouteVerb::Batch => match batch::parse(data, self.offer(model)) {
                 Ok((atomic, items)) => Verb::Batch { atomic, items },
                 Err(problem) => return Ok(Work::Refuse(problem)),
@@ -475,43 +367,23 @@ impl Exchange<'_> {
     async fn caller(&self) -> Result<Caller, Problem> {
         let invalid = |why: String| {
             let problem = Problem::new(Code::Unauthenticated, "the credentials are not valid");
-            Problem {
-                internal: Some(why),
-                ..problem
-            }
+            Problem { internal: Some(why), ..problem }
         };
-        let principal = match self
-            .in_time(self.api.auth.authenticate(&self.parts))
-            .await?
-        {
+        let principal = match self.in_time(self.api.auth.authenticate(&self.parts)).await? {
             Ok(None) => None,
             Ok(Some(claims)) => Some(self.api.backend.principal(&claims.0).map_err(invalid)?),
             Err(AuthError::Invalid(why)) => return Err(invalid(why)),
-            Err(AuthError::Unavailable {
-                reason,
-                retry_after,
-            }) => {
-                let problem =
-                    Problem::new(Code::Unavailable, "the credentials cannot be checked now");
-                let problem = Problem {
-                    internal: Some(reason),
-                    ..problem
-                };
+            Err(AuthError::Unavailable { reason, retry_after }) => {
+                let problem = Problem::new(Code::Unavailable, "the credentials cannot be checked now");
+                let problem = Problem { internal: Some(reason), ..problem };
                 return Err(match retry_after {
-                    Some(wait) => problem.with(
-                        header::RETRY_AFTER,
-                        HeaderValue::from(wait.as_secs().max(1)),
-                    ),
+                    Some(wait) => problem.with(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))),
                     None => problem,
                 });
             }
         };
         let deadline = self.deadline().saturating_duration_since(Instant::now());
-        Ok(Caller {
-            principal,
-            request_id: self.request_id.clone(),
-            deadline,
-        })
+        Ok(Caller { principal, request_id: self.request_id.clone(), deadline })
     }
 
     fn deadline(&self) -> Instant {
@@ -538,29 +410,18 @@ impl Exchange<'_> {
     }
 
     fn called(&self, procedure: &Procedure, answer: String) -> Result<Response, Problem> {
-        let status = procedure
-            .status
-            .and_then(|status| StatusCode::from_u16(status).ok())
-            .unwrap_or(StatusCode::OK);
+        let status = procedure.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK);
         let bodiless = status == StatusCode::NO_CONTENT || status == StatusCode::RESET_CONTENT;
-        let mut response = if bodiless {
-            Response::new(Body::empty())
-        } else {
-            answer::encoded(answer, self.format)?
-        };
+        let mut response = if bodiless { Response::new(Body::empty()) } else { answer::encoded(answer, self.format)? };
         *response.status_mut() = status;
-        response
-            .headers_mut()
-            .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
 
     /// A problem as the answer, with the headers that its status asks for.
     fn refuse(&self, mut problem: Problem) -> Response {
         problem.log();
-        let missing = |problem: &Problem, name: HeaderName| {
-            !problem.headers.iter().any(|(other, _)| *other == name)
-        };
+        let missing = |problem: &Problem, name: HeaderName| !problem.headers.iter().any(|(other, _)| *other == name);
         if problem.code.status() == StatusCode::UNAUTHORIZED
             && let Ok(challenge) = HeaderValue::from_str(&self.api.auth.challenge())
         {
@@ -580,12 +441,6 @@ fn condition(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Condition>
     let Some(value) = joined(headers, name) else {
         return Ok(None);
     };
-    let title = if name == header::IF_MATCH {
-        "If-Match"
-    } else {
-        "If-None-Match"
-    };
-    Condition::parse(&value)
-        .map(Some)
-        .map_err(|what| Problem::bad_request(format!("`{title}` {what}")))
+    let title = if name == header::IF_MATCH { "If-Match" } else { "If-None-Match" };
+    Condition::parse(&value).map(Some).map_err(|what| Problem::bad_request(format!("`{title}` {what}")))
 }

@@ -39,10 +39,7 @@ pub(crate) fn split_list(value: &[u8], separator: u8) -> Vec<&[u8]> {
 
 /// RFC 9110's `token`.
 pub(crate) fn is_token(text: &[u8]) -> bool {
-    !text.is_empty()
-        && text
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 /// An entity tag.
@@ -57,18 +54,12 @@ pub(crate) struct EntityTag {
 impl EntityTag {
     /// A strong tag.
     pub(crate) fn strong(opaque: String) -> Self {
-        Self {
-            weak: false,
-            opaque: opaque.into_bytes(),
-        }
+        Self { weak: false, opaque: opaque.into_bytes() }
     }
 
     /// A weak tag.
     pub(crate) fn weak(opaque: String) -> Self {
-        Self {
-            weak: true,
-            opaque: opaque.into_bytes(),
-        }
+        Self { weak: true, opaque: opaque.into_bytes() }
     }
 
     /// As it stands in a header or in a batch answer.
@@ -83,8 +74,7 @@ impl EntityTag {
             return None;
         }
         let digits = self.opaque.strip_suffix(b"-cbor").unwrap_or(&self.opaque);
-        let canonical = digits.iter().all(u8::is_ascii_digit)
-            && (digits.len() == 1 || !digits.starts_with(b"0"));
+        let canonical = digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || !digits.starts_with(b"0"));
         if !canonical {
             return None;
         }
@@ -121,11 +111,7 @@ impl Condition {
                 return Err("has no comma between two entity tags");
             }
         }
-        if tags.is_empty() {
-            Err("holds no entity tag")
-        } else {
-            Ok(Self::Tags(tags))
-        }
+        if tags.is_empty() { Err("holds no entity tag") } else { Ok(Self::Tags(tags)) }
     }
 
     /// `If-Match` against the current representation (strong comparison).
@@ -133,10 +119,7 @@ impl Condition {
         match self {
             Self::Any => true,
             Self::Tags(tags) => current.is_some_and(|current| {
-                !current.weak
-                    && tags
-                        .iter()
-                        .any(|tag| !tag.weak && tag.opaque == current.opaque)
+                !current.weak && tags.iter().any(|tag| !tag.weak && tag.opaque == current.opaque)
             }),
         }
     }
@@ -145,9 +128,7 @@ impl Condition {
     pub(crate) fn weakly_matches(&self, current: Option<&EntityTag>) -> bool {
         match self {
             Self::Any => true,
-            Self::Tags(tags) => {
-                current.is_some_and(|current| tags.iter().any(|tag| tag.opaque == current.opaque))
-            }
+            Self::Tags(tags) => current.is_some_and(|current| tags.iter().any(|tag| tag.opaque == current.opaque)),
         }
     }
 
@@ -161,10 +142,7 @@ impl Condition {
 }
 
 fn skip(bytes: &[u8], test: impl Fn(u8) -> bool) -> &[u8] {
-    let start = bytes
-        .iter()
-        .position(|&byte| !test(byte))
-        .unwrap_or(bytes.len());
+    let start = bytes.iter().position(|&byte| !test(byte)).unwrap_or(bytes.len());
     bytes.get(start..).unwrap_or_default()
 }
 
@@ -180,19 +158,10 @@ fn entity_tag(value: &[u8]) -> Result<(EntityTag, &[u8]), &'static str> {
         return Err("has an entity tag without its closing quote");
     };
     let (opaque, rest) = body.split_at_checked(end).unwrap_or((body, b""));
-    if !opaque
-        .iter()
-        .all(|&byte| byte == 0x21 || byte >= 0x23 && byte != 0x7f)
-    {
+    if !opaque.iter().all(|&byte| byte == 0x21 || byte >= 0x23 && byte != 0x7f) {
         return Err("has a character in an entity tag that cannot stand there");
     }
-    Ok((
-        EntityTag {
-            weak,
-            opaque: opaque.to_vec(),
-        },
-        rest.get(1..).unwrap_or_default(),
-    ))
+    Ok((EntityTag { weak, opaque: opaque.to_vec() }, rest.get(1..).unwrap_or_default()))
 }
 
 /// Whether `Prefer` asks for `return=minimal`. The first `return` counts; other preferences are not honoured, as
@@ -205,13 +174,8 @@ pub(crate) fn prefers_minimal(value: &[u8]) -> bool {
             let at = first.iter().position(|&byte| byte == b'=')?;
             let (name, value) = first.split_at_checked(at)?;
             let value = value.get(1..)?.trim_ascii();
-            let value = value
-                .strip_prefix(b"\"")
-                .and_then(|value| value.strip_suffix(b"\""))
-                .unwrap_or(value);
-            name.trim_ascii()
-                .eq_ignore_ascii_case(b"return")
-                .then_some(value)
+            let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+            name.trim_ascii().eq_ignore_ascii_case(b"return").then_some(value)
         })
         .next()
         .is_some_and(|value| value == b"minimal")
@@ -224,8 +188,7 @@ const REQUEST_ID_LENGTH: usize = 128;
 pub(crate) fn request_id(headers: &HeaderMap) -> Option<&str> {
     let mut lines = headers.get_all(&X_REQUEST_ID).iter();
     let value = lines.next()?.as_bytes();
-    let fits =
-        (1..=REQUEST_ID_LENGTH).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
+    let fits = (1..=REQUEST_ID_LENGTH).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
     (fits && lines.next().is_none()).then(|| std::str::from_utf8(value).ok())?
 }
 
@@ -257,31 +220,19 @@ pub(crate) struct TraceParent<'a> {
 pub(crate) fn trace_parent(value: &HeaderValue) -> Option<TraceParent<'_>> {
     let text = value.to_str().ok()?;
     let mut parts = text.split('-');
-    let (version, trace_id, parent_id, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (version, trace_id, parent_id, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = |text: &str, length: usize| {
-        text.len() == length
-            && text
-                .bytes()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };
     let zeros = |text: &str| text.bytes().all(|byte| byte == b'0');
     let shape = hex(version, 2) && hex(trace_id, 32) && hex(parent_id, 16) && hex(flags, 2);
     // Version 00 has exactly four parts; a later version may have more, `ff` is forbidden.
     let known = version != "ff" && (version != "00" || parts.next().is_none());
-    (shape && known && !zeros(trace_id) && !zeros(parent_id)).then_some(TraceParent {
-        trace_id,
-        parent_id,
-    })
+    (shape && known && !zeros(trace_id) && !zeros(parent_id)).then_some(TraceParent { trace_id, parent_id })
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -302,29 +253,13 @@ mod tests {
             ("\"3\"", Condition::Tags(vec![strong("3")])),
             ("W/\"3\"", Condition::Tags(vec![weak("3")])),
             ("\"\"", Condition::Tags(vec![strong("")])),
-            (
-                "\"a,b\" , W/\"c\"",
-                Condition::Tags(vec![strong("a,b"), weak("c")]),
-            ),
-            (
-                ", \"1\",, \"2\" ,",
-                Condition::Tags(vec![strong("1"), strong("2")]),
-            ),
-            (
-                "\"1\"\t,\t\"2\"",
-                Condition::Tags(vec![strong("1"), strong("2")]),
-            ),
-            (
-                "\"back\\slash\"",
-                Condition::Tags(vec![strong("back\\slash")]),
-            ),
+            ("\"a,b\" , W/\"c\"", Condition::Tags(vec![strong("a,b"), weak("c")])),
+            (", \"1\",, \"2\" ,", Condition::Tags(vec![strong("1"), strong("2")])),
+            ("\"1\"\t,\t\"2\"", Condition::Tags(vec![strong("1"), strong("2")])),
+            ("\"back\\slash\"", Condition::Tags(vec![strong("back\\slash")])),
         ];
         for (text, expected) in table {
-            assert_eq!(
-                Condition::parse(text.as_bytes()).as_ref(),
-                Ok(expected),
-                "{text}"
-            );
+            assert_eq!(Condition::parse(text.as_bytes()).as_ref(), Ok(expected), "{text}");
         }
     }
 
@@ -371,11 +306,7 @@ mod tests {
             ("\"1\", W/\"2\", \"x\", \"3\"", Some(vec![1, 3])),
         ];
         for (text, expected) in table {
-            assert_eq!(
-                &Condition::parse(text.as_bytes()).unwrap().versions(),
-                expected,
-                "{text}"
-            );
+            assert_eq!(&Condition::parse(text.as_bytes()).unwrap().versions(), expected, "{text}");
         }
     }
 
@@ -396,11 +327,7 @@ mod tests {
         ];
         for (text, current, strongly, weakly) in table {
             let condition = Condition::parse(text.as_bytes()).unwrap();
-            assert_eq!(
-                condition.strongly_matches(current.as_ref()),
-                strongly,
-                "{text}"
-            );
+            assert_eq!(condition.strongly_matches(current.as_ref()), strongly, "{text}");
             assert_eq!(condition.weakly_matches(current.as_ref()), weakly, "{text}");
         }
     }
@@ -442,10 +369,7 @@ mod tests {
         ];
         for (text, expected) in table {
             let mut headers = HeaderMap::new();
-            headers.insert(
-                X_REQUEST_ID,
-                HeaderValue::from_bytes(text.as_bytes()).unwrap(),
-            );
+            headers.insert(X_REQUEST_ID, HeaderValue::from_bytes(text.as_bytes()).unwrap());
             assert_eq!(request_id(&headers), expected.then_some(text), "{text}");
             headers.append(X_REQUEST_ID, HeaderValue::from_static("second"));
             assert_eq!(request_id(&headers), None);
@@ -469,14 +393,7 @@ mod tests {
         for (text, expected) in table {
             let value = HeaderValue::from_str(&text).unwrap();
             let parsed = trace_parent(&value);
-            assert_eq!(
-                parsed,
-                expected.then_some(TraceParent {
-                    trace_id: trace,
-                    parent_id: span
-                }),
-                "{text}"
-            );
+            assert_eq!(parsed, expected.then_some(TraceParent { trace_id: trace, parent_id: span }), "{text}");
         }
     }
 
@@ -490,13 +407,7 @@ mod tests {
     }
 
     fn any_tag() -> impl Strategy<Value = EntityTag> {
-        (
-            any::<bool>(),
-            proptest::collection::vec(
-                (0x23u8..=0xff).prop_filter("DEL", |byte| *byte != 0x7f),
-                0..8,
-            ),
-        )
+        (any::<bool>(), proptest::collection::vec((0x23u8..=0xff).prop_filter("DEL", |byte| *byte != 0x7f), 0..8))
             .prop_map(|(weak, opaque)| EntityTag { weak, opaque })
     }
 

@@ -32,8 +32,7 @@ impl Format {
 /// What `POST` bodies may be.
 pub(crate) const POST_TYPES: &str = "application/json, application/cbor";
 /// What `PATCH` bodies may be.
-pub(crate) const PATCH_TYPES: &str =
-    "application/merge-patch+json, application/json, application/cbor";
+pub(crate) const PATCH_TYPES: &str = "application/merge-patch+json, application/json, application/cbor";
 
 /// A parsed media type or range; names in lower case.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,18 +52,13 @@ impl Media {
             return None;
         }
         let params = parts.map(parameter).collect::<Option<Vec<_>>>()?;
-        Some(Self {
-            essence: ascii_lowercase(essence)?,
-            params,
-        })
+        Some(Self { essence: ascii_lowercase(essence)?, params })
     }
 
     /// Whether every parameter is one that we understand on this type: `charset=utf-8` on JSON.
     fn params_are_known(&self) -> bool {
         self.params.iter().all(|(name, value)| {
-            self.essence.ends_with("json")
-                && name == "charset"
-                && value.eq_ignore_ascii_case("utf-8")
+            self.essence.ends_with("json") && name == "charset" && value.eq_ignore_ascii_case("utf-8")
         })
     }
 }
@@ -81,10 +75,7 @@ fn parameter(part: &[u8]) -> Option<(String, String)> {
         None => is_token(value).then_some(value)?,
     };
     is_token(name).then_some(())?;
-    Some((
-        ascii_lowercase(name)?,
-        String::from_utf8_lossy(value).into_owned(),
-    ))
+    Some((ascii_lowercase(name)?, String::from_utf8_lossy(value).into_owned()))
 }
 
 /// The format of a request body; `None` when the service does not take that type.
@@ -110,10 +101,8 @@ pub(crate) fn negotiate(accept: Option<&[u8]>) -> Option<Format> {
     }
     let ranges: Vec<(Media, u16)> = members.into_iter().filter_map(range).collect();
     let best = |format: Format| {
-        let quality = ranges
-            .iter()
-            .filter_map(|(range, quality)| Some((specificity(range, format)?, *quality)))
-            .max()?;
+        let quality =
+            ranges.iter().filter_map(|(range, quality)| Some((specificity(range, format)?, *quality))).max()?;
         (quality.1 > 0).then_some((quality.1, quality.0))
     };
     match (best(Format::Json), best(Format::Cbor)) {
@@ -193,16 +182,10 @@ mod tests {
             ("application/cbor;q=0.001, application/json;q=0", Some(Cbor)),
             ("application/json;q=0", None),
             ("application/json;q=0, */*", Some(Cbor)),
-            (
-                "application/json;q=0.0, application/cbor;q=0.000, */*",
-                None,
-            ),
+            ("application/json;q=0.0, application/cbor;q=0.000, */*", None),
             ("*/*;q=0", None),
             ("text/html", None),
-            (
-                "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-                Some(Json),
-            ),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Some(Json)),
             ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", None),
             ("text/html, *; q=.2, */*; q=0.2", Some(Json)),
             ("application/json;q=1.001", None),
@@ -232,11 +215,7 @@ mod tests {
             ("application/json;charset", None, None),
             ("application/json, application/json", None, None),
             ("application/merge-patch+json", None, Some(Json)),
-            (
-                "application/merge-patch+json;charset=utf-8",
-                None,
-                Some(Json),
-            ),
+            ("application/merge-patch+json;charset=utf-8", None, Some(Json)),
             ("application/cbor", Some(Cbor), Some(Cbor)),
             ("application/cbor;charset=utf-8", None, None),
             ("application/x-www-form-urlencoded", None, None),

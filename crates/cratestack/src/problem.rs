@@ -41,91 +41,35 @@ impl ProblemCode {
         match self {
             Self::Engine(code) => match code {
                 Code::BadRequest => ("bad_request", S::BAD_REQUEST, "The request is malformed"),
-                Code::InvalidQuery => (
-                    "invalid_query",
-                    S::BAD_REQUEST,
-                    "A query parameter is not valid",
-                ),
-                Code::InvalidCursor => {
-                    ("invalid_cursor", S::BAD_REQUEST, "The cursor is not valid")
-                }
-                Code::Unauthenticated => (
-                    "unauthenticated",
-                    S::UNAUTHORIZED,
-                    "Valid credentials are needed",
-                ),
+                Code::InvalidQuery => ("invalid_query", S::BAD_REQUEST, "A query parameter is not valid"),
+                Code::InvalidCursor => ("invalid_cursor", S::BAD_REQUEST, "The cursor is not valid"),
+                Code::Unauthenticated => ("unauthenticated", S::UNAUTHORIZED, "Valid credentials are needed"),
                 Code::Forbidden => ("forbidden", S::FORBIDDEN, "The caller may not do this"),
                 Code::NotFound => ("not_found", S::NOT_FOUND, "There is no such resource"),
                 Code::UniqueViolation => ("unique_violation", S::CONFLICT, "The value is taken"),
-                Code::ForeignKeyViolation => (
-                    "foreign_key_violation",
-                    S::CONFLICT,
-                    "Rows depend on each other",
-                ),
-                Code::TransactionAborted => (
-                    "transaction_aborted",
-                    S::CONFLICT,
-                    "Concurrent changes got in the way",
-                ),
-                Code::VersionMismatch => (
-                    "version_mismatch",
-                    S::PRECONDITION_FAILED,
-                    "The row is at another version",
-                ),
-                Code::VersionRequired => (
-                    "version_required",
-                    S::PRECONDITION_REQUIRED,
-                    "The expected version is missing",
-                ),
-                Code::ValidationFailed => (
-                    "validation_failed",
-                    S::UNPROCESSABLE_ENTITY,
-                    "The input is not valid",
-                ),
-                Code::Internal => (
-                    "internal",
-                    S::INTERNAL_SERVER_ERROR,
-                    "Something went wrong here",
-                ),
-                Code::NotImplemented => (
-                    "not_implemented",
-                    S::NOT_IMPLEMENTED,
-                    "This service cannot do that",
-                ),
-                Code::Unavailable => (
-                    "unavailable",
-                    S::SERVICE_UNAVAILABLE,
-                    "The service cannot answer now",
-                ),
+                Code::ForeignKeyViolation => ("foreign_key_violation", S::CONFLICT, "Rows depend on each other"),
+                Code::TransactionAborted => ("transaction_aborted", S::CONFLICT, "Concurrent changes got in the way"),
+                Code::VersionMismatch => ("version_mismatch", S::PRECONDITION_FAILED, "The row is at another version"),
+                Code::VersionRequired => {
+                    ("version_required", S::PRECONDITION_REQUIRED, "The expected version is missing")
+                }
+                Code::ValidationFailed => ("validation_failed", S::UNPROCESSABLE_ENTITY, "The input is not valid"),
+                Code::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "Something went wrong here"),
+                Code::NotImplemented => ("not_implemented", S::NOT_IMPLEMENTED, "This service cannot do that"),
+                Code::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The service cannot answer now"),
             },
             Self::InvalidJson => ("invalid_json", S::BAD_REQUEST, "The body is not valid JSON"),
-            Self::MethodNotAllowed => (
-                "method_not_allowed",
-                S::METHOD_NOT_ALLOWED,
-                "The method is not allowed here",
-            ),
+            Self::MethodNotAllowed => ("method_not_allowed", S::METHOD_NOT_ALLOWED, "The method is not allowed here"),
             Self::NotAcceptable => ("not_acceptable", S::NOT_ACCEPTABLE, "No acceptable format"),
-            Self::RequestTimeout => (
-                "request_timeout",
-                S::REQUEST_TIMEOUT,
-                "The request took too long to arrive",
-            ),
-            Self::ContentTooLarge => (
-                "content_too_large",
-                S::PAYLOAD_TOO_LARGE,
-                "The body is too large",
-            ),
+            Self::RequestTimeout => ("request_timeout", S::REQUEST_TIMEOUT, "The request took too long to arrive"),
+            Self::ContentTooLarge => ("content_too_large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::UriTooLong => ("uri_too_long", S::URI_TOO_LONG, "The URL is too long"),
-            Self::UnsupportedMediaType => (
-                "unsupported_media_type",
-                S::UNSUPPORTED_MEDIA_TYPE,
-                "The body has an unsupported type",
-            ),
-            Self::HeadersTooLarge => (
-                "headers_too_large",
-                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "The header fields are too large",
-            ),
+            Self::UnsupportedMediaType => {
+                ("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, "The body has an unsupported type")
+            }
+            Self::HeadersTooLarge => {
+                ("headers_too_large", S::REQUEST_HEADER_FIELDS_TOO_LARGE, "The header fields are too large")
+            }
         }
     }
 
@@ -181,10 +125,7 @@ impl Problem {
 
     /// A 500 with `internal` for the log.
     pub(crate) fn internal(internal: impl Into<String>) -> Self {
-        Self {
-            internal: Some(internal.into()),
-            ..Self::new(Code::Internal, "")
-        }
+        Self { internal: Some(internal.into()), ..Self::new(Code::Internal, "") }
     }
 
     /// Adds a header.
@@ -208,11 +149,7 @@ impl Problem {
     pub(crate) fn json(&self, type_base: &str, request_id: &str) -> String {
         let (code, status, title) = self.code.row();
         let hidden = self.code == ProblemCode::Engine(Code::Internal);
-        let detail = if hidden {
-            "the log has the details under this request id"
-        } else {
-            self.detail.as_ref()
-        };
+        let detail = if hidden { "the log has the details under this request id" } else { self.detail.as_ref() };
         let body = ProblemBody {
             r#type: format!("{type_base}{code}"),
             title,
@@ -279,11 +216,7 @@ struct ErrorBody<'a> {
 
 impl<'a> From<&'a FieldError> for ErrorBody<'a> {
     fn from(error: &'a FieldError) -> Self {
-        Self {
-            pointer: &error.pointer,
-            code: &error.code,
-            detail: &error.detail,
-        }
+        Self { pointer: &error.pointer, code: &error.code, detail: &error.detail }
     }
 }
 
@@ -312,10 +245,8 @@ mod tests {
 
     #[test]
     fn internal_detail_stays_inside() {
-        let failure = Failure {
-            detail: "secret".to_owned(),
-            ..Failure::new(Code::Internal, "").with_internal("secret")
-        };
+        let failure =
+            Failure { detail: "secret".to_owned(), ..Failure::new(Code::Internal, "").with_internal("secret") };
         let text = Problem::from(failure).json("t:", "id");
         assert!(!text.contains("secret"), "{text}");
     }

@@ -14,11 +14,7 @@ use crate::routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 
 /// Begins the router of an engine's API. Without further settings every caller is anonymous.
 pub fn router(engine: Engine) -> RouterBuilder {
-    RouterBuilder {
-        backend: Arc::new(engine),
-        auth: Arc::new(NoAuth),
-        config: HttpConfig::default(),
-    }
+    RouterBuilder { backend: Arc::new(engine), auth: Arc::new(NoAuth), config: HttpConfig::default() }
 }
 
 /// An API on its way to becoming a router; made by [`router()`].
@@ -45,11 +41,7 @@ impl RouterBuilder {
     /// The router. It answers every path below its mount point, unknown ones with a problem.
     pub fn into_router(self) -> Router {
         let endpoints = endpoints(self.backend.schema());
-        let api = Arc::new(Api {
-            backend: self.backend,
-            auth: self.auth,
-            config: self.config,
-        });
+        let api = Arc::new(Api { backend: self.backend, auth: self.auth, config: self.config });
         let handler = |endpoint: Option<Arc<Endpoint>>| {
             let api = Arc::clone(&api);
             any(move |request: Request| handle(Arc::clone(&api), endpoint.clone(), request))
@@ -67,9 +59,7 @@ impl RouterBuilder {
 
 impl std::fmt::Debug for RouterBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RouterBuilder")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("RouterBuilder").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -82,28 +72,18 @@ fn endpoints(schema: &cratestack_schema::ir::Schema) -> Vec<Endpoint> {
         let at = *by_path.entry(route.path.clone()).or_insert(endpoints.len());
         match endpoints.get_mut(at) {
             Some(endpoint) => endpoint.routes.push(route.clone()),
-            None => endpoints.push(Endpoint {
-                path: route.path.clone(),
-                routes: vec![route.clone()],
-            }),
+            None => endpoints.push(Endpoint { path: route.path.clone(), routes: vec![route.clone()] }),
         }
     }
     // A row may have the key `batch`: its routes are served there too.
     for endpoint in &mut endpoints {
-        if let [
-            RouteInfo {
-                verb: RouteVerb::Batch,
-                target: RouteTarget::Model(model),
-                ..
-            },
-        ] = endpoint.routes.as_slice()
+        if let [RouteInfo { verb: RouteVerb::Batch, target: RouteTarget::Model(model), .. }] =
+            endpoint.routes.as_slice()
             && schema.model(*model).key.len() == 1
         {
             let target = RouteTarget::Model(*model);
             let row = [RouteVerb::Read, RouteVerb::Patch, RouteVerb::Delete];
-            let of_row = all
-                .iter()
-                .filter(|route| route.target == target && row.contains(&route.verb));
+            let of_row = all.iter().filter(|route| route.target == target && row.contains(&route.verb));
             endpoint.routes.extend(of_row.cloned());
         }
     }

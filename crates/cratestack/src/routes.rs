@@ -6,11 +6,7 @@ use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// What stays as it is in a path segment: RFC 3986's unreserved characters.
-pub(crate) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+pub(crate) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One route: a method on a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,9 +73,7 @@ pub fn routes(schema: &Schema) -> Vec<RouteInfo> {
     for (id, model) in schema.models() {
         let target = RouteTarget::Model(id);
         let rows = format!("/{}", utf8_percent_encode(&model.path, SEGMENT));
-        let row = model.key.iter().fold(rows.clone(), |path, field| {
-            format!("{path}/{{{}}}", model.field(*field).name)
-        });
+        let row = model.key.iter().fold(rows.clone(), |path, field| format!("{path}/{{{}}}", model.field(*field).name));
         let table = [
             (Method::GET, rows.clone(), RouteVerb::List),
             (Method::POST, rows.clone(), RouteVerb::Create),
@@ -91,32 +85,18 @@ pub fn routes(schema: &Schema) -> Vec<RouteInfo> {
         ];
         let served = |verb: &RouteVerb| match verb.action() {
             Some(action) => has_route(schema, model, action),
-            None => [Action::Create, Action::Update, Action::Delete]
-                .iter()
-                .any(|action| has_route(schema, model, *action)),
+            None => {
+                [Action::Create, Action::Update, Action::Delete].iter().any(|action| has_route(schema, model, *action))
+            }
         };
         let table = table.into_iter().filter(|(_, _, verb)| served(verb));
-        routes.extend(table.map(|(method, path, verb)| RouteInfo {
-            method,
-            path,
-            verb,
-            target,
-        }));
+        routes.extend(table.map(|(method, path, verb)| RouteInfo { method, path, verb, target }));
     }
     for (at, procedure) in schema.procedures.iter().enumerate() {
-        if could_allow(
-            schema,
-            procedure.rules.iter().map(|rule| (rule.effect, &rule.expr)),
-        ) {
+        if could_allow(schema, procedure.rules.iter().map(|rule| (rule.effect, &rule.expr))) {
             let path = format!("/rpc/{}", utf8_percent_encode(&procedure.name, SEGMENT));
-            let (method, verb, target) =
-                (Method::POST, RouteVerb::Call, RouteTarget::Procedure(at));
-            routes.push(RouteInfo {
-                method,
-                path,
-                verb,
-                target,
-            });
+            let (method, verb, target) = (Method::POST, RouteVerb::Call, RouteTarget::Procedure(at));
+            routes.push(RouteInfo { method, path, verb, target });
         }
     }
     routes
@@ -129,13 +109,8 @@ pub(crate) fn has_route(schema: &Schema, model: &Model, action: Action) -> bool 
         Action::Restore => model.append_only || model.soft_delete.is_none(),
         Action::List | Action::Detail | Action::Create => false,
     };
-    let rules = model
-        .rules
-        .iter()
-        .filter(|rule| rule.actions.contains(&action));
-    !excluded
-        && !model.internal.contains(&action)
-        && could_allow(schema, rules.map(|rule| (rule.effect, &rule.expr)))
+    let rules = model.rules.iter().filter(|rule| rule.actions.contains(&action));
+    !excluded && !model.internal.contains(&action) && could_allow(schema, rules.map(|rule| (rule.effect, &rule.expr)))
 }
 
 /// Whether some caller and some row could pass these rules: an allow that is not constantly short of true, and no deny
@@ -190,10 +165,6 @@ fn junction(schema: &Schema, parts: &[Expr], decisive: Truth) -> Option<Truth> {
     } else if truths.contains(&Some(Truth::Unknown)) {
         Some(Truth::Unknown)
     } else {
-        Some(if decisive == Truth::False {
-            Truth::True
-        } else {
-            Truth::False
-        })
+        Some(if decisive == Truth::False { Truth::True } else { Truth::False })
     }
 }

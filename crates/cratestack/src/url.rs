@@ -7,22 +7,13 @@ use crate::problem::Problem;
 use crate::routes::SEGMENT;
 
 /// What is not repeated as it came inside the `<>` of a `Link`.
-const NOT_IN_LINK: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'<')
-    .add(b'>')
-    .add(b'{')
-    .add(b'}');
+const NOT_IN_LINK: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'{').add(b'}');
 
 /// The segments of a path, percent-decoded. `/a/b` has two.
 pub(crate) fn segments(path: &str) -> Result<Vec<String>, Problem> {
     path.split('/')
         .skip(1)
-        .map(|segment| {
-            decode(segment.as_bytes())
-                .map_err(|what| Problem::bad_request(format!("the path {what}")))
-        })
+        .map(|segment| decode(segment.as_bytes()).map_err(|what| Problem::bad_request(format!("the path {what}"))))
         .collect()
 }
 
@@ -38,27 +29,15 @@ pub(crate) fn parameters(query: Option<&str>) -> Result<Vec<(String, String)>, P
         .enumerate()
         .map(|(at, part)| {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let refused = |what| {
-                Problem::new(
-                    Code::InvalidQuery,
-                    format!("query parameter number {} {what}", at + 1),
-                )
-            };
-            Ok((
-                form_decode(name).map_err(refused)?,
-                form_decode(value).map_err(refused)?,
-            ))
+            let refused = |what| Problem::new(Code::InvalidQuery, format!("query parameter number {} {what}", at + 1));
+            Ok((form_decode(name).map_err(refused)?, form_decode(value).map_err(refused)?))
         })
         .collect()
 }
 
 /// Decodes `+` and percent escapes.
 fn form_decode(text: &str) -> Result<String, &'static str> {
-    if text.contains('+') {
-        decode(text.replace('+', " ").as_bytes())
-    } else {
-        decode(text.as_bytes())
-    }
+    if text.contains('+') { decode(text.replace('+', " ").as_bytes()) } else { decode(text.as_bytes()) }
 }
 
 /// Decodes percent escapes. The error is a sentence without its subject.
@@ -67,14 +46,11 @@ fn decode(bytes: &[u8]) -> Result<String, &'static str> {
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         rest = rest.get(at + 1..).unwrap_or_default();
         if !matches!(rest, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()) {
-            return Err(
-                "has a `%` that no two hexadecimal digits follow; a percent sign itself is written `%25`",
-            );
+            return Err("has a `%` that no two hexadecimal digits follow; a percent sign itself is written `%25`");
         }
     }
     let decoded: Vec<u8> = percent_decode(bytes).collect();
-    String::from_utf8(decoded)
-        .map_err(|_| "is not valid UTF-8 once its percent escapes are decoded")
+    String::from_utf8(decoded).map_err(|_| "is not valid UTF-8 once its percent escapes are decoded")
 }
 
 /// The URL of a row, relative to the host.
@@ -110,10 +86,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
@@ -137,20 +110,8 @@ mod tests {
             assert_eq!(parameters(Some(query)).unwrap(), pairs(expected), "{query}");
         }
         assert!(parameters(None).unwrap().is_empty());
-        for query in [
-            "a=%",
-            "a=%4",
-            "a=%4g",
-            "%zz=1",
-            "a=%ff",
-            "a=%C3",
-            "a=1&b=%E0%80%80",
-        ] {
-            assert_eq!(
-                parameters(Some(query)).unwrap_err().code,
-                Code::InvalidQuery.into(),
-                "{query}"
-            );
+        for query in ["a=%", "a=%4", "a=%4g", "%zz=1", "a=%ff", "a=%C3", "a=1&b=%E0%80%80"] {
+            assert_eq!(parameters(Some(query)).unwrap_err().code, Code::InvalidQuery.into(), "{query}");
         }
     }
 
@@ -167,22 +128,10 @@ mod tests {
     fn links() {
         let table = [
             (None, "</api/rows?cursor=c%2F>; rel=\"next\""),
-            (
-                Some("limit=2"),
-                "</api/rows?limit=2&cursor=c%2F>; rel=\"next\"",
-            ),
-            (
-                Some("cursor=x&limit=2"),
-                "</api/rows?limit=2&cursor=c%2F>; rel=\"next\"",
-            ),
-            (
-                Some("%63ursor=x&where=a%20%3E+1&"),
-                "</api/rows?where=a%20%3E+1&cursor=c%2F>; rel=\"next\"",
-            ),
-            (
-                Some("a={}ü"),
-                "</api/rows?a=%7B%7D%C3%BC&cursor=c%2F>; rel=\"next\"",
-            ),
+            (Some("limit=2"), "</api/rows?limit=2&cursor=c%2F>; rel=\"next\""),
+            (Some("cursor=x&limit=2"), "</api/rows?limit=2&cursor=c%2F>; rel=\"next\""),
+            (Some("%63ursor=x&where=a%20%3E+1&"), "</api/rows?where=a%20%3E+1&cursor=c%2F>; rel=\"next\""),
+            (Some("a={}ü"), "</api/rows?a=%7B%7D%C3%BC&cursor=c%2F>; rel=\"next\""),
         ];
         for (query, expected) in table {
             assert_eq!(next_link("/api/rows", query, "c/"), expected);
@@ -192,10 +141,7 @@ mod tests {
     #[test]
     fn rows() {
         let key = vec!["a/b".to_owned(), "ü ?#%".to_owned()];
-        assert_eq!(
-            row("/api", "ledger-entries", &key),
-            "/api/ledger-entries/a%2Fb/%C3%BC%20%3F%23%25"
-        );
+        assert_eq!(row("/api", "ledger-entries", &key), "/api/ledger-entries/a%2Fb/%C3%BC%20%3F%23%25");
     }
 
     proptest! {
