@@ -11,4 +11,5 @@ pub mod fuzzy;
 pub mod ir;
 pub mod lex;
 pub mod parse;
+pub mod pattern;
 pub mod value;
