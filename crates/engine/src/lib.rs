@@ -15,6 +15,7 @@ pub mod predicate;
 pub mod sql;
 pub mod storage;
 pub mod store;
+pub mod validate;
 
 pub use api::Limits;
 pub use engine::{Database, Engine, Options};
