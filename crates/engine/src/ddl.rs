@@ -21,6 +21,7 @@ use crate::ddl_trigger;
 use crate::predicate::over_columns;
 use crate::sql::{Bind, Dialect, SqlType, ident};
 use crate::storage::{Codec, literal, push_float};
+use crate::validate::currency_codes;
 
 /// PostgreSQL cuts longer names in silence.
 pub const NAME_BYTES: usize = 63;
@@ -665,6 +666,17 @@ fn enforced_condition(schema: &Schema, field: &Field, kind: &ValidatorKind, dial
         ValidatorKind::Range { min, max } => {
             let bounds = [min, max].map(|bound| Some(constant(schema, bound.as_ref()?, ty, dialect)));
             Some(("range", between(&column, bounds)?))
+        }
+        ValidatorKind::Iso4217 { any: false } => {
+            let codes: Vec<String> = currency_codes().map(literal).collect();
+            Some(("iso4217", format!("{column} IN ({})", codes.join(", "))))
+        }
+        ValidatorKind::Iso4217 { any: true } => {
+            let shape = match dialect {
+                Dialect::Postgres => "~ '^[A-Z]{3}$'",
+                Dialect::Sqlite => "GLOB '[A-Z][A-Z][A-Z]'",
+            };
+            Some(("iso4217", format!("{column} {shape}")))
         }
         _ => None,
     }

@@ -1,4 +1,4 @@
-//! The validators of the language: what each asks of a value, and the CHECK of those that the database enforces too.
+//! The validators of the language: what each asks of a value.
 //!
 //! A sentence says what is asked, with the schema's own bounds, and never repeats the value. The code of a failure is
 //! the attribute's name:
@@ -19,13 +19,12 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use cratestack_schema::ir::{Field, FieldType, Scalar, Schema, Validator, ValidatorKind};
+use cratestack_schema::ir::{Field, FieldType, Schema, ValidatorKind};
 use cratestack_schema::pattern;
 use cratestack_schema::value::Value;
 use regex::Regex;
 
-use crate::sql::{Bind, BindKind, Dialect, SqlType};
-use crate::storage::{Codec, StorageError, literal, push_float};
+use crate::sql::SqlType;
 
 /// The patterns of a schema, compiled once.
 #[derive(Debug, Clone, Default)]
@@ -138,80 +137,6 @@ fn bound_text(bound: &Value) -> String {
     }
 }
 
-// The database's part.
-
-/// The condition of a CHECK for a `@db_enforce` validator; `column` is a quoted identifier. It holds for NULL. `None`
-/// for the validators that no database knows, which the schema's check refuses beside `@db_enforce`.
-///
-/// # Errors
-/// When a bound is no value of the column's type, which the schema's check refuses too.
-pub fn check_sql(codec: Codec<'_>, validator: &Validator, column: &str) -> Result<Option<String>, StorageError> {
-    Ok(match &validator.kind {
-        ValidatorKind::Length { min, max } => {
-            let length = match (codec.dialect, codec.ty.bind_kind(codec.dialect)) {
-                (Dialect::Postgres, BindKind::Bytes) => "octet_length",
-                (Dialect::Postgres, _) => "char_length",
-                (Dialect::Sqlite, _) => "length",
-            };
-            let number = |bound: &Option<u64>| bound.map(|bound| bound.to_string());
-            bounds(&format!("{length}({column})"), number(min), number(max))
-        }
-        ValidatorKind::Range { min, max } => {
-            let number = |bound: &Option<Value>| bound.as_ref().map(|bound| constant(codec, bound)).transpose();
-            bounds(column, number(min)?, number(max)?)
-        }
-        ValidatorKind::Iso4217 { any: false } => {
-            let codes: Vec<String> = CURRENCIES.iter().map(|currency| literal(currency.code)).collect();
-            Some(format!("{column} IN ({})", codes.join(", ")))
-        }
-        ValidatorKind::Iso4217 { any: true } => Some(match codec.dialect {
-            Dialect::Postgres => format!("{column} ~ '^[A-Z]{{3}}$'"),
-            Dialect::Sqlite => format!("{column} GLOB '[A-Z][A-Z][A-Z]'"),
-        }),
-        _ => None,
-    })
-}
-
-fn bounds(subject: &str, min: Option<String>, max: Option<String>) -> Option<String> {
-    match (min, max) {
-        (Some(min), Some(max)) => Some(format!("{subject} >= {min} AND {subject} <= {max}")),
-        (Some(min), None) => Some(format!("{subject} >= {min}")),
-        (None, Some(max)) => Some(format!("{subject} <= {max}")),
-        (None, None) => None,
-    }
-}
-
-/// A constant of the schema in its stored form, for DDL alone: statements bind their values.
-///
-/// # Errors
-/// When the value is not of the column's type.
-pub fn constant(codec: Codec<'_>, value: &Value) -> Result<String, StorageError> {
-    let text = match codec.bind(value)? {
-        Bind::Null(_) => "NULL".to_owned(),
-        Bind::Bool(value) => value.to_string(),
-        Bind::Int(value) => value.to_string(),
-        Bind::Float(value) => {
-            let mut out = String::new();
-            push_float(&mut out, value);
-            out
-        }
-        Bind::Text(text) => literal(&text),
-        Bind::Bytes(octets) => {
-            let hex: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
-            match codec.dialect {
-                Dialect::Postgres => format!("'\\x{hex}'"),
-                Dialect::Sqlite => format!("x'{hex}'"),
-            }
-        }
-        Bind::TextList(items) => format!("ARRAY[{}]", items.iter().map(|item| literal(item)).collect::<Vec<_>>().join(", ")),
-        Bind::IntList(items) => format!("ARRAY[{}]", items.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")),
-    };
-    // A bare literal would be read as text where the column's type does not stand beside it.
-    let needs_cast = codec.dialect == Dialect::Postgres
-        && (codec.ty.list || !matches!(codec.ty.stored(), Scalar::String | Scalar::Cuid | Scalar::Int | Scalar::BigInt));
-    Ok(if needs_cast { format!("CAST({text} AS {})", codec.ty.postgres()) } else { text })
-}
-
 // Currencies.
 
 /// A row of the official list.
@@ -241,6 +166,11 @@ static CURRENCIES: LazyLock<Vec<Currency>> = LazyLock::new(|| {
     })
     .collect()
 });
+
+/// Every code of the list, sorted.
+pub fn currency_codes() -> impl Iterator<Item = &'static str> {
+    CURRENCIES.iter().map(|currency| currency.code)
+}
 
 /// The currency with that code.
 pub fn currency(code: &str) -> Option<&'static Currency> {
@@ -393,6 +323,7 @@ fn is_escaped(text: &str, also: &[u8]) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
+    use cratestack_schema::ir::Scalar;
     use proptest::prelude::*;
 
     use super::*;
