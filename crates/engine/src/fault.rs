@@ -153,7 +153,7 @@ const FAULTS: &[Fault] = &[
         code: Code::Forbidden,
         remedy: Remedy::None,
         detail: "rows of this model are never changed or deleted",
-        postgres: &[],
+        postgres: &["CS001"],
         sqlite: &[],
     },
     Fault {
@@ -384,13 +384,18 @@ impl StoreError {
             return self;
         }
         match (parts.next(), parts.next()) {
-            (Some("restrict"), Some(constraint)) => {
-                self.class = Class::Restrict;
-                self.constraint = Some(constraint.to_owned());
-            }
             (Some("append_only"), table) => {
                 self.class = Class::AppendOnly;
                 self.table = table.map(str::to_owned);
+            }
+            (Some(kind), constraint) => {
+                self.class = match kind {
+                    "restrict" => Class::Restrict,
+                    "parent" => Class::ForeignKey,
+                    "unique" => Class::Unique,
+                    _ => return self,
+                };
+                self.constraint = constraint.map(str::to_owned);
             }
             _ => {}
         }

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod fault;
 pub mod json;
 pub mod migrate;
+pub mod plan;
 pub mod policy;
 pub mod predicate;
 pub mod sql;

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Control, Rows, Session, Statistics};
 use crate::fault::{Class, StoreError};
+use crate::predicate;
 use crate::sql::{Dialect, Statement};
 use crate::storage::{Pager, RowReader};
 
@@ -280,6 +281,7 @@ fn connect(path: Option<&Path>, role: Role) -> rusqlite::Result<Connection> {
         Some(path) => Connection::open_with_flags(path, flags)?,
         None => Connection::open_in_memory_with_flags(flags)?,
     };
+    predicate::register_functions(&connection)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     // A double-quoted name that is no column is an error, never a string.
@@ -386,7 +388,9 @@ impl SqliteSession<'_> {
         let reader = RowReader { schema: self.schema, dialect: Dialect::Sqlite };
         let mut run = || -> rusqlite::Result<Result<Rows, StoreError>> {
             let mut prepared = self.connection.prepare_cached(&statement.template.sql)?;
-            for (at, bind) in (1..).zip(&statement.binds) {
+            // A template may have slots that no text was left for; PostgreSQL does not mind.
+            let used = prepared.parameter_count();
+            for (at, bind) in (1..).zip(statement.binds.iter().take(used)) {
                 prepared.raw_bind_parameter::<usize, _>(at, bind)?;
             }
             let mut fetched = prepared.raw_query();
