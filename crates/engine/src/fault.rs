@@ -8,6 +8,7 @@ use cratestack_schema::ir::{Field, FieldId, Index, Model, ModelId, RelationKind,
 use rusqlite::ffi;
 
 use crate::api::{Code, Failure, FieldError};
+use crate::ddl::bounded;
 
 /// A kind of database error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -500,7 +501,7 @@ pub fn validator_word(kind: &ValidatorKind) -> &'static str {
 
 /// The name of the CHECK constraint behind `@db_enforce`.
 pub fn enforced_name(model: &Model, field: &Field, word: &str) -> String {
-    format!("{}_{}_{word}_check", model.table, field.column)
+    bounded(&[&model.table, &field.column, word, "check"])
 }
 
 fn columns(model: &Model, names: &[String]) -> Vec<FieldId> {

@@ -8,10 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cratestack_schema::ir::{Action, Default, FieldId, Model, ModelId, Relation, RelationId, RelationKind};
+use cratestack_schema::ir::{
+    Action, Default, Field, FieldId, Model, ModelId, Relation, RelationId, RelationKind, Scalar, Schema,
+};
 use cratestack_schema::value::Value;
 
 use crate::api::{Code, Expected, Failure, FieldError};
+use crate::ddl::DELETION_ID;
 use crate::plan::full_row;
 use crate::policy::{AtomKey, Decision, View};
 use crate::predicate::{Frag, Predicates, Row, Scope, live};
@@ -66,19 +69,24 @@ impl VersionTest {
     ///
     /// # Errors
     /// [`Code::VersionRequired`] when a `@version` model is written without one.
-    pub fn of<'a>(model: &Model, kind: Kind, expected: &'a Expected) -> Result<(Self, &'a [i64]), Failure> {
-        let required = model.version.is_some() && kind != Kind::Create;
+    pub fn of<'a>(model: &Model, expected: &'a Expected) -> Result<(Self, &'a [i64]), Failure> {
         match expected {
-            Expected::Any => Ok((Self::Any, &[])),
-            Expected::Missing if required => {
+            Expected::Missing if model.version.is_some() => {
                 let detail = format!("a write of `{}` must name the version that it has seen", model.name);
                 Err(Failure::new(Code::VersionRequired, detail))
             }
-            Expected::Missing => Ok((Self::Any, &[])),
-            Expected::OneOf(versions) if required && !versions.is_empty() => Ok((Self::OneOf, versions)),
+            Expected::Any | Expected::Missing => Ok((Self::Any, &[])),
+            Expected::OneOf(versions) if model.version.is_some() && !versions.is_empty() => Ok((Self::OneOf, versions)),
             Expected::OneOf(_) => Ok((Self::Never, &[])),
         }
     }
+}
+
+/// The fields whose values a create takes from the caller or from the engine, in source order: all but those that the
+/// database fills.
+pub fn bound_fields(model: &Model) -> impl Iterator<Item = (FieldId, &Field)> {
+    let filled = |field: &Field| matches!(field.default, Some(Default::AutoIncrement | Default::DbGenerated(_)));
+    model.fields().filter(move |(_, field)| !filled(field) && !field.synthetic)
 }
 
 /// What the text of a write's statements depends on. Equal shapes share a [`Plan`].
@@ -150,6 +158,51 @@ pub enum Verdict {
 const OLD: &str = "r";
 const NEW: &str = "n";
 
+/// The models whose foreign keys lead to a row, and a statement with one flag for each: whether rows of it depend on
+/// the row of [`Slot::Key`]. SQLite does not say which foreign key stood in the way.
+#[derive(Debug)]
+pub struct Dependents {
+    /// Constraint names, in the order of the flags.
+    pub constraints: Vec<String>,
+    /// One control column per constraint.
+    pub template: Arc<Template>,
+}
+
+/// Builds the statement that finds out who depends on a row.
+pub fn dependents(schema: &Schema, dialect: Dialect, model: ModelId) -> Dependents {
+    let parent = schema.model(model);
+    let mut sql = Sql::new(dialect);
+    let (mut constraints, mut columns) = (Vec::new(), Vec::new());
+    for child in &schema.models {
+        for relation in child.relations.iter().filter(|relation| relation.target == model) {
+            let RelationKind::Owning { fields, references, constraint, .. } = &relation.kind else { continue };
+            let alias = sql.alias();
+            let pairs = fields.iter().zip(references).map(|(own, key)| {
+                format!("{} = {}", column(&alias, &child.field(*own).column), column(OLD, &parent.field(*key).column))
+            });
+            let pairs: Vec<String> = pairs.collect();
+            let table = ident(&child.table);
+            columns.push(format!("EXISTS (SELECT 1 FROM {table} AS {alias} WHERE {})", pairs.join(" AND ")));
+            constraints.push(constraint.clone());
+        }
+    }
+    let key = key_is(&mut sql, parent).into_text();
+    let control = vec![SqlType::BOOL; columns.len()];
+    columns.push("TRUE".to_owned());
+    sql.push(&format!("SELECT {} FROM {} AS {OLD} WHERE {key}", columns.join(", "), ident(&parent.table)));
+    Dependents { constraints, template: finish(sql, control, Shape::default()) }
+}
+
+/// That the row has the key of the request.
+fn key_is(sql: &mut Sql, model: &Model) -> Frag {
+    let key = (0..).zip(&model.key).map(|(at, id)| {
+        let field = model.field(*id);
+        let value = sql.placeholder(Slot::Key(at), SqlType::of(field));
+        Frag::test(format!("{} = {value}", column(OLD, &field.column)))
+    });
+    Frag::all(key.collect::<Vec<_>>())
+}
+
 /// Builds the statements. The caller of `view` must not be refused outright.
 pub fn plan(view: &View<'_>, dialect: Dialect, form: &Form) -> Plan {
     let model = view.schema().model(form.model);
@@ -164,7 +217,7 @@ pub fn plan(view: &View<'_>, dialect: Dialect, form: &Form) -> Plan {
         detail: view.decide(form.model, Action::Detail, None),
     };
     let idle = form.kind == Kind::Patch && form.fields.is_empty();
-    let write = (!idle && form.versions != VersionTest::Never).then(|| planner.write());
+    let write = if idle || form.versions == VersionTest::Never { None } else { planner.write() };
     Plan { write, diagnosis: planner.diagnosis() }
 }
 
@@ -187,7 +240,8 @@ struct Conditions {
 }
 
 impl Planner<'_> {
-    fn write(&self) -> Arc<Template> {
+    /// `None` for a row that the database fills wholly, so that no rule can be checked before it is there.
+    fn write(&self) -> Option<Arc<Template>> {
         let mut sql = Sql::new(self.dialect);
         let set = self.assignments(&mut sql);
         let conditions = self.conditions(&mut sql, &set, true);
@@ -196,6 +250,10 @@ impl Planner<'_> {
         let rest = [conditions.allowed, conditions.version, conditions.changes];
         let all = Frag::all([place].into_iter().chain(rest).chain(conditions.references)).into_text();
         match self.form.kind {
+            Kind::Create if set.is_empty() && all != "TRUE" => return None,
+            Kind::Create if set.is_empty() => {
+                sql.push(&format!("INSERT INTO {table} AS {OLD} DEFAULT VALUES"));
+            }
             Kind::Create => {
                 let columns: Vec<String> = set.keys().map(|id| ident(&self.model.field(*id).column)).collect();
                 let values: Vec<String> = columns.iter().map(|name| format!("{NEW}.{name}")).collect();
@@ -211,13 +269,15 @@ impl Planner<'_> {
                 sql.push(&format!("DELETE FROM {table} AS {OLD} WHERE {all}"));
             }
             Kind::Patch | Kind::Tombstone | Kind::Restore => {
-                let mut terms: Vec<String> =
-                    set.iter().map(|(id, value)| format!("{} = {value}", ident(&self.model.field(*id).column))).collect();
+                let mut terms: Vec<String> = set
+                    .iter()
+                    .map(|(id, value)| format!("{} = {value}", ident(&self.model.field(*id).column)))
+                    .collect();
                 terms.extend(self.deletion_id(&mut sql));
                 sql.push(&format!("UPDATE {table} AS {OLD} SET {} WHERE {all}", terms.join(", ")));
             }
         }
-        self.returning(sql)
+        Some(self.returning(sql))
     }
 
     /// The new values of a row, as SQL.
@@ -231,7 +291,9 @@ impl Planner<'_> {
         match self.form.kind {
             Kind::Create => {
                 for (id, field) in model.fields() {
-                    if let (Some(Default::DbGenerated(expression)), Decision::Residual(_)) = (&field.default, &self.action) {
+                    if let (Some(Default::DbGenerated(expression)), Decision::Residual(_)) =
+                        (&field.default, &self.action)
+                    {
                         // The rules judge the row as it will be stored.
                         set.insert(id, format!("({expression})"));
                     }
@@ -259,17 +321,20 @@ impl Planner<'_> {
 
     fn deletion_id(&self, sql: &mut Sql) -> Option<String> {
         let value = match self.form.kind {
-            Kind::Tombstone => sql.placeholder(Slot::DeletionId, SqlType::scalar(cratestack_schema::ir::Scalar::Uuid)),
+            Kind::Tombstone => sql.placeholder(Slot::DeletionId, SqlType::scalar(Scalar::Uuid)),
             Kind::Restore => "NULL".to_owned(),
             Kind::Create | Kind::Patch | Kind::Delete => return None,
         };
-        Some(format!("deletion_id = {value}"))
+        Some(format!("{} = {value}", ident(DELETION_ID)))
     }
 
     /// The row of a create, as a source that rules and foreign keys can be checked against.
     fn new_row(&self, set: &BTreeMap<FieldId, String>) -> String {
         let columns = set.iter().map(|(id, value)| format!("{value} AS {}", ident(&self.model.field(*id).column)));
-        let columns: Vec<String> = columns.collect();
+        let mut columns: Vec<String> = columns.collect();
+        if columns.is_empty() {
+            columns.push("1".to_owned());
+        }
         // Without the limit SQLite would merge the subquery into the statement and evaluate a generated value twice.
         let once = if self.dialect == Dialect::Sqlite { " LIMIT 1" } else { "" };
         format!("(SELECT {}{once}) AS {NEW}", columns.join(", "))
@@ -280,14 +345,8 @@ impl Planner<'_> {
         if self.form.kind == Kind::Create {
             return Frag::truth(Some(true));
         }
-        let key = (0..).zip(&self.model.key).map(|(at, id)| {
-            let field = self.model.field(*id);
-            let value = sql.placeholder(Slot::Key(at), SqlType::of(field));
-            Frag::test(format!("{} = {value}", column(OLD, &field.column)))
-        });
-        let key: Vec<Frag> = key.collect();
         let live = live(self.model, OLD);
-        Frag::all(key.into_iter().chain([if self.form.kind == Kind::Restore { live.not() } else { live }]))
+        Frag::all([key_is(sql, self.model), if self.form.kind == Kind::Restore { live.not() } else { live }])
     }
 
     fn conditions(&self, sql: &mut Sql, set: &BTreeMap<FieldId, String>, lock: bool) -> Conditions {
@@ -355,7 +414,14 @@ impl Planner<'_> {
         let lock = lock && self.dialect == Dialect::Postgres && parent.soft_delete.is_some();
         let lock = if lock { " FOR SHARE" } else { "" };
         let table = ident(&parent.table);
-        Frag::test(format!("EXISTS (SELECT 1 FROM {table} AS {alias} WHERE {}{lock})", matching.into_text()))
+        let found = format!("EXISTS (SELECT 1 FROM {table} AS {alias} WHERE {}{lock})", matching.into_text());
+        // Of a composite key the patch may give a part; a null in the rest refers to nothing.
+        let RelationKind::Owning { fields, .. } = &relation.kind else { return Frag::truth(Some(true)) };
+        let stored = fields.iter().filter(|id| self.form.kind == Kind::Patch && !self.form.fields.contains(id));
+        let optional = stored.map(|id| self.model.field(*id)).filter(|field| field.optional);
+        let nulls: Vec<Frag> =
+            optional.map(|field| Frag::test(format!("{} IS NULL", column(OLD, &field.column)))).collect();
+        Frag::any(nulls.into_iter().chain([Frag::test(found)]))
     }
 
     /// `RETURNING` and the template. SQLite knows the row there by its table's name alone.
@@ -383,11 +449,8 @@ impl Planner<'_> {
             let codec = crate::storage::Codec { schema, dialect: self.dialect, ty };
             columns.push(codec.select(&column(alias, &field.column)));
         }
-        let (body, shape) = if answers {
-            full_row(schema, self.dialect, self.model, alias)
-        } else {
-            (Vec::new(), Shape::default())
-        };
+        let (body, shape) =
+            if answers { full_row(schema, self.dialect, self.model, alias) } else { (Vec::new(), Shape::default()) };
         columns.extend(body);
         sql.push(&format!(" RETURNING {}", columns.join(", ")));
         finish(sql, control, shape)
@@ -466,7 +529,10 @@ impl Plan {
         };
         if stale {
             let detail = format!("the row of `{}` is not at the version that the request names", model.name);
-            return Verdict::Refused(Failure { current_version: current, ..Failure::new(Code::VersionMismatch, detail) });
+            return Verdict::Refused(Failure {
+                current_version: current,
+                ..Failure::new(Code::VersionMismatch, detail)
+            });
         }
         if !missing.is_empty() {
             return Verdict::Refused(unresolved(model, &missing));

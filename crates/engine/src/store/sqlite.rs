@@ -21,7 +21,7 @@ use super::{Control, Rows, Session, Statistics};
 use crate::fault::{Class, StoreError};
 use crate::predicate;
 use crate::sql::{Dialect, Statement};
-use crate::storage::{Pager, RowReader};
+use crate::storage::{self, Pager, RowReader};
 
 /// Jobs that wait for a thread; one more waits, with its deadline, for room.
 const QUEUE: usize = 1024;
@@ -281,14 +281,13 @@ fn connect(path: Option<&Path>, role: Role) -> rusqlite::Result<Connection> {
         Some(path) => Connection::open_with_flags(path, flags)?,
         None => Connection::open_in_memory_with_flags(flags)?,
     };
-    predicate::register_functions(&connection)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     // A double-quoted name that is no column is an error, never a string.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
-    crate::predicate::register_functions(&connection)?;
-    crate::storage::register_functions(&connection)?;
+    predicate::register_functions(&connection)?;
+    storage::register_functions(&connection)?;
     // The first statement that reads the file finds out whether it is a database at all.
     connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
     if path.is_some() && role == Role::Writer {
