@@ -6,6 +6,7 @@
 //! selects the same conditions as flags ([`Plan::interpret`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Not as _;
 use std::sync::Arc;
 
 use cratestack_schema::ir::{
