@@ -8,6 +8,7 @@ pub mod ddl_diff;
 pub mod ddl_trigger;
 pub mod engine;
 pub mod fault;
+pub mod input;
 pub mod json;
 pub mod migrate;
 pub mod plan;
