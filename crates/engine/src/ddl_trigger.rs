@@ -90,7 +90,7 @@ fn append_only_sqlite(schema: &Schema, id: ModelId, model: &Model) -> [Trigger; 
     let mut guards = guard(model, &primary_key_name(model), &model.key, &[]);
     for index in &model.uniques {
         let filter = index.filter.as_ref().map(|filter| {
-            ["old", "NEW"].map(|row| condition(schema, id, filter, Some(row), Dialect::Sqlite))
+            ["there", "NEW"].map(|row| condition(schema, id, filter, Some(row), Dialect::Sqlite))
         });
         guards.push_str(&guard(model, &index.name, &index.fields, filter.as_ref().map_or(&[], |both| &both[..])));
     }
@@ -100,11 +100,11 @@ fn append_only_sqlite(schema: &Schema, id: ModelId, model: &Model) -> [Trigger; 
 fn guard(model: &Model, name: &str, fields: &[FieldId], conditions: &[String]) -> String {
     let same = fields.iter().map(|id| {
         let column = ident(&model.field(*id).column);
-        format!("old.{column} = NEW.{column}")
+        format!("there.{column} = NEW.{column}")
     });
     let all: Vec<String> = same.chain(conditions.iter().map(|condition| format!("({condition})"))).collect();
     format!(
-        "  SELECT RAISE(ABORT, {}) WHERE EXISTS (SELECT 1 FROM {} AS old WHERE {});\n",
+        "  SELECT RAISE(ABORT, {}) WHERE EXISTS (SELECT 1 FROM {} AS there WHERE {});\n",
         raised("unique", name),
         ident(&model.table),
         all.join(" AND "),

@@ -24,3 +24,5 @@ pub use engine::{Database, Engine, Options};
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod ddl_tests;
