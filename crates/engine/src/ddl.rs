@@ -18,6 +18,7 @@ use cratestack_schema::ir::{
 use cratestack_schema::value::Value;
 
 use crate::ddl_trigger;
+use crate::fault::enforced_name;
 use crate::predicate::over_columns;
 use crate::sql::{Bind, Dialect, SqlType, ident};
 use crate::storage::{Codec, literal, push_float};
@@ -31,6 +32,10 @@ pub const META_TABLE: &str = "cratestack_meta";
 
 /// The column beside `deletedAt` that groups the rows of one deletion. It is no field.
 pub const DELETION_ID: &str = "deletion_id";
+
+/// Stands in for a constant that is not of its column's type. The resolver lets none through; if one came, the database
+/// would refuse the statement, which is better than a rule that checks nothing.
+const MISTYPED: &str = "cratestack_constant_of_another_type()";
 
 /// Everything that a schema needs in its database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -464,7 +469,7 @@ impl Maker<'_> {
         enforced
             .filter_map(|validator| {
                 let (word, condition) = of(&validator.kind)?;
-                Some(Constraint::check(bounded(&[&self.model.table, &field.column, word, "check"]), &condition))
+                Some(Constraint::check(enforced_name(self.model, field, word), &condition))
             })
             .collect()
     }
@@ -579,8 +584,7 @@ fn action(action: ReferentialAction) -> &'static str {
 
 /// The SQL of a constant in the form that a column of that type stores.
 pub(crate) fn constant(schema: &Schema, value: &Value, ty: SqlType, dialect: Dialect) -> String {
-    // The resolver has typed the value; NULL is the answer that no constraint mistakes for a value.
-    let bind = Codec { schema, dialect, ty }.bind(value).unwrap_or(Bind::Null(ty.bind_kind(dialect)));
+    let Ok(bind) = Codec { schema, dialect, ty }.bind(value) else { return MISTYPED.to_owned() };
     let cast = || match ty.stored() {
         // Without precision: the constant may have more digits than the column that it is compared with.
         Scalar::Decimal(_) => "numeric".to_owned(),
