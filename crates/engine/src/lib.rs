@@ -3,6 +3,7 @@
 //! This crate knows nothing of HTTP.
 
 pub mod api;
+pub mod cursor;
 pub mod ddl;
 pub mod ddl_diff;
 pub mod ddl_trigger;
