@@ -8,6 +8,7 @@ use cratestack_schema::ir::{Field, FieldId, Index, Model, ModelId, RelationKind,
 use rusqlite::ffi;
 
 use crate::api::{Code, Failure, FieldError};
+use crate::ddl::bounded;
 
 /// A kind of database error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -153,7 +154,7 @@ const FAULTS: &[Fault] = &[
         code: Code::Forbidden,
         remedy: Remedy::None,
         detail: "rows of this model are never changed or deleted",
-        postgres: &[],
+        postgres: &["CS001"],
         sqlite: &[],
     },
     Fault {
@@ -384,13 +385,18 @@ impl StoreError {
             return self;
         }
         match (parts.next(), parts.next()) {
-            (Some("restrict"), Some(constraint)) => {
-                self.class = Class::Restrict;
-                self.constraint = Some(constraint.to_owned());
-            }
             (Some("append_only"), table) => {
                 self.class = Class::AppendOnly;
                 self.table = table.map(str::to_owned);
+            }
+            (Some(kind), constraint) => {
+                self.class = match kind {
+                    "restrict" => Class::Restrict,
+                    "parent" => Class::ForeignKey,
+                    "unique" => Class::Unique,
+                    _ => return self,
+                };
+                self.constraint = constraint.map(str::to_owned);
             }
             _ => {}
         }
@@ -495,7 +501,7 @@ pub fn validator_word(kind: &ValidatorKind) -> &'static str {
 
 /// The name of the CHECK constraint behind `@db_enforce`.
 pub fn enforced_name(model: &Model, field: &Field, word: &str) -> String {
-    format!("{}_{}_{word}_check", model.table, field.column)
+    bounded(&[&model.table, &field.column, word, "check"])
 }
 
 fn columns(model: &Model, names: &[String]) -> Vec<FieldId> {

@@ -3,17 +3,27 @@
 //! This crate knows nothing of HTTP.
 
 pub mod api;
+pub mod cursor;
+pub mod ddl;
+pub mod ddl_diff;
+pub mod ddl_trigger;
 pub mod engine;
 pub mod fault;
+pub mod input;
 pub mod json;
+pub mod migrate;
+pub mod plan;
 pub mod policy;
 pub mod predicate;
 pub mod sql;
 pub mod storage;
 pub mod store;
+pub mod validate;
 
 pub use api::Limits;
 pub use engine::{Database, Engine, Options};
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod ddl_tests;

@@ -251,9 +251,18 @@ impl<'a> View<'a> {
             Expr::Or(list) => join(list.iter().map(|x| fold(x, want)), true),
             Expr::Changed(field) if patched.is_some_and(|set| !set.contains(field)) => boolean(Value::Bool(false)),
             _ if is_callers(expr) => boolean(self.truth(expr).map_or_else(|| want.unknown(), Value::Bool)),
-            Expr::Compare(_, a, b) | Expr::StringTest(_, a, b) if self.is_null(a) || self.is_null(b) => {
-                boolean(want.unknown())
-            }
+            Expr::Compare(op, a, b) => match (self.fold_value(a), self.fold_value(b)) {
+                (Some(a), Some(b)) => Expr::Compare(*op, Box::new(a), Box::new(b)),
+                _ => boolean(want.unknown()),
+            },
+            Expr::StringTest(op, a, b) => match (self.fold_value(a), self.fold_value(b)) {
+                (Some(a), Some(b)) => Expr::StringTest(*op, Box::new(a), Box::new(b)),
+                _ => boolean(want.unknown()),
+            },
+            Expr::IsNull(x) => match self.fold_value(x) {
+                Some(x) => Expr::IsNull(Box::new(x)),
+                None => boolean(Value::Bool(true)),
+            },
             Expr::In(x, list) => self.fold_in(x, list, want),
             Expr::InAuth(_, list) if self.claim(*list).is_none() => boolean(want.unknown()),
             Expr::HasRole(_) if self.principal.is_none() || self.roles().is_none() => boolean(Value::Bool(false)),
@@ -287,22 +296,35 @@ impl<'a> View<'a> {
         if list.is_empty() {
             return boolean(Value::Bool(false));
         }
-        if self.is_null(x) {
-            return boolean(want.unknown());
+        let Some(x) = self.fold_value(x) else { return boolean(want.unknown()) };
+        let mut kept: Vec<Expr> = list.iter().filter_map(|element| self.fold_value(element)).collect();
+        if kept.len() < list.len() {
+            match want {
+                Want::True if kept.is_empty() => return boolean(Value::Bool(false)),
+                Want::True => {}
+                Want::False => return boolean(Value::Bool(true)),
+                Want::Exact => kept.push(boolean(Value::Null)),
+            }
         }
-        let kept: Vec<Expr> = list.iter().filter(|element| !self.is_null(element)).cloned().collect();
-        match want {
-            _ if kept.len() == list.len() => Expr::In(Box::new(x.clone()), kept),
-            Want::True if kept.is_empty() => boolean(Value::Bool(false)),
-            Want::True => Expr::In(Box::new(x.clone()), kept),
-            Want::False => boolean(Value::Bool(true)),
-            Want::Exact => Expr::In(Box::new(x.clone()), list.to_vec()),
-        }
+        Expr::In(Box::new(x), kept)
     }
 
-    /// Whether a value of the caller is null. A value of the row is not, as far as one can tell here.
-    fn is_null(&self, expr: &Expr) -> bool {
-        is_callers(expr) && self.value(expr).is_null()
+    /// The operand of a comparison; `None` if it is null whatever the row. What the caller gives stays a value of the
+    /// caller, so that it is bound, but a truth value becomes a constant.
+    fn fold_value(&self, expr: &Expr) -> Option<Expr> {
+        let known = |expr: Expr| (constant(&expr) != Some(None)).then_some(expr);
+        match expr {
+            _ if is_callers(expr) && !is_condition(self.schema(), expr) => {
+                (!self.value(expr).is_null()).then(|| expr.clone())
+            }
+            Expr::Field(_) => Some(expr.clone()),
+            Expr::Arith(op, a, b) => {
+                Some(Expr::Arith(*op, Box::new(self.fold_value(a)?), Box::new(self.fold_value(b)?)))
+            }
+            Expr::Neg(x) => Some(Expr::Neg(Box::new(self.fold_value(x)?))),
+            Expr::Length(x) => Some(Expr::Length(Box::new(self.fold_value(x)?))),
+            condition => known(self.fold(condition, Want::Exact, None)),
+        }
     }
 
     /// The truth value of a condition over the caller alone; `None` is unknown.
@@ -480,8 +502,11 @@ pub(crate) fn boolean(value: Value) -> Expr {
     Expr::Const(FieldType::Scalar(Scalar::Boolean), value)
 }
 
-/// The truth value of a constant condition: `Some(None)` is unknown, `None` is no constant.
-pub(crate) fn constant(expr: &Expr) -> Option<Option<bool>> {
+/// A truth value of Kleene's logic; `None` is unknown.
+pub(crate) type Truth = Option<bool>;
+
+/// The truth value of a constant condition.
+pub(crate) fn constant(expr: &Expr) -> Option<Truth> {
     match expr {
         Expr::Const(_, Value::Bool(known)) => Some(Some(*known)),
         Expr::Const(_, Value::Null) => Some(None),

@@ -103,7 +103,8 @@ impl Frag {
         let text = match known {
             Some(true) => "TRUE",
             Some(false) => "FALSE",
-            None => "NULL",
+            // PostgreSQL takes a bare NULL for text.
+            None => "CAST(NULL AS boolean)",
         };
         Self::new(text, Level::Atom, known.is_none())
     }
@@ -131,25 +132,6 @@ impl Frag {
     /// The text, in parentheses unless it binds more tightly than `than`.
     fn above(&self, than: Level) -> String {
         if self.level > than { self.text.clone() } else { format!("({})", self.text) }
-    }
-
-    /// The negation.
-    #[must_use]
-    pub fn not(self) -> Self {
-        match self.text.as_str() {
-            "TRUE" => Self::truth(Some(false)),
-            "FALSE" => Self::truth(Some(true)),
-            "NULL" => self,
-            text => match text.strip_prefix("NOT EXISTS (") {
-                Some(_) if self.level == Level::Not => {
-                    Self::new(text.trim_start_matches("NOT ").to_owned(), Level::Atom, self.nullable)
-                }
-                _ if text.starts_with("EXISTS (") && self.level == Level::Atom => {
-                    Self::new(format!("NOT {text}"), Level::Not, self.nullable)
-                }
-                _ => Self::new(format!("NOT ({text})"), Level::Not, self.nullable),
-            },
-        }
     }
 
     /// All of these. Without any, TRUE.
@@ -196,6 +178,24 @@ impl Frag {
         // AND inside OR needs no parentheses, but a reader is glad of them.
         let texts: Vec<String> = parts.iter().map(|part| part.above(Level::And)).collect();
         Self::new(texts.join(word), level, parts.iter().any(|part| part.nullable))
+    }
+}
+
+impl std::ops::Not for Frag {
+    type Output = Self;
+
+    fn not(self) -> Self {
+        match self.text.as_str() {
+            "TRUE" => Self::truth(Some(false)),
+            "FALSE" => Self::truth(Some(true)),
+            text if self.level == Level::Atom && text.starts_with("EXISTS (") => {
+                Self::new(format!("NOT {text}"), Level::Not, self.nullable)
+            }
+            text => match text.strip_prefix("NOT ").filter(|_| self.level == Level::Not) {
+                Some(inner) if inner.starts_with("EXISTS (") => Self::new(inner, Level::Atom, self.nullable),
+                _ => Self::new(format!("NOT ({text})"), Level::Not, self.nullable),
+            },
+        }
     }
 }
 
@@ -282,7 +282,7 @@ impl<'a> Predicates<'a> {
             Expr::Not(x) => match &**x {
                 Expr::Compare(op, a, b) => self.compare(opposite(*op), a, b, scope),
                 Expr::IsNull(x) => self.null_test(x, scope, false),
-                x => self.condition(x, scope, want.flip()).not(),
+                x => !self.condition(x, scope, want.flip()),
             },
             Expr::And(list) => Frag::all(list.iter().map(|x| self.condition(x, scope, want)).collect::<Vec<_>>()),
             Expr::Or(list) => Frag::any(list.iter().map(|x| self.condition(x, scope, want)).collect::<Vec<_>>()),
@@ -314,7 +314,7 @@ impl<'a> Predicates<'a> {
     /// The rules of one action over one version of the row.
     pub fn rules(&mut self, rules: &Residual, scope: &Scope<'_>) -> Frag {
         let allows: Vec<Frag> = rules.allows.iter().map(|x| self.condition(x, scope, Want::True)).collect();
-        let denies: Vec<Frag> = rules.denies.iter().map(|x| self.condition(x, scope, Want::False).not()).collect();
+        let denies: Vec<Frag> = rules.denies.iter().map(|x| !self.condition(x, scope, Want::False)).collect();
         let allowed = if rules.allows.is_empty() { Frag::truth(Some(true)) } else { Frag::any(allows) };
         Frag::all(std::iter::once(allowed).chain(denies))
     }
@@ -325,7 +325,7 @@ impl<'a> Predicates<'a> {
         let mut both = |expr: &Expr, deny: bool| {
             let want = if deny { Want::False } else { Want::True };
             let sides: Vec<Frag> = scopes.iter().map(|scope| self.condition(expr, scope, want)).collect();
-            Frag::all(sides.into_iter().map(|side| if deny { side.not() } else { side }))
+            Frag::all(sides.into_iter().map(|side| if deny { !side } else { side }))
         };
         let allows: Vec<Frag> = rules.allows.iter().map(|x| both(x, false)).collect();
         let denies: Vec<Frag> = rules.denies.iter().map(|x| both(x, true)).collect();
@@ -412,7 +412,7 @@ impl<'a> Predicates<'a> {
         let (relation, quantifier, body) = what;
         self.through(model, row, hops, &mut |compiler, model, row| match quantifier {
             Quantifier::Some => compiler.some(model, row, relation, body, want),
-            Quantifier::None => compiler.some(model, row, relation, body, want.flip()).not(),
+            Quantifier::None => !compiler.some(model, row, relation, body, want.flip()),
             Quantifier::Every => {
                 let counter = match body {
                     Expr::Not(x) => (**x).clone(),
@@ -421,7 +421,7 @@ impl<'a> Predicates<'a> {
                         None => Expr::Not(Box::new(body.clone())),
                     },
                 };
-                compiler.some(model, row, relation, &counter, want.flip()).not()
+                !compiler.some(model, row, relation, &counter, want.flip())
             }
         })
     }
@@ -918,3 +918,6 @@ fn arith_operator(op: ArithOp) -> char {
         ArithOp::Mul => '*',
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -253,9 +253,38 @@ impl Sql {
         &self.text
     }
 
-    /// The finished text and its slots.
+    /// The finished text and its slots. Placeholders of fragments that were left out are gone.
     pub fn finish(self) -> (Arc<str>, Vec<SlotSpec>) {
-        (self.text.into(), self.slots)
+        let sigil = match self.dialect {
+            Dialect::Postgres => '$',
+            Dialect::Sqlite => '?',
+        };
+        let mut text = String::with_capacity(self.text.len());
+        let mut used: Vec<usize> = Vec::new();
+        let mut quote = None;
+        let mut chars = self.text.chars().peekable();
+        while let Some(c) = chars.next() {
+            text.push(c);
+            match (c, quote) {
+                (_, Some(open)) if c == open => quote = None,
+                ('"' | '\'', None) => quote = Some(c),
+                (_, None) if c == sigil => {
+                    let mut number = 0;
+                    while let Some(digit) = chars.peek().and_then(|digit| digit.to_digit(10)) {
+                        number = number * 10 + digit as usize;
+                        chars.next();
+                    }
+                    let at = used.iter().position(|known| *known == number).unwrap_or_else(|| {
+                        used.push(number);
+                        used.len() - 1
+                    });
+                    let _ = write!(text, "{}", at + 1);
+                }
+                _ => {}
+            }
+        }
+        let slots = used.iter().filter_map(|number| self.slots.get(number.checked_sub(1)?).cloned()).collect();
+        (text.into(), slots)
     }
 }
 
@@ -404,7 +433,24 @@ mod tests {
         assert_eq!(sql.placeholder(Slot::Field(FieldId(1)), decimal), "$2::text::numeric");
         assert_eq!(sql.placeholder(Slot::Now, SqlType::DATE_TIME), "$1::text::timestamptz");
         assert_eq!(sql.placeholder(Slot::Expected, SqlType::INT_LIST), "$3::bigint[]");
-        assert_eq!(sql.finish().1.len(), 3);
+    }
+
+    #[test]
+    fn placeholders_that_are_left_out_are_not_bound() {
+        for (dialect, expected) in [
+            (Dialect::Postgres, "SELECT \"$9\", '?1' '$1', $1::bigint, $2::bigint[], $1::bigint"),
+            (Dialect::Sqlite, "SELECT \"$9\", '?1' '$1', ?1, ?2, ?1"),
+        ] {
+            let mut sql = Sql::new(dialect);
+            let _unused = sql.placeholder(Slot::Now, SqlType::DATE_TIME);
+            let list = sql.placeholder(Slot::Expected, SqlType::INT_LIST);
+            sql.push("SELECT ").ident("$9").push(", '?1' '$1', ").bind(Slot::Key(0), SqlType::INT);
+            sql.push(", ").push(&list).push(", ").bind(Slot::Key(0), SqlType::INT);
+            let (text, slots) = sql.finish();
+            assert_eq!(&*text, expected);
+            let slots: Vec<Slot> = slots.into_iter().map(|spec| spec.slot).collect();
+            assert_eq!(slots, [Slot::Key(0), Slot::Expected]);
+        }
     }
 
     #[test]

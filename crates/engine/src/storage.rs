@@ -89,6 +89,21 @@ impl rusqlite::ToSql for Bind {
     }
 }
 
+/// Gives an SQLite connection the function that [`Codec::select_element`] calls: `cratestack_float(x)`, the shortest
+/// text that reads back as the same float.
+pub fn register_functions(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
+    use rusqlite::functions::FunctionFlags;
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
+    connection.create_scalar_function("cratestack_float", 1, flags, |context| {
+        let value: Option<f64> = context.get(0)?;
+        Ok(value.map(|value| {
+            let mut out = String::new();
+            push_float(&mut out, value);
+            out
+        }))
+    })
+}
+
 /// One column value of a fetched row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Cell<'a> {
@@ -370,8 +385,10 @@ impl<'s> Codec<'s> {
             }
             (Dialect::Postgres, Kind::Bytes) => format!("encode({column}, 'hex')"),
             (Dialect::Postgres, Kind::Json | Kind::Decimal(_)) => format!("{column}::text"),
-            (Dialect::Sqlite, Kind::Bytes) => format!("lower(hex({column}))"),
-            (Dialect::Sqlite, Kind::Float) => format!("printf('%!.17g', {column})"),
+            // `hex(NULL)` is the empty text.
+            (Dialect::Sqlite, Kind::Bytes) => format!("iif({column} IS NULL, NULL, hex({column}))"),
+            // SQLite's own text of a float is inexact for very large and very small ones.
+            (Dialect::Sqlite, Kind::Float) => format!("cratestack_float({column})"),
             _ => column.to_owned(),
         }
     }
@@ -1182,3 +1199,6 @@ fn unescape(token: &str) -> Result<Cow<'_, str>, StorageError> {
     let quoted = format!("\"{token}\"");
     serde_json::from_str::<String>(&quoted).map(Cow::Owned).map_err(|_| not_json())
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ pub mod fuzzy;
 pub mod ir;
 pub mod lex;
 pub mod parse;
+pub mod pattern;
 mod resolve;
 pub mod value;
 

@@ -198,20 +198,6 @@ pub fn decimal(precision: Option<Precision>, text: &str) -> Result<Value, Invali
     Ok(Value::Text(value.to_string()))
 }
 
-/// Compiles the pattern of `@regex`, so that it must match a whole text. Size and nesting are limited, and matching
-/// takes time linear in the text.
-pub fn whole_match(pattern: &str) -> Result<regex::Regex, regex::Error> {
-    // The pattern must stand alone, or `a)|(b` would escape the group.
-    regex_builder(pattern).build()?;
-    regex_builder(&format!("^(?:{pattern})$")).build()
-}
-
-fn regex_builder(pattern: &str) -> regex::RegexBuilder {
-    let mut builder = regex::RegexBuilder::new(pattern);
-    builder.size_limit(1 << 20).nest_limit(50);
-    builder
-}
-
 /// JSON text without insignificant white space. Numbers and the order of members stay as written.
 fn json(text: &str) -> Result<Value, Invalid> {
     let form = Invalid::Form(Scalar::Json);

@@ -92,8 +92,8 @@ impl Postgres {
             let own = connect.get_options().is_some_and(|options| options.contains(name));
             if own { connect } else { connect.options([(name, value)]) }
         };
-        let connect = set(connect, "statement_timeout", format!("{}ms", options.statement_timeout.as_millis()));
-        let mut connect = set(connect, "search_path", "public".to_owned());
+        // The search path is the server's or the URL's: migrations went there too.
+        let mut connect = set(connect, "statement_timeout", format!("{}ms", options.statement_timeout.as_millis()));
         if connect.get_application_name().is_none() {
             connect = connect.application_name("cratestack");
         }

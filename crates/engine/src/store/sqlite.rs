@@ -19,8 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Control, Rows, Session, Statistics};
 use crate::fault::{Class, StoreError};
+use crate::predicate;
 use crate::sql::{Dialect, Statement};
-use crate::storage::{Pager, RowReader};
+use crate::storage::{self, Pager, RowReader};
 
 /// Jobs that wait for a thread; one more waits, with its deadline, for room.
 const QUEUE: usize = 1024;
@@ -285,7 +286,8 @@ fn connect(path: Option<&Path>, role: Role) -> rusqlite::Result<Connection> {
     // A double-quoted name that is no column is an error, never a string.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
-    crate::predicate::register_functions(&connection)?;
+    predicate::register_functions(&connection)?;
+    storage::register_functions(&connection)?;
     // The first statement that reads the file finds out whether it is a database at all.
     connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
     if path.is_some() && role == Role::Writer {
@@ -385,7 +387,9 @@ impl SqliteSession<'_> {
         let reader = RowReader { schema: self.schema, dialect: Dialect::Sqlite };
         let mut run = || -> rusqlite::Result<Result<Rows, StoreError>> {
             let mut prepared = self.connection.prepare_cached(&statement.template.sql)?;
-            for (at, bind) in (1..).zip(&statement.binds) {
+            // A template may have slots that no text was left for; PostgreSQL does not mind.
+            let used = prepared.parameter_count();
+            for (at, bind) in (1..).zip(statement.binds.iter().take(used)) {
                 prepared.raw_bind_parameter::<usize, _>(at, bind)?;
             }
             let mut fetched = prepared.raw_query();

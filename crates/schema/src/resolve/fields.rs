@@ -678,21 +678,13 @@ impl<'a> Resolver<'a> {
     fn regex(&mut self, given: &Given<'a, OnField>) -> Option<ValidatorKind> {
         let value = given.arg("pattern")?;
         let pattern = attributes::string(value, "the pattern", &mut self.diags)?;
-        match value::whole_match(pattern) {
+        match crate::pattern::compile(pattern) {
             Ok(_) => Some(ValidatorKind::Regex(pattern.to_owned())),
-            Err(error) => {
-                let why = match &error {
-                    regex::Error::CompiledTooBig(_) => {
-                        "it is too large when compiled; bound its repetitions".to_owned()
-                    }
-                    other => {
-                        let text = other.to_string();
-                        let last = text.lines().last().unwrap_or_default();
-                        format!("{}; look-around and back-references do not exist", last.trim_start_matches("error: "))
-                    }
-                };
+            Err(why) => {
+                let message = format!("this pattern does not compile: {why}");
                 self.report(
-                    Diagnostic::new(Code::BadRegex, value.span, "this is no regular expression of the language").help(why),
+                    Diagnostic::new(Code::BadRegex, value.span, message)
+                        .help("patterns are those of the Rust crate `regex`, without look-around and back-references"),
                 );
                 None
             }
@@ -725,7 +717,7 @@ impl<'a> Resolver<'a> {
                 min.is_some_and(|min| length < min) || max.is_some_and(|max| length > max)
             }
             (ValidatorKind::Regex(pattern), Value::Text(text)) => {
-                value::whole_match(pattern).is_ok_and(|regex| !regex.is_match(text))
+                crate::pattern::compile(pattern).is_ok_and(|regex| !regex.is_match(text))
             }
             _ => false,
         });

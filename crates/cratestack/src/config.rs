@@ -1,0 +1,66 @@
+//! What can be set, each with its name, unit and default.
+
+use std::time::Duration;
+
+/// Limits and names of the API (http.md, "Limits"). The engine's own limits are in [`cratestack_engine::Limits`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Octets of a request body; more is a 413. Default 1 MiB.
+    pub body_limit: usize,
+    /// Octets of path and query together; more is a 414. Default 8 KiB.
+    pub url_limit: usize,
+    /// Octets of all header names and values together; more is a 431. Default 32 KiB.
+    pub header_limit: usize,
+    /// How long a request may take from its head to its answer; then it is a 503. Default 30 s.
+    pub request_timeout: Duration,
+    /// How long the body may take to arrive; then it is a 408. Counts towards `request_timeout`. Default 15 s.
+    pub body_timeout: Duration,
+    /// What a code is appended to, to make the `type` of a problem. Default `https://cratestack.dev/problems/`.
+    pub problem_base: String,
+    /// The path that callers see before the API's own, for `Location` and `Link`: `/bank/api` where a proxy adds
+    /// `/bank`. Default: what the router is nested under.
+    pub base_path: Option<String>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            body_limit: 1024 * 1024,
+            url_limit: 8 * 1024,
+            header_limit: 32 * 1024,
+            request_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(15),
+            problem_base: "https://cratestack.dev/problems/".to_owned(),
+            base_path: None,
+        }
+    }
+}
+
+/// Bounds of [`serve`](crate::serve).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Connections at once; further ones wait in the listener's backlog. Default 4096.
+    pub connections: usize,
+    /// How long the head of a request may take to arrive, idle time on a kept-alive connection included.
+    /// Default 30 s.
+    pub header_timeout: Duration,
+    /// A connection on which no octet moves in either direction for so long is closed. Longer than
+    /// [`HttpConfig::request_timeout`]. Default 90 s.
+    pub idle_timeout: Duration,
+    /// Concurrent requests on one HTTP/2 connection. Default 128.
+    pub streams: u32,
+    /// How long requests under way may take after a shutdown has begun. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            header_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(90),
+            streams: 128,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! One request, from its head to its answer, in the order of refusals of http.md: what can be said of the request
+//! alone, then the caller, then what the engine finds.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{OriginalUri, Request};
+use axum::response::Response;
+use cratestack_engine::Engine;
+use cratestack_engine::api::{Answer, Caller, Code, Expected, Failure, Operation, Principal, Verb};
+use cratestack_engine::json::Json;
+use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
+
+use crate::answer::{self, Shape, is_personal, version_tag};
+use crate::auth::{AuthError, AuthProvider};
+use crate::batch::{self, Offer};
+use crate::body;
+use crate::config::HttpConfig;
+use crate::headers::{
+    ACCEPT_PATCH, ACCEPT_POST, Condition, IDEMPOTENCY_KEY, PREFER, TRACEPARENT, X_REQUEST_ID, joined, prefers_minimal,
+    request_id, trace_parent,
+};
+use crate::media::{Format, PATCH_TYPES, POST_TYPES, negotiate};
+use crate::problem::{Problem, ProblemCode};
+use crate::routes::{RouteInfo, RouteTarget, RouteVerb, has_route};
+use crate::url;
+
+/// How long the engine may overrun its deadline before the request is given up without its word.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What answers operations: the engine, or a stand-in of a test.
+pub(crate) trait Backend: Send + Sync + 'static {
+    fn schema(&self) -> &Arc<Schema>;
+    fn run<'a>(&'a self, caller: &'a Caller, operation: Operation) -> BoxFuture<'a, Result<Answer, Failure>>;
+    fn call<'a>(
+        &'a self,
+        caller: &'a Caller,
+        procedure: &'a Procedure,
+        body: Option<Json>,
+    ) -> BoxFuture<'a, Result<String, Failure>>;
+    fn principal(&self, claims: &Json) -> Result<Principal, String>;
+}
+
+impl Backend for Engine {
+    fn schema(&self) -> &Arc<Schema> {
+        Self::schema(self)
+    }
+
+    fn run<'a>(&'a self, caller: &'a Caller, operation: Operation) -> BoxFuture<'a, Result<Answer, Failure>> {
+        Box::pin(Self::run(self, caller, operation))
+    }
+
+    fn call<'a>(
+        &'a self,
+        caller: &'a Caller,
+        procedure: &'a Procedure,
+        body: Option<Json>,
+    ) -> BoxFuture<'a, Result<String, Failure>> {
+        Box::pin(Self::call(self, caller, procedure, body))
+    }
+
+    fn principal(&self, claims: &Json) -> Result<Principal, String> {
+        Self::principal(self, claims)
+    }
+}
+
+/// What all requests share.
+pub(crate) struct Api {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) auth: Arc<dyn AuthProvider>,
+    pub(crate) config: HttpConfig,
+}
+
+/// One path and what is served there.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// The path below the mount point, as axum writes it.
+    pub(crate) path: String,
+    /// The routes, one per method.
+    pub(crate) routes: Vec<RouteInfo>,
+}
+
+impl Endpoint {
+    fn route(&self, method: &Method) -> Option<&RouteInfo> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.routes.iter().find(|route| route.method == *method)
+    }
+
+    /// Every method that has an answer other than 405.
+    fn allow(&self) -> HeaderValue {
+        let mut methods: Vec<&str> = Vec::new();
+        for route in &self.routes {
+            methods.push(route.method.as_str());
+            if route.method == Method::GET {
+                methods.push("HEAD");
+            }
+        }
+        methods.push("OPTIONS");
+        HeaderValue::try_from(methods.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("OPTIONS"))
+    }
+
+    fn options(&self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        response.headers_mut().insert(header::ALLOW, self.allow());
+        let takes =
+            |method: Method| self.routes.iter().any(|route| route.method == method && route.verb != RouteVerb::Restore);
+        if takes(Method::PATCH) {
+            response.headers_mut().insert(ACCEPT_PATCH, HeaderValue::from_static(PATCH_TYPES));
+        }
+        if takes(Method::POST) {
+            response.headers_mut().insert(ACCEPT_POST, HeaderValue::from_static(POST_TYPES));
+        }
+        response
+    }
+}
+
+/// Answers one request. Never fails: what goes wrong is a problem.
+pub(crate) async fn handle(api: Arc<Api>, endpoint: Option<Arc<Endpoint>>, request: Request) -> Response {
+    let started = Instant::now();
+    let (parts, body) = request.into_parts();
+    let request_id = request_id(&parts.headers).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+    let trace = parts.headers.get(TRACEPARENT).and_then(trace_parent);
+    // The route and not the path: keys of rows may be personal.
+    let span = tracing::info_span!(
+        "request",
+        request_id,
+        method = %parts.method,
+        route = endpoint.as_ref().map_or("", |endpoint| endpoint.path.as_str()),
+        trace_id = trace.map(|trace| trace.trace_id),
+        parent_id = trace.map(|trace| trace.parent_id),
+    );
+    let head = parts.method == Method::HEAD;
+    let mut exchange = Exchange { api: &api, parts, request_id, started, format: Format::Json };
+    async {
+        let outcome = AssertUnwindSafe(exchange.run(endpoint.as_deref(), body)).catch_unwind().await;
+        let mut response = match outcome {
+            Ok(Ok(response)) => response,
+            Ok(Err(problem)) => exchange.refuse(problem),
+            Err(panic) => exchange.refuse(Problem::internal(format!("panic: {}", panic_text(&*panic)))),
+        };
+        if let Ok(id) = HeaderValue::from_str(&exchange.request_id) {
+            response.headers_mut().insert(X_REQUEST_ID, id);
+        }
+        if head {
+            strip_body(&mut response);
+        }
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        tracing::info!(status = response.status().as_u16(), micros, "answered");
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+/// Leaves what a `GET` would have said about its body.
+fn strip_body(response: &mut Response) {
+    let body = std::mem::take(response.body_mut());
+    if let Some(length) = body.size_hint().exact()
+        && response.status() != StatusCode::NO_CONTENT
+        && response.status() != StatusCode::NOT_MODIFIED
+    {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}
+
+/// What is to be done once the caller is known.
+enum Work {
+    Run(ModelId, Verb),
+    Call(usize, Option<Json>),
+    /// A 422 that must not come before a 401.
+    Refuse(Problem),
+}
+
+struct Exchange<'a> {
+    api: &'a Api,
+    parts: Parts,
+    request_id: String,
+    started: Instant,
+    /// The negotiated format, once it is.
+    format: Format,
+}
+
+impl Exchange<'_> {
+    async fn run(&mut self, endpoint: Option<&Endpoint>, body: Body) -> Result<Response, Problem> {
+        let (path, query) = self.check_size()?;
+        let Some(endpoint) = endpoint else {
+            return Err(Problem::new(Code::NotFound, "there is no such route"));
+        };
+        if self.parts.method == Method::OPTIONS {
+            return Ok(endpoint.options());
+        }
+        let Some(route) = endpoint.route(&self.parts.method) else {
+            let problem = Problem::new(ProblemCode::MethodNotAllowed, "`Allow` lists the methods of this route");
+            return Err(problem.with(header::ALLOW, endpoint.allow()));
+        };
+        self.check_headers()?;
+        let params = self.params(route.verb, query.as_deref())?;
+        let conditions = self.conditions(route.verb)?;
+        let data = self.body(route.verb, body).await?;
+        let (expected, conditions) = match conditions {
+            (Some(condition), _) if route.method != Method::GET => (batch::expected(&condition), (None, None)),
+            conditions => (Expected::Missing, conditions),
+        };
+        let personal = match route.target {
+            RouteTarget::Model(model) => is_personal(self.api.backend.schema(), model, &params),
+            RouteTarget::Procedure(_) => true,
+        };
+        let work = self.work(route, params, expected, data)?;
+        let caller = self.caller().await?;
+        let shape = |model| Shape {
+            model: self.api.backend.schema().model(model),
+            format: self.format,
+            base: self.base(&path),
+            target: (&path, query.as_deref()),
+            minimal: route.method != Method::GET && self.minimal(),
+            personal,
+            safe: route.method == Method::GET,
+            conditions,
+            problem_base: &self.api.config.problem_base,
+            request_id: &self.request_id,
+        };
+        match work {
+            Work::Refuse(problem) => Err(problem),
+            Work::Run(model, verb) => {
+                let operation = Operation { model, verb };
+                let answer = self.in_time(self.api.backend.run(&caller, operation)).await??;
+                shape(model).respond(answer)
+            }
+            Work::Call(at, body) => {
+                let procedures = &self.api.backend.schema().procedures;
+                let procedure = procedures.get(at).ok_or_else(|| Problem::internal("no such procedure"))?;
+                let answer = self.in_time(self.api.backend.call(&caller, procedure, body)).await??;
+                self.called(procedure, answer)
+            }
+        }
+    }
+
+    /// 414 and 431; gives the path and the query as the caller sent them.
+    fn check_size(&self) -> Result<(String, Option<String>), Problem> {
+        let config = &self.api.config;
+        let uri = self.parts.extensions.get::<OriginalUri>().map_or(&self.parts.uri, |original| &original.0);
+        if uri.path().len() + uri.query().map_or(0, |query| query.len() + 1) > config.url_limit {
+            let detail = format!("path and query have more than {} octets, the most that is taken", config.url_limit);
+            return Err(Problem::new(ProblemCode::UriTooLong, detail));
+        }
+        let octets: usize = self.parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if octets > config.header_limit {
+            let detail =
+                format!("the header fields have more than {} octets, the most that is taken", config.header_limit);
+            return Err(Problem::new(ProblemCode::HeadersTooLarge, detail));
+        }
+        Ok((uri.path().to_owned(), uri.query().map(str::to_owned)))
+    }
+
+    fn check_headers(&mut self) -> Result<(), Problem> {
+        let accept = joined(&self.parts.headers, &header::ACCEPT);
+        self.format = negotiate(accept.as_deref()).ok_or_else(|| {
+            Problem::new(ProblemCode::NotAcceptable, "`Accept` must allow `application/json` or `application/cbor`")
+        })?;
+        if self.parts.headers.contains_key(&IDEMPOTENCY_KEY) {
+            let detail = "`Idempotency-Key` is not supported yet: send the request without it";
+            return Err(Problem::new(Code::NotImplemented, detail));
+        }
+        Ok(())
+    }
+
+    /// The query parameters of a list or a read; the other verbs have none.
+    fn params(&self, verb: RouteVerb, query: Option<&str>) -> Result<Vec<(String, String)>, Problem> {
+        let params = url::parameters(query)?;
+        let takes = matches!(verb, RouteVerb::List | RouteVerb::Read);
+        if params.is_empty() || takes {
+            Ok(params)
+        } else {
+            Err(Problem::new(Code::InvalidQuery, "this route takes no query parameters"))
+        }
+    }
+
+    /// `If-Match` and `If-None-Match`.
+    fn conditions(&self, verb: RouteVerb) -> Result<(Option<Condition>, Option<Condition>), Problem> {
+        let conditions = (
+            condition(&self.parts.headers, &header::IF_MATCH)?,
+            condition(&self.parts.headers, &header::IF_NONE_MATCH)?,
+        );
+        let refused = match (verb, &conditions) {
+            (RouteVerb::List | RouteVerb::Read, _) | (_, (None, None)) => None,
+            (RouteVerb::Batch, _) => Some("a batch has no conditional headers: each item has its own `ifMatch`"),
+            (RouteVerb::Create | RouteVerb::Call, _) => Some("this route has no conditional headers"),
+            (_, (_, Some(_))) => Some("`If-None-Match` is for reads: writes take `If-Match`"),
+            _ => None,
+        };
+        refused.map_or(Ok(conditions), |detail| Err(Problem::bad_request(detail)))
+    }
+
+    async fn body(&self, verb: RouteVerb, body: Body) -> Result<Option<Json>, Problem> {
+        let takes = matches!(verb, RouteVerb::Create | RouteVerb::Patch | RouteVerb::Batch | RouteVerb::Call);
+        let patch = verb == RouteVerb::Patch;
+        let format = if takes { body::declared_format(&self.parts.headers, patch)? } else { None };
+        let deadline = (self.started + self.api.config.body_timeout).min(self.deadline());
+        let bytes = body::read(body, self.api.config.body_limit, deadline).await?;
+        if !takes && !bytes.is_empty() {
+            return Err(Problem::bad_request("this route takes no body"));
+        }
+        let data = body::decode(&bytes, format, patch)?;
+        if takes && data.is_none() && verb != RouteVerb::Call {
+            return Err(Problem::bad_request("the body is empty"));
+        }
+        Ok(data)
+    }
+
+    fn work(
+        &self,
+        route: &RouteInfo,
+        params: Vec<(String, String)>,
+        expected: Expected,
+        data: Option<Json>,
+    ) -> Result<Work, Problem> {
+        let model = match route.target {
+            RouteTarget::Procedure(at) => return Ok(Work::Call(at, data)),
+            RouteTarget::Model(model) => model,
+        };
+        let fields = self.api.backend.schema().model(model).key.len();
+        let key = || Ok::<_, Problem>(url::segments(self.parts.uri.path())?.into_iter().skip(1).take(fields).collect());
+        let data = data.unwrap_or(Json::Null);
+        let verb = match route.verb {
+            RouteVerb::List => Verb::List { params },
+            RouteVerb::Read => Verb::Read { key: key()?, params },
+            RouteVerb::Create => Verb::Create { data },
+            RouteVerb::Patch => Verb::Patch { key: key()?, expected, data },
+            RouteVerb::Delete => Verb::Delete { key: key()?, expected },
+            RouteVerb::Restore => Verb::Restore { key: key()?, expected },
+            RouteVerb::Batch => match batch::parse(data, self.offer(model)) {
+                Ok((atomic, items)) => Verb::Batch { atomic, items },
+                Err(problem) => return Ok(Work::Refuse(problem)),
+            },
+            RouteVerb::Call => return Err(Problem::internal("a call without a procedure")),
+        };
+        Ok(Work::Run(model, verb))
+    }
+
+    fn offer(&self, id: ModelId) -> Offer {
+        let schema = self.api.backend.schema();
+        let model = schema.model(id);
+        let has = |action| has_route(schema, model, action);
+        Offer {
+            key: model.key.len(),
+            create: has(Action::Create),
+            update: has(Action::Update),
+            delete: has(Action::Delete),
+        }
+    }
+
+    /// The caller, verified and typed; 401 when its credentials are not valid.
+    async fn caller(&self) -> Result<Caller, Problem> {
+        let invalid = |why: String| {
+            let problem = Problem::new(Code::Unauthenticated, "the credentials are not valid");
+            Problem { internal: Some(why), ..problem }
+        };
+        let principal = match self.in_time(self.api.auth.authenticate(&self.parts)).await? {
+            Ok(None) => None,
+            Ok(Some(claims)) => Some(self.api.backend.principal(&claims.0).map_err(invalid)?),
+            Err(AuthError::Invalid(why)) => return Err(invalid(why)),
+            Err(AuthError::Unavailable { reason, retry_after }) => {
+                let problem = Problem::new(Code::Unavailable, "the credentials cannot be checked now");
+                let problem = Problem { internal: Some(reason), ..problem };
+                return Err(match retry_after {
+                    Some(wait) => problem.with(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))),
+                    None => problem,
+                });
+            }
+        };
+        let deadline = self.deadline().saturating_duration_since(Instant::now());
+        Ok(Caller { principal, request_id: self.request_id.clone(), deadline })
+    }
+
+    fn deadline(&self) -> Instant {
+        self.started + self.api.config.request_timeout
+    }
+
+    /// Gives up where the engine or a provider should have done so itself.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
+        timeout_at(self.deadline() + GRACE, work)
+            .await
+            .map_err(|_| Problem::new(Code::Unavailable, "the request took too long"))
+    }
+
+    fn minimal(&self) -> bool {
+        joined(&self.parts.headers, &PREFER).is_some_and(|value| prefers_minimal(&value))
+    }
+
+    /// What callers see before the API's own path.
+    fn base<'p>(&'p self, path: &'p str) -> &'p str {
+        match &self.api.config.base_path {
+            Some(base) => base,
+            None => path.strip_suffix(self.parts.uri.path()).unwrap_or_default(),
+        }
+    }
+
+    fn called(&self, procedure: &Procedure, answer: String) -> Result<Response, Problem> {
+        let status = procedure.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK);
+        let bodiless = status == StatusCode::NO_CONTENT || status == StatusCode::RESET_CONTENT;
+        let mut response = if bodiless { Response::new(Body::empty()) } else { answer::encoded(answer, self.format)? };
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+
+    /// A problem as the answer, with the headers that its status asks for.
+    fn refuse(&self, mut problem: Problem) -> Response {
+        problem.log();
+        let missing = |problem: &Problem, name: HeaderName| !problem.headers.iter().any(|(other, _)| *other == name);
+        if problem.code.status() == StatusCode::UNAUTHORIZED
+            && let Ok(challenge) = HeaderValue::from_str(&self.api.auth.challenge())
+        {
+            problem.headers.push((header::WWW_AUTHENTICATE, challenge));
+        }
+        if let Some(version) = problem.current_version
+            && missing(&problem, header::ETAG)
+            && let Ok(etag) = HeaderValue::try_from(version_tag(version, self.format).text())
+        {
+            problem.headers.push((header::ETAG, etag));
+        }
+        problem.into_response(&self.api.config.problem_base, &self.request_id)
+    }
+}
+
+fn condition(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Condition>, Problem> {
+    let Some(value) = joined(headers, name) else {
+        return Ok(None);
+    };
+    let title = if name == header::IF_MATCH { "If-Match" } else { "If-None-Match" };
+    Condition::parse(&value).map(Some).map_err(|what| Problem::bad_request(format!("`{title}` {what}")))
+}

@@ -1,0 +1,91 @@
+//! The API of an engine as an [`axum::Router`].
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::routing::any;
+use cratestack_engine::Engine;
+
+use crate::auth::{AuthProvider, NoAuth};
+use crate::config::HttpConfig;
+use crate::exchange::{Api, Backend, Endpoint, handle};
+use crate::routes::{RouteInfo, RouteTarget, RouteVerb, routes};
+
+/// Begins the router of an engine's API. Without further settings every caller is anonymous.
+pub fn router(engine: Engine) -> RouterBuilder {
+    RouterBuilder { backend: Arc::new(engine), auth: Arc::new(NoAuth), config: HttpConfig::default() }
+}
+
+/// An API on its way to becoming a router; made by [`router()`].
+#[must_use = "a builder does nothing until `into_router` is called"]
+pub struct RouterBuilder {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) auth: Arc<dyn AuthProvider>,
+    pub(crate) config: HttpConfig,
+}
+
+impl RouterBuilder {
+    /// Sets who verifies callers. Default: [`NoAuth`].
+    pub fn auth(mut self, provider: impl AuthProvider) -> Self {
+        self.auth = Arc::new(provider);
+        self
+    }
+
+    /// Sets limits and names.
+    pub fn config(mut self, config: HttpConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The router. It answers every path below its mount point, unknown ones with a problem.
+    pub fn into_router(self) -> Router {
+        let endpoints = endpoints(self.backend.schema());
+        let api = Arc::new(Api { backend: self.backend, auth: self.auth, config: self.config });
+        let handler = |endpoint: Option<Arc<Endpoint>>| {
+            let api = Arc::clone(&api);
+            any(move |request: Request| handle(Arc::clone(&api), endpoint.clone(), request))
+        };
+        let nowhere = handler(None);
+        endpoints
+            .into_iter()
+            .fold(Router::new(), |router, endpoint| {
+                let path = endpoint.path.clone();
+                router.route(&path, handler(Some(Arc::new(endpoint))))
+            })
+            .fallback_service(nowhere)
+    }
+}
+
+impl std::fmt::Debug for RouterBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RouterBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// The routes by path.
+fn endpoints(schema: &cratestack_schema::ir::Schema) -> Vec<Endpoint> {
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    let mut by_path = std::collections::HashMap::<String, usize>::new();
+    let all = routes(schema);
+    for route in &all {
+        let at = *by_path.entry(route.path.clone()).or_insert(endpoints.len());
+        match endpoints.get_mut(at) {
+            Some(endpoint) => endpoint.routes.push(route.clone()),
+            None => endpoints.push(Endpoint { path: route.path.clone(), routes: vec![route.clone()] }),
+        }
+    }
+    // A row may have the key `batch`: its routes are served there too.
+    for endpoint in &mut endpoints {
+        if let [RouteInfo { verb: RouteVerb::Batch, target: RouteTarget::Model(model), .. }] =
+            endpoint.routes.as_slice()
+            && schema.model(*model).key.len() == 1
+        {
+            let target = RouteTarget::Model(*model);
+            let row = [RouteVerb::Read, RouteVerb::Patch, RouteVerb::Delete];
+            let of_row = all.iter().filter(|route| route.target == target && row.contains(&route.verb));
+            endpoint.routes.extend(of_row.cloned());
+        }
+    }
+    endpoints
+}

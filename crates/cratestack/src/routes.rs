@@ -1,0 +1,170 @@
+//! The routes of a schema, as data.
+
+use cratestack_schema::ir::{Action, Effect, Expr, Model, ModelId, Schema};
+use cratestack_schema::value::Value;
+use http::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// What stays as it is in a path segment: RFC 3986's unreserved characters.
+pub(crate) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// One route: a method on a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteInfo {
+    /// The method. `HEAD` is served wherever `GET` is, `OPTIONS` everywhere.
+    pub method: Method,
+    /// The path below the mount point, with `{field}` for each key field: `/accounts/{id}`.
+    pub path: String,
+    /// What it does.
+    pub verb: RouteVerb,
+    /// On what.
+    pub target: RouteTarget,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RouteVerb {
+    /// A page of rows.
+    List,
+    /// A new row.
+    Create,
+    /// One row.
+    Read,
+    /// A merge patch.
+    Patch,
+    /// A deletion or a tombstone.
+    Delete,
+    /// The end of a tombstone.
+    Restore,
+    /// Several mutations.
+    Batch,
+    /// A procedure.
+    Call,
+}
+
+impl RouteVerb {
+    /// The policy action that it needs; a batch needs those of its items, a call has rules of its own.
+    pub fn action(self) -> Option<Action> {
+        match self {
+            Self::List => Some(Action::List),
+            Self::Create => Some(Action::Create),
+            Self::Read => Some(Action::Detail),
+            Self::Patch => Some(Action::Update),
+            Self::Delete => Some(Action::Delete),
+            Self::Restore => Some(Action::Restore),
+            Self::Batch | Self::Call => None,
+        }
+    }
+}
+
+/// What a route acts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RouteTarget {
+    /// Rows of this model.
+    Model(ModelId),
+    /// The procedure at this position of [`Schema::procedures`].
+    Procedure(usize),
+}
+
+/// Every route of a schema, in source order. A verb that no policy could ever allow, that `@@internal` hides, or that
+/// the model's kind excludes (`@@append_only`, `restore` without `@@soft_delete`) has none.
+pub fn routes(schema: &Schema) -> Vec<RouteInfo> {
+    let mut routes = Vec::new();
+    for (id, model) in schema.models() {
+        let target = RouteTarget::Model(id);
+        let rows = format!("/{}", utf8_percent_encode(&model.path, SEGMENT));
+        let row = model.key.iter().fold(rows.clone(), |path, field| format!("{path}/{{{}}}", model.field(*field).name));
+        let table = [
+            (Method::GET, rows.clone(), RouteVerb::List),
+            (Method::POST, rows.clone(), RouteVerb::Create),
+            (Method::POST, format!("{rows}/batch"), RouteVerb::Batch),
+            (Method::GET, row.clone(), RouteVerb::Read),
+            (Method::PATCH, row.clone(), RouteVerb::Patch),
+            (Method::DELETE, row.clone(), RouteVerb::Delete),
+            (Method::POST, format!("{row}/restore"), RouteVerb::Restore),
+        ];
+        let served = |verb: &RouteVerb| match verb.action() {
+            Some(action) => has_route(schema, model, action),
+            None => {
+                [Action::Create, Action::Update, Action::Delete].iter().any(|action| has_route(schema, model, *action))
+            }
+        };
+        let table = table.into_iter().filter(|(_, _, verb)| served(verb));
+        routes.extend(table.map(|(method, path, verb)| RouteInfo { method, path, verb, target }));
+    }
+    for (at, procedure) in schema.procedures.iter().enumerate() {
+        if could_allow(schema, procedure.rules.iter().map(|rule| (rule.effect, &rule.expr))) {
+            let path = format!("/rpc/{}", utf8_percent_encode(&procedure.name, SEGMENT));
+            let (method, verb, target) = (Method::POST, RouteVerb::Call, RouteTarget::Procedure(at));
+            routes.push(RouteInfo { method, path, verb, target });
+        }
+    }
+    routes
+}
+
+/// Whether an action of a model is served.
+pub(crate) fn has_route(schema: &Schema, model: &Model, action: Action) -> bool {
+    let excluded = match action {
+        Action::Update | Action::Delete => model.append_only,
+        Action::Restore => model.append_only || model.soft_delete.is_none(),
+        Action::List | Action::Detail | Action::Create => false,
+    };
+    let rules = model.rules.iter().filter(|rule| rule.actions.contains(&action));
+    !excluded && !model.internal.contains(&action) && could_allow(schema, rules.map(|rule| (rule.effect, &rule.expr)))
+}
+
+/// Whether some caller and some row could pass these rules: an allow that is not constantly short of true, and no deny
+/// that always fires.
+fn could_allow<'a>(schema: &Schema, rules: impl Iterator<Item = (Effect, &'a Expr)>) -> bool {
+    let mut allowed = false;
+    for (effect, expr) in rules {
+        match (effect, constant(schema, expr)) {
+            (Effect::Allow, None | Some(Truth::True)) => allowed = true,
+            (Effect::Deny, Some(Truth::True | Truth::Unknown)) => return false,
+            _ => {}
+        }
+    }
+    allowed
+}
+
+/// Kleene's three values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Truth {
+    True,
+    False,
+    Unknown,
+}
+
+/// The value of a condition that is the same for every caller and row; `None` when it may differ, or when finding out
+/// takes more than looking at constants.
+fn constant(schema: &Schema, expr: &Expr) -> Option<Truth> {
+    match expr {
+        Expr::Const(_, Value::Bool(true)) => Some(Truth::True),
+        Expr::Const(_, Value::Bool(false)) => Some(Truth::False),
+        Expr::Const(_, Value::Null) => Some(Truth::Unknown),
+        // Without an `auth` block nobody can be anything else.
+        Expr::Anonymous if schema.auth.is_none() => Some(Truth::True),
+        Expr::Not(inner) => constant(schema, inner).map(|truth| match truth {
+            Truth::True => Truth::False,
+            Truth::False => Truth::True,
+            Truth::Unknown => Truth::Unknown,
+        }),
+        Expr::And(parts) => junction(schema, parts, Truth::False),
+        Expr::Or(parts) => junction(schema, parts, Truth::True),
+        _ => None,
+    }
+}
+
+/// `&&` (decided by a false) or `||` (decided by a true).
+fn junction(schema: &Schema, parts: &[Expr], decisive: Truth) -> Option<Truth> {
+    let truths: Vec<Option<Truth>> = parts.iter().map(|part| constant(schema, part)).collect();
+    if truths.contains(&Some(decisive)) {
+        Some(decisive)
+    } else if truths.contains(&None) {
+        None
+    } else if truths.contains(&Some(Truth::Unknown)) {
+        Some(Truth::Unknown)
+    } else {
+        Some(if decisive == Truth::False { Truth::True } else { Truth::False })
+    }
+}
