@@ -276,7 +276,7 @@ impl<'a> Printer<'a> {
             more.extend(lines);
             if !more.is_empty() && column + 1 < ends.len() {
                 self.next = start;
-                return self.columns(kind, ends.get(ends.len() - 1..).unwrap_or(&[]));
+                return self.columns(Kind::Other, ends.get(ends.len() - 1..).unwrap_or(&[]));
             }
         }
         Line { kind, blank: false, cells, more, comment: None }
@@ -436,10 +436,9 @@ fn runs<K: PartialEq>(lines: &[Line], key: impl Fn(&Line) -> K) -> Vec<Range<usi
 fn pad_columns(run: &mut [Line]) {
     let columns = run.iter().map(|line| line.cells.len()).max().unwrap_or(0);
     for column in 0..columns.saturating_sub(1) {
-        let width = |line: &Line| {
-            line.cells.get(column).filter(|_| line.cells.len() > column + 1).map_or(0, |cell| cell.chars().count())
-        };
-        let widest = run.iter().map(width).max().unwrap_or(0);
+        let width = |line: &Line| line.cells.get(column).map_or(0, |cell| cell.chars().count());
+        let members = run.iter().filter(|line| line.kind != Kind::Comment);
+        let widest = members.map(width).max().unwrap_or(0);
         for line in run.iter_mut().filter(|line| line.cells.len() > column + 1) {
             if let Some(cell) = line.cells.get_mut(column) {
                 pad(cell, widest);

@@ -303,7 +303,7 @@ impl<'a> Lexer<'a> {
             }
             self.found.push(report);
         }
-        self.push(TokenKind::String, start);
+        self.push(if closed { TokenKind::String } else { TokenKind::Bad }, start);
     }
 
     fn escape(&mut self) {
@@ -379,7 +379,7 @@ impl<'a> Lexer<'a> {
         let plain = LOOKALIKES.iter().find(|(all, _)| all.contains(first)).map(|(_, plain)| *plain);
         let help = match (first, plain) {
             (_, Some(plain)) => format!("did you mean `{plain}`?"),
-            (';', _) => "end each member with a line break".to_owned(),
+            (';', _) => "members end with their line, and arguments are separated by commas".to_owned(),
             ('_', _) => "a name starts with a letter".to_owned(),
             _ => "outside strings and comments, only ASCII letters, digits, `_` and the operators can stand".to_owned(),
         };

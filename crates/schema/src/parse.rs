@@ -7,7 +7,7 @@ use crate::ast::{
     Argument, Arguments, Attribute, BinaryOp, Block, Datasource, Doc, Enum, Expr, ExprKind, Field, Ident, LogicalOp,
     Member, Modifier, Procedure, Record, RecordKind, Setting, Tree, Type, UnaryOp, Variant,
 };
-use crate::diag::{Code, Diagnostic, Span};
+use crate::diag::{Code, Diagnostic, Label, Span};
 use crate::fuzzy::nearest;
 use crate::lex::{Token, TokenKind, lex, unescape};
 
@@ -95,6 +95,28 @@ type Parse<T> = Result<T, Failed>;
 
 /// The words that open a block.
 const BLOCK_WORDS: [&str; 8] = ["auth", "datasource", "enum", "mixin", "model", "mutation", "procedure", "type"];
+
+/// What to do where something else was expected, by the start of what was.
+const HELP: &[(&str, &str)] = &[
+    ("a value", "a value is a literal, a name, a call such as `now()`, or a list `[a, b]`"),
+    ("`,` or `)`", "separate arguments with commas"),
+    ("`,` or `]`", "separate values with commas"),
+    ("a name after", "after a dot stands a field, a relation or a method"),
+    ("a block", "the blocks are `datasource`, `enum`, `auth`, `mixin`, `type`, `model`, `procedure` and `mutation procedure`"),
+    ("`procedure` after", "only a procedure can be a `mutation`"),
+    ("the name of", "a name starts with a letter, and has letters, digits and `_`"),
+    ("`{` after", "the members of a block stand in braces: `model Account { .. }`"),
+    ("`(` after", "write the parameters in parentheses, even if there are none: `procedure ping(): Boolean`"),
+    ("`:` and the type of the answer", "every procedure has an answer: `procedure ping(): Boolean`"),
+    ("`:` and the type of", "write a parameter as `name: Type`"),
+    ("a parameter", "write a parameter as `name: Type`"),
+    ("a type", "write `Int`, `Account`, `Decimal(18, 4)` or another type"),
+    ("a setting", "the settings are `provider` and `url`, one on each line"),
+    ("`=` after", "write `provider = \"postgresql\"`"),
+    ("a field or an attribute", "write `name Type`, or an attribute that starts with `@@`"),
+    ("a variant", "a variant is a name, with `@map(\"..\")` if it is stored as another text"),
+    ("an operator or the end", "combine conditions with `&&` or `||`"),
+];
 
 struct Parser<'a> {
     file: u32,
@@ -305,8 +327,8 @@ impl<'a> Parser<'a> {
         }
         let opened = self.brackets.last().and_then(|open| self.tokens.get(*open)).copied();
         let Some(open) = opened else {
-            let message = format!("expected {expected}, found {}", self.found_text());
-            return self.report(Diagnostic::new(Code::UnexpectedToken, self.found_span(), message));
+            let report = self.expected(expected);
+            return self.report(report);
         };
         let line = self.line_start();
         let ended = matches!(self.peek().kind, TokenKind::End | TokenKind::RightBrace);
@@ -315,12 +337,22 @@ impl<'a> Parser<'a> {
             let written = self.text_of(open);
             let close = if written == "(" { ")" } else { "]" };
             let report =
-                Diagnostic::new(Code::UnclosedBracket, self.span_of(open), format!("this `{written}` is never closed"));
-            return self.report(report.with(self.previous().after(), format!("`{close}` is missing here")));
+                Diagnostic::new(Code::UnclosedBracket, self.span_of(open), format!("this `{written}` is never closed"))
+                    .with(self.previous().after(), format!("`{close}` is missing here"))
+                    .help(format!("close it with `{close}`"));
+            return self.report(report);
         }
+        let report = self.expected(expected).with(self.span_of(open), "inside this bracket");
+        self.report(report);
+    }
+
+    fn expected(&self, expected: &str) -> Diagnostic {
         let message = format!("expected {expected}, found {}", self.found_text());
         let report = Diagnostic::new(Code::UnexpectedToken, self.found_span(), message);
-        self.report(report.with(self.span_of(open), "inside this bracket"));
+        match HELP.iter().find(|(start, _)| expected.starts_with(start)) {
+            Some((_, help)) => report.help(*help),
+            None => report,
+        }
     }
 
     /// Index of the first token on the line of the next one.
@@ -584,7 +616,9 @@ impl<'a> Parser<'a> {
             None => {
                 let token = self.peek();
                 let message = format!("expected {what}, found `{}`", shorten(self.text_of(token)));
-                self.report(Diagnostic::new(Code::UnexpectedToken, self.span_of(token), message));
+                let report = self.expected(what);
+                let primary = Label { span: self.span_of(token), text: String::new() };
+                self.report(Diagnostic { message, primary, ..report });
                 Err(Failed)
             }
         }
@@ -890,14 +924,14 @@ impl<'a> Parser<'a> {
             return Ok(());
         }
         let message = format!("the expression has more than {} parts", self.limits.nodes);
-        self.report(Diagnostic::new(Code::ExpressionTooLarge, span.before(), message).help("write a smaller one"));
+        self.report(Diagnostic::new(Code::ExpressionTooLarge, span.first(), message).help("write a smaller one"));
         Err(Failed)
     }
 
     fn too_deep<T>(&mut self, span: Span) -> Parse<T> {
         let message = format!("the expression is nested more than {} levels deep", self.limits.depth);
         self.report(
-            Diagnostic::new(Code::ExpressionTooDeep, span.before(), message)
+            Diagnostic::new(Code::ExpressionTooDeep, span.first(), message)
                 .help("write a flatter expression, or split it over several rules"),
         );
         Err(Failed)
@@ -929,7 +963,9 @@ impl<'a> Parser<'a> {
             && second.kind == TokenKind::Ident
             && self.text_of(second).eq_ignore_ascii_case("in")
         {
-            Some(Found { operator: Operator::In { negated: true }, tokens: 2, meant: None })
+            let exact = written == "not" && self.text_of(second) == "in";
+            let meant = if exact { None } else { Some("not in") };
+            Some(Found { operator: Operator::In { negated: true }, tokens: 2, meant })
         } else if let Some(operator) = known(written) {
             Some(Found { operator, tokens: 1, meant: None })
         } else if let Some((_, meant, why)) = FOREIGN.iter().find(|(text, ..)| *text == written) {

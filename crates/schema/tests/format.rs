@@ -75,17 +75,18 @@ fn a_text_with_syntax_errors_is_left_alone() {
 }
 
 /// White space, line breaks and comments that may stand where line breaks mean nothing.
-fn free() -> impl Strategy<Value = &'static str> {
+fn free() -> BoxedStrategy<&'static str> {
     prop_oneof![6 => Just(" "), 2 => Just("  "), 1 => Just("\n"), 1 => Just("\n\n\n"), 1 => Just(" // why\n"), 1 => Just("\n  // own\n\n")]
+        .boxed()
 }
 
 /// What may stand between the parts of a member.
-fn tight() -> impl Strategy<Value = &'static str> {
-    prop_oneof![Just(" "), Just("   "), Just("\t")]
+fn tight() -> BoxedStrategy<&'static str> {
+    prop_oneof![Just(" "), Just("   "), Just("\t")].boxed()
 }
 
 /// What may stand between two members.
-fn between() -> impl Strategy<Value = &'static str> {
+fn between() -> BoxedStrategy<&'static str> {
     prop_oneof![
         6 => Just("\n"),
         2 => Just("\n\n\n"),
@@ -95,10 +96,12 @@ fn between() -> impl Strategy<Value = &'static str> {
         1 => Just(" /// stray\n"),
         1 => Just("\r\n\t/// doc \r\n"),
     ]
+    .boxed()
 }
 
-fn name() -> impl Strategy<Value = &'static str> {
+fn name() -> BoxedStrategy<&'static str> {
     prop_oneof![Just("a"), Just("balance"), Just("createdAt"), Just("x_1"), Just("model"), Just("type"), Just("procedure")]
+        .boxed()
 }
 
 // Strategies are boxed because, nested by value, they do not fit on the stack of a test's thread.
@@ -117,31 +120,38 @@ fn expression() -> BoxedStrategy<String> {
         let operator = prop_oneof![
             Just("+"), Just("-"), Just("*"), Just("&&"), Just("||"), Just("=="), Just("<"), Just(" in "),
             Just("\nnot\nin ")
-        ];
+        ]
+        .boxed();
         prop_oneof![
             (inner.clone(), free(), operator, free(), inner.clone())
-                .prop_map(|(left, before, op, after, right)| format!("({left}{before}{op}{after}{right})")),
-            (inner.clone(), free()).prop_map(|(operand, gap)| format!("!{gap}{operand}")),
-            (inner.clone(), free()).prop_map(|(operand, gap)| format!("-{gap}({operand})")),
+                .prop_map(|(left, before, op, after, right)| format!("({left}{before}{op}{after}{right})"))
+                .boxed(),
+            (inner.clone(), free()).prop_map(|(operand, gap)| format!("!{gap}{operand}")).boxed(),
+            (inner.clone(), free()).prop_map(|(operand, gap)| format!("-{gap}({operand})")).boxed(),
             (proptest::collection::vec(inner.clone(), 0..4), free(), any::<bool>()).prop_map(|(items, gap, comma)| {
                 let end = if comma && !items.is_empty() { "," } else { "" };
                 format!("[{gap}{}{end}{gap}]", items.join(&format!(",{gap}")))
-            }),
-            (inner.clone(), inner, free()).prop_map(|(base, arg, gap)| format!("({base}){gap}.{gap}some({gap}{arg}{gap})")),
+            })
+            .boxed(),
+            (inner.clone(), inner, free())
+                .prop_map(|(base, arg, gap)| format!("({base}){gap}.{gap}some({gap}{arg}{gap})"))
+                .boxed(),
         ]
         .boxed()
     })
     .boxed()
 }
 
-fn arguments() -> impl Strategy<Value = String> {
+fn arguments() -> BoxedStrategy<String> {
     let argument = (any::<bool>(), name(), expression())
         .prop_map(|(named, name, value)| if named { format!("{name}: {value}") } else { value });
     prop_oneof![
-        Just(String::new()),
+        Just(String::new()).boxed(),
         (proptest::collection::vec(argument, 0..4), free(), free())
-            .prop_map(|(items, first, second)| format!("({first}{}{second})", items.join(&format!(",{second}")))),
+            .prop_map(|(items, first, second)| format!("({first}{}{second})", items.join(&format!(",{second}"))))
+            .boxed(),
     ]
+    .boxed()
 }
 
 fn attribute(sign: &'static str) -> BoxedStrategy<String> {
@@ -149,22 +159,24 @@ fn attribute(sign: &'static str) -> BoxedStrategy<String> {
     (name, arguments()).prop_map(move |(name, arguments)| format!("{sign}{name}{arguments}")).boxed()
 }
 
-fn ty() -> impl Strategy<Value = &'static str> {
+fn ty() -> BoxedStrategy<&'static str> {
     prop_oneof![
         Just("Int"), Just("Decimal( 18,4 )"), Just("Entry [ ]"), Just("String ?"), Just("Decimal(\n18, // p\n4)?"), Just("DateTime")
     ]
+    .boxed()
 }
 
-fn field() -> impl Strategy<Value = String> {
+fn field() -> BoxedStrategy<String> {
     (name(), tight(), ty(), proptest::collection::vec((tight(), attribute("@")), 0..3)).prop_map(
         |(name, gap, ty, attributes)| {
             let attributes: String = attributes.into_iter().map(|(gap, attribute)| format!("{gap}{attribute}")).collect();
             format!("{name}{gap}{ty}{attributes}")
         },
     )
+    .boxed()
 }
 
-fn block() -> impl Strategy<Value = String> {
+fn block() -> BoxedStrategy<String> {
     let member = prop_oneof![
         4 => field().boxed(),
         2 => attribute("@@").boxed(),
@@ -201,7 +213,7 @@ fn block() -> impl Strategy<Value = String> {
             let word = if mutation { "mutation procedure" } else { "procedure" };
             format!("{word} p({}){gap}: {ty}{attributes}", parameters.join(","))
         });
-    prop_oneof![4 => record.boxed(), 1 => enumeration.boxed(), 1 => datasource.boxed(), 2 => procedure.boxed()]
+    prop_oneof![4 => record.boxed(), 1 => enumeration.boxed(), 1 => datasource.boxed(), 2 => procedure.boxed()].boxed()
 }
 
 proptest! {

@@ -16,4 +16,7 @@ macro_rules! pages {
 
 /// Tests hold this list to the registry and to the files.
 const PAGES: &[(&str, &str)] = pages! {
+    "CST0001" "CST0002" "CST0003" "CST0004" "CST0005" "CST0006" "CST0007" "CST0010"
+    "CST0011" "CST0012" "CST0013" "CST0014" "CST0015" "CST0020" "CST0021" "CST0022"
+    "CST0023"
 };
