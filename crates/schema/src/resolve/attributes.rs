@@ -211,7 +211,7 @@ pub(super) const BLOCK: &[Spec<OnBlock>] = &[
         "check",
         OnBlock::Check,
         MODEL_AND_MIXIN,
-        &[value("expression"), value("message"), required_option("name")],
+        &[value("expression"), value("message"), option("name")],
     ),
     once("map", OnBlock::Map, MODEL, &[value("table")]),
     once("path", OnBlock::Path, MODEL, &[value("segment")]),

@@ -1,18 +1,20 @@
-//! Arithmetic that must give the same answer on both databases.
+//! Arithmetic that a database does on its own, in a `@@check` or the `where:` of an index, and that must give the
+//! same answer on both.
 //!
 //! PostgreSQL's `NUMERIC` is exact at any size. On SQLite a `Decimal(p <= 18, s)` is a scaled 64-bit integer, other
 //! Decimals are text that can be ordered but not added, and an integer that overflows turns into a binary float in
-//! silence. So the resolver proves, from the types alone, that no intermediate result passes 64 bits; what it
-//! cannot prove is an error of the schema, on both databases.
+//! silence. The engine's connections have functions for what 64 bits do not hold, so rules and filters are exact
+//! whatever they compute; but a table whose CHECK needs such a function could be written by no other program. So the
+//! resolver proves, from the types alone, that no intermediate result of what the database keeps passes 64 bits;
+//! what it cannot prove is an error of the schema, on both databases.
 //!
 //! The rule: every number has digits after the point and a largest magnitude in units of its last digit.
 //! Operands of `+`, `-` and comparisons are brought to the larger number of digits after the point, a product adds
-//! them, and each result must stay within 2^63 - 1. `Int` counts as at most 2^53 - 1, or as what `@range` allows.
-//! Bare and wide Decimals take part in comparisons with a value of exactly their type or with a literal, and in
-//! nothing else.
+//! them, and each result must stay within 2^63 - 1. `Int` counts as at most 2^53 - 1. Bare and wide Decimals take
+//! part in comparisons with a value of exactly their type or with a literal, and in nothing else.
 
 use crate::decimal::Decimal;
-use crate::ir::{ArithOp, Expr, Field, FieldType, ModelId, Precision, Scalar, Schema, ValidatorKind};
+use crate::ir::{ArithOp, Expr, Field, FieldType, ModelId, Precision, Scalar, Schema};
 use crate::value::{MAX_SAFE_INTEGER, Value};
 
 /// The widest Decimal that a scaled 64-bit integer holds.
@@ -142,27 +144,12 @@ fn stored(field: &Field) -> Result<Reach, Inexact> {
     let reach = match field.scalar() {
         Some(Scalar::Int) => Reach { scale: 0, bound: MAX_SAFE_INTEGER.into() },
         Some(Scalar::Decimal(Some(Precision { precision, scale }))) if precision <= MAX_SCALED_PRECISION => {
-            Reach { scale, bound: 10_u128.pow(precision) - 1 }
+            Reach { scale, bound: 10_u128.pow(precision) }
         }
         Some(scalar) if is_wide(scalar) => return Err(Inexact::Wide(field.name.clone())),
         _ => return Err(Inexact::TooLarge),
     };
-    Ok(Reach { bound: range_bound(field, reach.scale).unwrap_or(reach.bound).min(reach.bound), ..reach })
-}
-
-/// The largest magnitude that `@range` lets through, if it has both bounds.
-fn range_bound(field: &Field, scale: u32) -> Option<u128> {
-    field.validators.iter().find_map(|validator| match &validator.kind {
-        ValidatorKind::Range { min: Some(min), max: Some(max) } => {
-            let bound = |value: &Value| match value {
-                Value::Int(number) => Some(u128::from(number.unsigned_abs())),
-                Value::Text(text) => scaled(&text.parse().ok()?, scale),
-                _ => None,
-            };
-            Some(bound(min)?.max(bound(max)?))
-        }
-        _ => None,
-    })
+    Ok(reach)
 }
 
 fn scaled(number: &Decimal, scale: u32) -> Option<u128> {

@@ -20,8 +20,8 @@ pub(super) struct ReadField {
     pub(super) tenant: Option<Span>,
 }
 
-/// Words that mean something in front of a dot or alone, so that a member of that name could not be reached.
-const UNREACHABLE: [&str; 7] = ["old", "new", "null", "true", "false", "in", "not"];
+/// Literals, which an expression would never take for a member.
+const LITERALS: [&str; 3] = ["null", "true", "false"];
 
 /// Attributes that contradict or repeat one another.
 const CONFLICTS: &[(OnField, OnField, &str)] = &[
@@ -224,8 +224,8 @@ impl<'a> Resolver<'a> {
     }
 
     pub(super) fn check_member_name(&mut self, name: &ast::Ident) {
-        if UNREACHABLE.contains(&name.name.as_str()) {
-            let message = format!("`{}` is a word of the language's expressions", name.name);
+        if LITERALS.contains(&name.name.as_str()) {
+            let message = format!("`{}` is a literal in expressions", name.name);
             self.report(
                 Diagnostic::new(Code::ReservedName, name.span, message)
                     .help("rules and filters could not name it: choose another name, and `@map` the column"),

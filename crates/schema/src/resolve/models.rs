@@ -56,6 +56,9 @@ pub(super) const BUILT_IN_CODES: &[&str] = &[
     "version_required",
 ];
 
+/// The name of a check without one.
+const UNNAMED: &str = "check";
+
 /// The words of rules, with what they stand for.
 fn actions(word: &str, effect: Effect) -> Option<Vec<Action>> {
     use Action::{Create, Delete, Detail, List, Restore, Update};
@@ -177,6 +180,10 @@ impl<'a> Resolver<'a> {
                 return;
             }
             self.check_member_name(name);
+            if matches!(name.name.as_str(), "old" | "new") {
+                let message = format!("`{}.` is a version of the row in rules, not a relation", name.name);
+                self.report(Diagnostic::new(Code::ReservedName, name.span, message).help("choose another name"));
+            }
             match relations::End::read(written, target, &mut self.diags) {
                 Some(end) => draft.relations.push(end),
                 None => self.broken.add(id, &name.name),
@@ -256,17 +263,21 @@ impl<'a> Resolver<'a> {
 
     fn check(&mut self, id: ModelId, given: &Given<'a, OnBlock>) {
         let message = self.sentence(given, "message", "the message");
-        let name = given.arg("name").and_then(|value| self.check_name(id, value));
+        let name = match given.arg("name") {
+            Some(value) => attributes::string(value, "the name of a check", &mut self.diags),
+            None => Some(UNNAMED),
+        };
+        let name = name.and_then(|name| self.check_name(id, name, given.arg("name").map_or(given.span, |value| value.span)));
         let written = given.arg("expression");
         let expr = written.and_then(|written| self.condition(Some(id), Use::Check, written));
         let (Some(name), Some(message), Some(expr)) = (name, message, expr) else { return };
         let model = self.model_mut(id);
-        let constraint = names::constraint([model.table.as_str(), &name, "check"]);
+        // The engine's own CHECKs end in `_check`, so that no name of the author's can meet one of them.
+        let constraint = names::constraint([model.table.as_str(), "check", &name]);
         model.checks.push(Check { name, constraint, expr, message });
     }
 
-    fn check_name(&mut self, id: ModelId, value: &ast::Expr) -> Option<String> {
-        let name = attributes::string(value, "the name of a check", &mut self.diags)?;
+    fn check_name(&mut self, id: ModelId, name: &str, span: Span) -> Option<String> {
         let sound = name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.len() <= 40
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
@@ -275,14 +286,14 @@ impl<'a> Resolver<'a> {
         } else if BUILT_IN_CODES.contains(&name) {
             Some(("is a code of the product itself", "callers could not tell the two apart: choose another name"))
         } else if self.schema.model(id).checks.iter().any(|check| check.name == name) {
-            Some(("is the name of another check of this model", "choose another name"))
+            Some(("is the name of another check of this model", "give each its own with `name: \"..\"`"))
         } else {
             None
         };
         match problem {
             None => Some(name.to_owned()),
             Some((what, help)) => {
-                self.report(Diagnostic::new(Code::BadCheckName, value.span, format!("`{name}` {what}")).help(help));
+                self.report(Diagnostic::new(Code::BadCheckName, span, format!("`{name}` {what}")).help(help));
                 None
             }
         }
@@ -290,8 +301,11 @@ impl<'a> Resolver<'a> {
 
     fn rule(&mut self, id: ModelId, effect: Effect, given: &Given<'a, OnBlock>) {
         let actions = given.arg("action").and_then(|value| self.actions(value, effect));
-        let Some(actions) = actions else { return };
-        self.rule_fits(id, effect, &actions, given);
+        let Some(mut actions) = actions else { return };
+        if effect == Effect::Allow && self.schema.model(id).append_only {
+            self.append_only_allow(given, &mut actions);
+        }
+        self.rule_fits(id, &actions, given);
         let used = Use::Rule { update: actions == [Action::Update] };
         let expr = given.arg("expression").and_then(|written| self.condition(Some(id), used, written));
         if let Some(expr) = expr {
@@ -316,7 +330,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Rules over actions that the model does not have.
-    fn rule_fits(&mut self, id: ModelId, effect: Effect, actions: &[Action], given: &Given<'a, OnBlock>) {
+    fn rule_fits(&mut self, id: ModelId, actions: &[Action], given: &Given<'a, OnBlock>) {
         let model = self.schema.model(id);
         let span = given.arg("action").map_or(given.span, |value| value.span);
         let from_mixin = !self.drafts.get(id.index()).is_some_and(|draft| covers(draft.record.span, given.span));
@@ -325,10 +339,14 @@ impl<'a> Resolver<'a> {
                 Diagnostic::new(Code::RuleWithoutEffect, span, "nothing can be restored in this model")
                     .help("add `@@soft_delete`, or remove the rule"),
             );
-            return;
         }
-        let changes = actions.iter().any(|action| matches!(action, Action::Update | Action::Delete));
-        if effect == Effect::Allow && changes && model.append_only {
+    }
+
+    /// An append-only model has no update and no delete: `all` means the others, and naming one is a mistake.
+    fn append_only_allow(&mut self, given: &Given<'a, OnBlock>, actions: &mut Vec<Action>) {
+        actions.retain(|action| !matches!(action, Action::Update | Action::Delete));
+        if actions.is_empty() {
+            let span = given.arg("action").map_or(given.span, |value| value.span);
             self.report(
                 Diagnostic::new(Code::RuleWithoutEffect, span, "an append-only model never lets anyone update or delete")
                     .help("allow `\"read\"` and `\"create\"` instead, or remove `@@append_only`"),
