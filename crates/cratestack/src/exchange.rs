@@ -367,7 +367,10 @@ impl Exchange<'_> {
         }
         let data = body::decode(&bytes, format, patch)?;
         if takes && data.is_none() && verb != RouteVerb::Call {
-            return Err(Problem::bad_request("the body is empty"));
+            return Err(match format {
+                Some(Format::Cbor) => Problem::bad_request("the body is empty"),
+                Some(Format::Json) | None => Problem::new(ProblemCode::InvalidJson, "the body is empty"),
+            });
         }
         Ok(data)
     }

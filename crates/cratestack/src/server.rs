@@ -232,3 +232,164 @@ impl Service<Request> for Switch {
         router.oneshot(request)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio::sync::{Notify, oneshot};
+    use tokio::task::JoinHandle;
+
+    struct Running {
+        addr: SocketAddr,
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<io::Result<()>>,
+    }
+
+    async fn start(router: Router, config: ServerConfig) -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(serve(listener, router, config, async { stopped.await.unwrap_or_default() }));
+        Running { addr, stop, task }
+    }
+
+    async fn get_from(stream: &mut TcpStream, path: &str) -> String {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        head_and_body(stream).await
+    }
+
+    /// Reads until the end of an answer that ends in `!`.
+    async fn head_and_body(stream: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        while text.last() != Some(&b'!') {
+            match stream.read_u8().await {
+                Ok(byte) => text.push(byte),
+                Err(_) => break,
+            }
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn connections_are_kept_and_peers_are_known() {
+        let peer = get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { format!("{peer}!") });
+        let server = start(Router::new().route("/", peer), ServerConfig::default()).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let own = stream.local_addr().unwrap();
+        for _ in 0..3 {
+            assert!(get_from(&mut stream, "/").await.ends_with(&format!("{own}!")));
+        }
+        server.stop.send(()).unwrap();
+        server.task.await.unwrap().unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "the idle connection is closed");
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_waits_for_requests_under_way() {
+        let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let handler = {
+            let (begun, go) = (Arc::clone(&begun), Arc::clone(&go));
+            get(move || async move {
+                begun.notify_one();
+                go.notified().await;
+                "done!"
+            })
+        };
+        let server = start(Router::new().route("/", handler), ServerConfig::default()).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let answer = tokio::spawn(async move { get_from(&mut stream, "/").await });
+        begun.notified().await;
+        server.stop.send(()).unwrap();
+        // The listener goes away, and the request does not.
+        while TcpStream::connect(server.addr).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!server.task.is_finished());
+        go.notify_one();
+        assert!(answer.await.unwrap().ends_with("done!"));
+        server.task.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_has_an_end() {
+        let begun = Arc::new(Notify::new());
+        let handler = {
+            let begun = Arc::clone(&begun);
+            get(move || async move {
+                begun.notify_one();
+                std::future::pending::<()>().await;
+            })
+        };
+        let config = ServerConfig { drain_timeout: Duration::ZERO, ..ServerConfig::default() };
+        let server = start(Router::new().route("/", handler), config).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        begun.notified().await;
+        server.stop.send(()).unwrap();
+        server.task.await.unwrap().unwrap();
+        assert!(matches!(stream.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_limit_wait() {
+        let config = ServerConfig { connections: 1, ..ServerConfig::default() };
+        let server = start(Router::new().route("/", get(|| async { "here!" })), config).await;
+        let mut first = TcpStream::connect(server.addr).await.unwrap();
+        assert!(get_from(&mut first, "/").await.ends_with("here!"));
+        let mut second = TcpStream::connect(server.addr).await.unwrap();
+        second.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert!(get_from(&mut first, "/").await.ends_with("here!"));
+        assert!(second.try_read(&mut [0; 1]).is_err(), "not served while the first is open");
+        drop(first);
+        assert!(head_and_body(&mut second).await.ends_with("here!"));
+    }
+
+    #[tokio::test]
+    async fn heads_are_bounded() {
+        let server = start(Router::new(), ServerConfig::default()).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let (mut reading, mut writing) = stream.split();
+        let head = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(2 * HEAD_BUFFER));
+        let mut answer = vec![0; 12];
+        let (_, read) = tokio::join!(writing.write_all(head.as_bytes()), reading.read_exact(&mut answer));
+        read.unwrap();
+        assert_eq!(answer, b"HTTP/1.1 431");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_streams_end() {
+        let idle = Duration::from_secs(90);
+        let (near, mut far) = tokio::io::duplex(4);
+        let mut near = Watched::new(near, idle);
+        let begin = Instant::now();
+        let failure = near.read_u8().await.unwrap_err();
+        assert_eq!((failure.kind(), begin.elapsed().as_secs()), (io::ErrorKind::TimedOut, 90));
+        // Progress in either direction counts.
+        let (near, _keep) = tokio::io::duplex(4);
+        let mut near = Watched::new(near, idle);
+        let begin = Instant::now();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        near.write_all(b"1234").await.unwrap();
+        assert!(near.read_u8().await.is_err());
+        assert_eq!(begin.elapsed().as_secs(), 150);
+        // So does a peer that never takes its answer.
+        assert_eq!(near.write_all(b"5").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        far.write_all(b"1").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_switch_changes_what_is_served() {
+        let page = |text: &'static str| Router::new().route("/", get(move || async move { text }));
+        let switch = Switch::new(page("old!"));
+        let server = start(switch.router(), ServerConfig::default()).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        assert!(get_from(&mut stream, "/").await.ends_with("old!"));
+        switch.set(page("new!"));
+        assert!(get_from(&mut stream, "/").await.ends_with("new!"));
+    }
+}
