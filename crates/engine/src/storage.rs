@@ -96,11 +96,7 @@ pub fn register_functions(connection: &rusqlite::Connection) -> rusqlite::Result
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
     connection.create_scalar_function("cratestack_float", 1, flags, |context| {
         let value: Option<f64> = context.get(0)?;
-        Ok(value.map(|value| {
-            let mut out = String::new();
-            push_float(&mut out, value);
-            out
-        }))
+        Ok(value.map(|value| built(|out| push_float(out, value))))
     })
 }
 
@@ -313,7 +309,7 @@ impl<'s> Codec<'s> {
             // PostgreSQL brings `jsonb` into this form itself.
             (Kind::Json, Value::Text(text)) if self.dialect == Dialect::Sqlite => {
                 let json = json::parse(text.as_bytes(), json::MAX_DEPTH).map_err(|_| mismatch())?;
-                written(|out| Ok(json.write_canonical(out))).map(Bind::Text)
+                Ok(Bind::Text(built(|out| json.write_canonical(out))))
             }
             (
                 Kind::Decimal(_) | Kind::Text | Kind::Enum(_) | Kind::DateTime | Kind::Date | Kind::Uuid | Kind::Json,
@@ -334,9 +330,9 @@ impl<'s> Codec<'s> {
                 let texts = binds.map(|bind| {
                     Ok(match bind? {
                         Bind::Text(text) => text,
-                        Bind::Float(value) => written(|out| Ok(push_float(out, value)))?,
+                        Bind::Float(value) => built(|out| push_float(out, value)),
                         Bind::Bool(value) => value.to_string(),
-                        Bind::Bytes(octets) => written(|out| Ok(push_hex(out, "\\x", &octets)))?,
+                        Bind::Bytes(octets) => built(|out| push_hex(out, "\\x", &octets)),
                         _ => return Err(mismatch()),
                     })
                 });
@@ -352,7 +348,7 @@ impl<'s> Codec<'s> {
                         Bind::Int(value) => push_int(&mut out, value),
                         Bind::Float(value) => push_float(&mut out, value),
                         Bind::Text(text) => push_json_string(&mut out, &text),
-                        Bind::Bytes(octets) => quoted(&mut out, |out| Ok(push_hex(out, "", &octets)))?,
+                        Bind::Bytes(octets) => push_json_string(&mut out, &built(|out| push_hex(out, "", &octets))),
                         _ => return Err(mismatch()),
                     }
                 }
@@ -522,13 +518,11 @@ impl<'s> Codec<'s> {
             out.truncate(kept);
         }
         if let Some(scale) = pad.filter(|scale| *scale > 0) {
-            let fraction = match out.get(start..).and_then(|plain| plain.find('.').map(|at| plain.len() - at - 1)) {
-                Some(digits) => digits,
-                None => {
-                    out.push('.');
-                    0
-                }
-            };
+            let point = out.get(start..).and_then(|plain| plain.find('.').map(|at| start + at));
+            let fraction = point.map_or(0, |at| out.len() - at - 1);
+            if point.is_none() {
+                out.push('.');
+            }
             for _ in fraction..scale as usize {
                 out.push('0');
             }
@@ -553,16 +547,19 @@ fn utf8(octets: &[u8]) -> Result<&str, StorageError> {
     std::str::from_utf8(octets).map_err(|_| StorageError::new("text of the database is not UTF-8"))
 }
 
+fn built(write: impl FnOnce(&mut String)) -> String {
+    let mut out = String::new();
+    write(&mut out);
+    out
+}
+
 fn written(write: impl FnOnce(&mut String) -> Result<(), StorageError>) -> Result<String, StorageError> {
     let mut out = String::new();
     write(&mut out)?;
     Ok(out)
 }
 
-fn quoted(
-    out: &mut String,
-    write: impl FnOnce(&mut String) -> Result<(), StorageError>,
-) -> Result<(), StorageError> {
+fn quoted(out: &mut String, write: impl FnOnce(&mut String) -> Result<(), StorageError>) -> Result<(), StorageError> {
     out.push('"');
     write(out)?;
     out.push('"');
@@ -719,38 +716,31 @@ pub fn push_float(out: &mut String, value: f64) {
     let _ = serde_json::to_writer(Sink(out), &value);
 }
 
-/// How each byte stands in a JSON string: 0 as it is, else the letter after the backslash (`u` for `\u00xx`).
-const ESCAPES: [u8; 256] = {
-    let mut table = [0_u8; 256];
-    let mut at = 0;
-    while at < 0x20 {
-        table[at] = b'u';
-        at += 1;
+/// How a byte stands in a JSON string: 0 as it is, else the letter after the backslash (`u` for `\u00xx`).
+const fn escape(byte: u8) -> u8 {
+    match byte {
+        0x08 => b'b',
+        b'\t' => b't',
+        b'\n' => b'n',
+        0x0C => b'f',
+        b'\r' => b'r',
+        b'"' | b'\\' => byte,
+        0..0x20 => b'u',
+        _ => 0,
     }
-    table[0x08] = b'b';
-    table[0x09] = b't';
-    table[0x0A] = b'n';
-    table[0x0C] = b'f';
-    table[0x0D] = b'r';
-    table[b'"' as usize] = b'"';
-    table[b'\\' as usize] = b'\\';
-    table
-};
+}
 
 /// Appends a JSON string, quotes included; escapes exactly what RFC 8259 demands, as both databases do.
 pub fn push_json_string(out: &mut String, text: &str) {
     out.reserve(text.len() + 2);
     out.push('"');
     let mut rest = text;
-    while let Some((at, byte, escape)) = rest.bytes().enumerate().find_map(|(at, byte)| {
-        let escape = ESCAPES.get(usize::from(byte)).copied().unwrap_or(0);
-        (escape != 0).then_some((at, byte, escape))
-    }) {
+    while let Some((at, byte)) = rest.bytes().enumerate().find(|(_, byte)| escape(*byte) != 0) {
         let (plain, after) = rest.split_at(at);
         out.push_str(plain);
         out.push('\\');
-        out.push(char::from(escape));
-        if escape == b'u' {
+        out.push(char::from(escape(byte)));
+        if escape(byte) == b'u' {
             // A String takes every write, so that there is no error to see.
             let _ = write!(out, "{byte:04x}");
         }
@@ -823,12 +813,9 @@ fn write_date_time(cell: Cell<'_>, out: &mut String) -> Result<(), StorageError>
     let (days, of_day) = (micros.div_euclid(DAY_MICROS), micros.rem_euclid(DAY_MICROS));
     push_day(out, days + PG_EPOCH_DAYS)?;
     let seconds = of_day / 1_000_000;
-    for (sign, value, width) in [
-        ('T', seconds / 3600, 2),
-        (':', seconds / 60 % 60, 2),
-        (':', seconds % 60, 2),
-        ('.', of_day % 1_000_000, 6),
-    ] {
+    for (sign, value, width) in
+        [('T', seconds / 3600, 2), (':', seconds / 60 % 60, 2), (':', seconds % 60, 2), ('.', of_day % 1_000_000, 6)]
+    {
         out.push(sign);
         push_padded(out, value, width);
     }
@@ -851,7 +838,7 @@ fn write_uuid(cell: Cell<'_>, out: &mut String) -> Result<(), StorageError> {
 
 /// Text that stands between JSON quotes as it is.
 fn push_plain(out: &mut String, text: &str) -> Result<(), StorageError> {
-    if text.bytes().any(|byte| ESCAPES.get(usize::from(byte)).is_some_and(|escape| *escape != 0)) {
+    if text.bytes().any(|byte| escape(byte) != 0) {
         return Err(mismatch());
     }
     out.push_str(text);
