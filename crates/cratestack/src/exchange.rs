@@ -242,7 +242,7 @@ impl Exchange<'_> {
             return Err(method_not_allowed(endpoint.allow()));
         };
         self.check_headers()?;
-        let params = self.params(route.verb, query.as_deref())?;
+        let params = params(route.verb, query.as_deref())?;
         let conditions = self.conditions(route.verb)?;
         let data = self.body(route.verb, body).await?;
         let (expected, conditions) = match conditions {
@@ -327,17 +327,6 @@ impl Exchange<'_> {
             return Err(Problem::new(Code::NotImplemented, detail));
         }
         Ok(())
-    }
-
-    /// The query parameters of a list or a read; the other verbs have none.
-    fn params(&self, verb: RouteVerb, query: Option<&str>) -> Result<Vec<(String, String)>, Problem> {
-        let params = url::parameters(query)?;
-        let takes = matches!(verb, RouteVerb::List | RouteVerb::Read);
-        if params.is_empty() || takes {
-            Ok(params)
-        } else {
-            Err(Problem::new(Code::InvalidQuery, "this route takes no query parameters"))
-        }
     }
 
     /// `If-Match` and `If-None-Match`.
@@ -488,6 +477,17 @@ impl Exchange<'_> {
             problem.headers.push((header::ETAG, etag));
         }
         problem.into_response(&self.api.config.problem_base, &self.request_id)
+    }
+}
+
+/// The query parameters of a list or a read; the other verbs have none.
+fn params(verb: RouteVerb, query: Option<&str>) -> Result<Vec<(String, String)>, Problem> {
+    let params = url::parameters(query)?;
+    let takes = matches!(verb, RouteVerb::List | RouteVerb::Read);
+    if params.is_empty() || takes {
+        Ok(params)
+    } else {
+        Err(Problem::new(Code::InvalidQuery, "this route takes no query parameters"))
     }
 }
 

@@ -841,7 +841,7 @@ async fn refusals() {
         assert_eq!(reply.header("retry-after"), (*status == 503).then_some("9"));
         match *status {
             415 if headers.contains(&"content-encoding: gzip") => {
-                assert_eq!(reply.header("accept-encoding"), Some("identity"))
+                assert_eq!(reply.header("accept-encoding"), Some("identity"));
             }
             415 if *line == patch => assert!(reply.header("accept-patch").is_some()),
             415 => assert!(reply.header("accept-post").is_some()),
