@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cratestack_engine::migrate::{self, Db, State};
 use cratestack_engine::{Database, Engine, Limits, Options};
 use cratestack_schema::ir::Schema;
@@ -44,8 +46,18 @@ pub(crate) fn name(database: &Database) -> String {
     }
 }
 
+/// The keys of `cursor-keys`; none means the database's own.
+fn cursor_keys(settings: &Settings) -> Result<Vec<[u8; 32]>, Failure> {
+    let Some(text) = settings.text("cursor-keys") else { return Ok(Vec::new()) };
+    let key = |word: &str| STANDARD.decode(word.trim()).ok().and_then(|key| key.try_into().ok());
+    text.split(',').map(key).collect::<Option<_>>().ok_or_else(|| {
+        Failure::new(format!("{} is not a list of base64 keys of 32 octets", settings.from("cursor-keys")))
+            .help("make one with `head -c 32 /dev/urandom | base64`")
+    })
+}
+
 /// Engine options from the settings.
-pub(crate) fn options(settings: &Settings) -> Options {
+pub(crate) fn options(settings: &Settings) -> Result<Options, Failure> {
     let standard = Limits::default();
     let limits = Limits {
         list_default: settings.number("list-default").unwrap_or(standard.list_default),
@@ -57,7 +69,13 @@ pub(crate) fn options(settings: &Settings) -> Options {
         expression_nodes: settings.number("expression-nodes").unwrap_or(standard.expression_nodes),
         cursor_ttl: settings.time("cursor-ttl").unwrap_or(standard.cursor_ttl),
     };
-    Options { limits, ..Options::default() }
+    let standard = Options::default();
+    Ok(Options {
+        limits,
+        cursor_keys: cursor_keys(settings)?,
+        connections: settings.number("connections").unwrap_or(standard.connections),
+        ..standard
+    })
 }
 
 /// A connection of our own, for the start of a process.

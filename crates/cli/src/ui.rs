@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use cratestack_schema::diag::{Diagnostic, Severity, Span};
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceSpan};
@@ -112,10 +113,46 @@ impl Ui {
         let _closed = writeln!(std::io::stderr().lock(), "{text}");
     }
 
+    /// A bar for work that may take long.
+    pub(crate) fn progress(self, what: &'static str) -> Progress {
+        Progress { what, on: std::io::stderr().is_terminal(), begun: Instant::now(), shown: false }
+    }
+
     /// Prints diagnostics with carets on stderr.
     pub(crate) fn diagnostics(self, path: &str, text: &str, diagnostics: &[Diagnostic]) {
         for diagnostic in diagnostics {
             self.complain(&render(path, text, diagnostic, self.err));
+        }
+    }
+}
+
+/// A line on stderr that shows how far work has come; only on a terminal, and only once it takes noticeable time.
+pub(crate) struct Progress {
+    what: &'static str,
+    on: bool,
+    begun: Instant,
+    shown: bool,
+}
+
+impl Progress {
+    /// Shows that `done` of `total` steps are done and `step` begins.
+    pub(crate) fn show(&mut self, done: usize, total: usize, step: &str) {
+        const WIDTH: usize = 24;
+        if !self.on || self.begun.elapsed() < Duration::from_millis(300) {
+            return;
+        }
+        let filled = WIDTH * done / total.max(1);
+        let bar = format!("{}{}", "#".repeat(filled), ".".repeat(WIDTH - filled.min(WIDTH)));
+        let step: String = step.chars().take(40).collect();
+        let _closed = write!(std::io::stderr().lock(), "\r\u{1b}[K{} [{bar}] {done}/{total} {step}", self.what);
+        self.shown = true;
+    }
+
+    /// Takes the line away.
+    pub(crate) fn clear(&mut self) {
+        if self.shown {
+            let _closed = write!(std::io::stderr().lock(), "\r\u{1b}[K");
+            self.shown = false;
         }
     }
 }
