@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use cratestack_engine::store::postgres::PoolOptions;
 use cratestack_engine::migrate::{self, Db, State};
 use cratestack_engine::{Database, Engine, Limits, Options};
 use cratestack_schema::ir::Schema;
@@ -70,10 +71,12 @@ pub(crate) fn options(settings: &Settings) -> Result<Options, Failure> {
         cursor_ttl: settings.time("cursor-ttl").unwrap_or(standard.cursor_ttl),
     };
     let standard = Options::default();
+    let connections = settings.number("connections").unwrap_or(standard.pool.connections);
+    let statement_timeout = settings.time("request-timeout").unwrap_or(standard.pool.statement_timeout);
     Ok(Options {
         limits,
         cursor_keys: cursor_keys(settings)?,
-        connections: settings.number("connections").unwrap_or(standard.connections),
+        pool: PoolOptions { connections, statement_timeout, ..standard.pool },
         ..standard
     })
 }

@@ -2,19 +2,16 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
 use clap::ArgMatches;
-use cratestack::ServerConfig;
+use cratestack::{ServerConfig, Switch};
 use cratestack_engine::migrate::{self, State};
 use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::Schema;
 use notify::Watcher as _;
 use tokio::sync::mpsc;
-use tower::ServiceExt as _;
 
 use crate::database::{self, Connection};
 use crate::sample::{self, Sample};
@@ -52,39 +49,16 @@ struct Dev {
     text: String,
 }
 
-/// What requests are answered by at this moment.
-#[derive(Clone)]
-struct Current(Arc<RwLock<Router>>);
-
-impl Current {
-    fn get(&self) -> Router {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, router: Router) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = router;
-    }
-
-    /// A router that asks for the current one at every request.
-    fn service(&self) -> Router {
-        let current = self.clone();
-        Router::new().fallback(move |request: Request| {
-            let router = current.get();
-            async move { router.oneshot(request).await }
-        })
-    }
-}
-
 impl Dev {
     async fn run(mut self, schema: Schema, reset: bool) -> Result<Outcome, Failure> {
         // The address first: a port that is taken must not cost a migration.
         let listener = serve::listen(&self.settings).await?;
         self.migrate(&schema, reset).await?;
         let engine = self.engine(schema.clone()).await?;
-        let current = Current(Arc::new(RwLock::new(self.app(&engine))));
+        let current = Switch::new(self.app(&engine));
         let address = serve::announce(self.ui, &listener)?;
         self.introduce(&engine, &format!("http://{address}")).await;
-        let server = cratestack::serve(listener, current.service(), ServerConfig::default(), serve::shutdown());
+        let server = cratestack::serve(listener, current.router(), ServerConfig::default(), serve::shutdown());
         let server = tokio::spawn(server);
         let (edits, mut edited) = mpsc::channel(1);
         let _watcher = watch(Path::new(&self.path), edits)?;

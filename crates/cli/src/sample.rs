@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cratestack_engine::api::{Answer, Caller, Operation, Principal, Verb};
-use cratestack_engine::json::Json;
 use cratestack_engine::{Engine, input};
 use cratestack_schema::ir::{
-    Action, Default, Expr, Field, FieldType, Model, ModelId, RelationKind, Scalar, Schema, ValidatorKind, Writable,
+    Action, Default as IrDefault, Expr, Field, FieldType, Model, ModelId, RelationKind, Scalar, Schema, ValidatorKind, Writable,
 };
 use cratestack_schema::value::Value;
 
@@ -226,7 +225,7 @@ fn body(schema: &Schema, model: &Model) -> Option<String> {
     }
     let mut members = Vec::new();
     for field in &model.fields {
-        let given = matches!(field.default, Some(Default::Value(_) | Default::Uuid | Default::Cuid));
+        let given = matches!(field.default, Some(IrDefault::Value(_) | IrDefault::Uuid | IrDefault::Cuid));
         if field.writable() == Writable::Never || field.optional || given {
             continue;
         }

@@ -178,7 +178,7 @@ pub(crate) fn app(engine: &Engine, auth: Auth, settings: &Settings) -> Router {
         Auth::Dev => builder.auth(DevAuth::new()),
         Auth::None => builder.auth(NoAuth),
     };
-    builder.into_app(MOUNT)
+    builder.into_service()
 }
 
 /// One sentence per procedure whose body this command does not have.

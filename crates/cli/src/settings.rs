@@ -70,7 +70,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("log-format", "FORMAT", Kind::Text, Scope::Both, Some("text"), "`text` or `json`"),
     setting("problem-base", "URL", Kind::Text, Scope::Both, Some("https://cratestack.dev/problems/"), "prefix of a problem's `type`"),
     setting("cursor-keys", "KEYS", Kind::Text, Scope::Serve, None, "comma-separated base64 keys of 32 octets for list cursors, newest first; default: the database's own key"),
-    setting("connections", "N", Kind::Number, Scope::Both, Some("16"), "PostgreSQL connections, or SQLite readers up to 4"),
+    setting("connections", "N", Kind::Number, Scope::Both, Some("16"), "PostgreSQL connections at most"),
     setting("body-limit", "SIZE", Kind::Size, Scope::Both, Some("1MiB"), "largest request body"),
     setting("url-limit", "SIZE", Kind::Size, Scope::Both, Some("8KiB"), "longest request target"),
     setting("request-timeout", "TIME", Kind::Time, Scope::Both, Some("30s"), "longest time for one request"),
