@@ -23,6 +23,9 @@ use crate::{Outcome, schema};
 /// Editors write a file in several steps; this is how long the last one must be ago.
 const SETTLED: Duration = Duration::from_millis(40);
 
+/// What an edit means where the rows live in the process.
+const EMPTIED: &str = "this edit would lose data: a database in memory starts empty with every version of the schema";
+
 /// `cratestack dev`.
 pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcome, Failure> {
     let settings = Settings::resolve(Scope::Both, args, sources)?;
@@ -113,6 +116,11 @@ impl Dev {
             return None;
         };
         let started = std::time::Instant::now();
+        if self.database == Database::SqliteMemory && !self.agree(&[EMPTIED.to_owned()]).await {
+            self.ui.failure(&Failure::new(EMPTIED).help("restart `cratestack dev`, or name a file with `--database`"));
+            self.ui.complain("the version before it keeps serving");
+            return None;
+        }
         let done = match self.migrate(&schema, false).await {
             Ok(()) => self.engine(schema).await,
             Err(failure) => Err(failure),

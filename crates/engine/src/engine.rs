@@ -78,6 +78,9 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Makes identifiers.
     pub ids: Arc<dyn Ids>,
+    /// Keys of list cursors: the first seals, all of them open. Empty: the database's own key, which every node that
+    /// serves the database shares.
+    pub cursor_keys: Vec<[u8; 32]>,
 }
 
 impl std::default::Default for Options {
@@ -89,6 +92,7 @@ impl std::default::Default for Options {
             sqlite_readers: cores.clamp(2, 8),
             clock: Arc::new(SystemClock),
             ids: Arc::new(RandomIds::default()),
+            cursor_keys: Vec::new(),
         }
     }
 }
@@ -156,7 +160,7 @@ impl Engine {
         let core = Core {
             policies: Policies::new(&schema),
             validators: Validators::compile(&schema).map_err(OpenError::Database)?,
-            cursors: CursorKeys::new(vec![key]),
+            cursors: CursorKeys::new(if options.cursor_keys.is_empty() { vec![key] } else { options.cursor_keys.clone() }),
             store,
             options,
             plans: Cache::default(),
