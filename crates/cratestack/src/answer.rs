@@ -176,7 +176,7 @@ impl Shape<'_> {
     fn push_failure(&self, body: &mut String, failure: Failure) {
         let problem = Problem::from(failure);
         problem.log();
-        body.push_str(&format!("{{\"status\":{}", problem.code.status().as_u16()));
+        body.extend(["{\"status\":", problem.code.status().as_str()]);
         if let Some(version) = problem.current_version {
             body.extend([",\"etag\":", &quoted(&version_tag(version, self.format).text())]);
         }
@@ -221,7 +221,7 @@ pub(crate) fn encoded(body: String, format: Format) -> Result<Response, Problem>
 }
 
 fn push_outcome(body: &mut String, outcome: Outcome) {
-    body.push_str(&format!("{{\"status\":{}", outcome.status.as_u16()));
+    body.extend(["{\"status\":", outcome.status.as_str()]);
     if let Some(etag) = outcome.etag {
         body.extend([",\"etag\":", &quoted(&etag.text())]);
     }
@@ -255,9 +255,8 @@ pub(crate) fn version_tag(version: i64, format: Format) -> EntityTag {
 /// a writer cannot keep readers on an old row.
 fn body_tag(body: &str, format: Format) -> EntityTag {
     let hash = digest(&SHA256, body.as_bytes());
-    let mut opaque: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    opaque.push_str(format.tag_suffix());
-    EntityTag::weak(opaque)
+    let half = hash.as_ref().first_chunk().map_or(0, |octets| u128::from_be_bytes(*octets));
+    EntityTag::weak(format!("{half:032x}{}", format.tag_suffix()))
 }
 
 /// Whether an answer with these parameters can hold personal data: the model's own, or an included one's.

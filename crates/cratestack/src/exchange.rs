@@ -36,6 +36,9 @@ use crate::url;
 /// How long the engine may overrun its deadline before the request is given up without its word.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How long `/readyz` waits for the database.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What answers operations: the engine, or a stand-in of a test.
 pub(crate) trait Backend: Send + Sync + 'static {
     fn schema(&self) -> &Arc<Schema>;
@@ -47,6 +50,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
         body: Option<Json>,
     ) -> BoxFuture<'a, Result<String, Failure>>;
     fn principal(&self, claims: &Json) -> Result<Principal, String>;
+    fn ready(&self) -> BoxFuture<'_, Result<(), Failure>>;
 }
 
 impl Backend for Engine {
@@ -70,6 +74,10 @@ impl Backend for Engine {
     fn principal(&self, claims: &Json) -> Result<Principal, String> {
         Self::principal(self, claims)
     }
+
+    fn ready(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(Self::ready(self))
+    }
 }
 
 /// What all requests share.
@@ -77,6 +85,31 @@ pub(crate) struct Api {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) auth: Arc<dyn AuthProvider>,
     pub(crate) config: HttpConfig,
+}
+
+/// What stands at a path.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// Routes of the schema.
+    Endpoint(Arc<Endpoint>),
+    /// `/livez`: whether the process answers at all.
+    Live,
+    /// `/readyz`: whether the service can do its work.
+    Ready,
+    /// Nothing.
+    Nowhere,
+}
+
+impl Place {
+    /// For the log.
+    fn name(&self) -> &str {
+        match self {
+            Self::Endpoint(endpoint) => &endpoint.path,
+            Self::Live => "/livez",
+            Self::Ready => "/readyz",
+            Self::Nowhere => "",
+        }
+    }
 }
 
 /// One path and what is served there.
@@ -124,7 +157,7 @@ impl Endpoint {
 }
 
 /// Answers one request. Never fails: what goes wrong is a problem.
-pub(crate) async fn handle(api: Arc<Api>, endpoint: Option<Arc<Endpoint>>, request: Request) -> Response {
+pub(crate) async fn handle(api: Arc<Api>, place: Place, request: Request) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     let request_id = request_id(&parts.headers).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
@@ -134,14 +167,14 @@ pub(crate) async fn handle(api: Arc<Api>, endpoint: Option<Arc<Endpoint>>, reque
         "request",
         request_id,
         method = %parts.method,
-        route = endpoint.as_ref().map_or("", |endpoint| endpoint.path.as_str()),
+        route = place.name(),
         trace_id = trace.map(|trace| trace.trace_id),
         parent_id = trace.map(|trace| trace.parent_id),
     );
     let head = parts.method == Method::HEAD;
     let mut exchange = Exchange { api: &api, parts, request_id, started, format: Format::Json };
     async {
-        let outcome = AssertUnwindSafe(exchange.run(endpoint.as_deref(), body)).catch_unwind().await;
+        let outcome = AssertUnwindSafe(exchange.run(&place, body)).catch_unwind().await;
         let mut response = match outcome {
             Ok(Ok(response)) => response,
             Ok(Err(problem)) => exchange.refuse(problem),
@@ -195,20 +228,21 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run(&mut self, endpoint: Option<&Endpoint>, body: Body) -> Result<Response, Problem> {
+    async fn run(&mut self, place: &Place, body: Body) -> Result<Response, Problem> {
         let (path, query) = self.check_size()?;
-        let Some(endpoint) = endpoint else {
-            return Err(Problem::new(Code::NotFound, "there is no such route"));
+        let endpoint = match place {
+            Place::Endpoint(endpoint) => endpoint,
+            Place::Nowhere => return Err(Problem::new(Code::NotFound, "there is no such route")),
+            Place::Live | Place::Ready => return self.health(place).await,
         };
         if self.parts.method == Method::OPTIONS {
             return Ok(endpoint.options());
         }
         let Some(route) = endpoint.route(&self.parts.method) else {
-            let problem = Problem::new(ProblemCode::MethodNotAllowed, "`Allow` lists the methods of this route");
-            return Err(problem.with(header::ALLOW, endpoint.allow()));
+            return Err(method_not_allowed(endpoint.allow()));
         };
         self.check_headers()?;
-        let params = self.params(route.verb, query.as_deref())?;
+        let params = params(route.verb, query.as_deref())?;
         let conditions = self.conditions(route.verb)?;
         let data = self.body(route.verb, body).await?;
         let (expected, conditions) = match conditions {
@@ -249,6 +283,23 @@ impl Exchange<'_> {
         }
     }
 
+    /// `/livez` and `/readyz`.
+    async fn health(&self, place: &Place) -> Result<Response, Problem> {
+        if !matches!(self.parts.method, Method::GET | Method::HEAD) {
+            return Err(method_not_allowed(HeaderValue::from_static("GET, HEAD")));
+        }
+        let body = if matches!(place, Place::Ready) {
+            let probe = tokio::time::timeout(READY_TIMEOUT, self.api.backend.ready()).await;
+            probe.map_err(|_| Problem::new(Code::Unavailable, "the database does not answer in time"))??;
+            r#"{"status":"ready"}"#
+        } else {
+            r#"{"status":"live"}"#
+        };
+        let mut response = answer::encoded(body.to_owned(), Format::Json)?;
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+
     /// 414 and 431; gives the path and the query as the caller sent them.
     fn check_size(&self) -> Result<(String, Option<String>), Problem> {
         let config = &self.api.config;
@@ -278,17 +329,6 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// The query parameters of a list or a read; the other verbs have none.
-    fn params(&self, verb: RouteVerb, query: Option<&str>) -> Result<Vec<(String, String)>, Problem> {
-        let params = url::parameters(query)?;
-        let takes = matches!(verb, RouteVerb::List | RouteVerb::Read);
-        if params.is_empty() || takes {
-            Ok(params)
-        } else {
-            Err(Problem::new(Code::InvalidQuery, "this route takes no query parameters"))
-        }
-    }
-
     /// `If-Match` and `If-None-Match`.
     fn conditions(&self, verb: RouteVerb) -> Result<(Option<Condition>, Option<Condition>), Problem> {
         let conditions = (
@@ -316,7 +356,10 @@ impl Exchange<'_> {
         }
         let data = body::decode(&bytes, format, patch)?;
         if takes && data.is_none() && verb != RouteVerb::Call {
-            return Err(Problem::bad_request("the body is empty"));
+            return Err(match format {
+                Some(Format::Cbor) => Problem::bad_request("the body is empty"),
+                Some(Format::Json) | None => Problem::new(ProblemCode::InvalidJson, "the body is empty"),
+            });
         }
         Ok(data)
     }
@@ -435,6 +478,21 @@ impl Exchange<'_> {
         }
         problem.into_response(&self.api.config.problem_base, &self.request_id)
     }
+}
+
+/// The query parameters of a list or a read; the other verbs have none.
+fn params(verb: RouteVerb, query: Option<&str>) -> Result<Vec<(String, String)>, Problem> {
+    let params = url::parameters(query)?;
+    let takes = matches!(verb, RouteVerb::List | RouteVerb::Read);
+    if params.is_empty() || takes {
+        Ok(params)
+    } else {
+        Err(Problem::new(Code::InvalidQuery, "this route takes no query parameters"))
+    }
+}
+
+fn method_not_allowed(allow: HeaderValue) -> Problem {
+    Problem::new(ProblemCode::MethodNotAllowed, "`Allow` lists the methods of this route").with(header::ALLOW, allow)
 }
 
 fn condition(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Condition>, Problem> {

@@ -169,7 +169,7 @@ fn entity_tag(value: &[u8]) -> Result<(EntityTag, &[u8]), &'static str> {
 pub(crate) fn prefers_minimal(value: &[u8]) -> bool {
     split_list(value, b',')
         .into_iter()
-        .filter_map(|preference| {
+        .find_map(|preference| {
             let first = split_list(preference, b';').into_iter().next()?;
             let at = first.iter().position(|&byte| byte == b'=')?;
             let (name, value) = first.split_at_checked(at)?;
@@ -177,7 +177,6 @@ pub(crate) fn prefers_minimal(value: &[u8]) -> bool {
             let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
             name.trim_ascii().eq_ignore_ascii_case(b"return").then_some(value)
         })
-        .next()
         .is_some_and(|value| value == b"minimal")
 }
 

@@ -15,6 +15,10 @@ mod media;
 mod problem;
 mod router;
 mod routes;
+mod server;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::type_complexity, reason = "tests")]
+mod tests;
 mod url;
 
 pub use auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
@@ -23,3 +27,4 @@ pub use cratestack_engine::{self as engine, Engine};
 pub use cratestack_schema as schema;
 pub use router::{RouterBuilder, router};
 pub use routes::{RouteInfo, RouteTarget, RouteVerb, routes};
+pub use server::{Switch, serve};

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::any;
+use axum::routing::{MethodRouter, any};
 use cratestack_engine::Engine;
 
 use crate::auth::{AuthProvider, NoAuth};
 use crate::config::HttpConfig;
-use crate::exchange::{Api, Backend, Endpoint, handle};
+use crate::exchange::{Api, Backend, Endpoint, Place, handle};
 use crate::routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 
 /// Begins the router of an engine's API. Without further settings every caller is anonymous.
@@ -38,22 +38,40 @@ impl RouterBuilder {
         self
     }
 
-    /// The router. It answers every path below its mount point, unknown ones with a problem.
+    /// The router of the API alone. It answers every path below its mount point, unknown ones with a problem.
     pub fn into_router(self) -> Router {
-        let endpoints = endpoints(self.backend.schema());
-        let api = Arc::new(Api { backend: self.backend, auth: self.auth, config: self.config });
-        let handler = |endpoint: Option<Arc<Endpoint>>| {
-            let api = Arc::clone(&api);
-            any(move |request: Request| handle(Arc::clone(&api), endpoint.clone(), request))
-        };
-        let nowhere = handler(None);
-        endpoints
-            .into_iter()
-            .fold(Router::new(), |router, endpoint| {
-                let path = endpoint.path.clone();
-                router.route(&path, handler(Some(Arc::new(endpoint))))
-            })
-            .fallback_service(nowhere)
+        Arc::new(self.into_api()).router()
+    }
+
+    /// The whole service, as `cratestack serve` runs it: the API at `/api`, and `/livez` and `/readyz` at the root.
+    /// Both answer without authentication, and so does nothing else at the root.
+    pub fn into_service(self) -> Router {
+        let api = Arc::new(self.into_api());
+        Router::new()
+            .nest("/api", api.router())
+            .route("/livez", api.at(Place::Live))
+            .route("/readyz", api.at(Place::Ready))
+            .fallback_service(api.at(Place::Nowhere))
+    }
+
+    fn into_api(self) -> Api {
+        Api { backend: self.backend, auth: self.auth, config: self.config }
+    }
+}
+
+impl Api {
+    fn router(self: &Arc<Self>) -> Router {
+        let endpoints = endpoints(self.backend.schema()).into_iter();
+        let router = endpoints.fold(Router::new(), |router, endpoint| {
+            let path = endpoint.path.clone();
+            router.route(&path, self.at(Place::Endpoint(Arc::new(endpoint))))
+        });
+        router.fallback_service(self.at(Place::Nowhere))
+    }
+
+    fn at(self: &Arc<Self>, place: Place) -> MethodRouter {
+        let api = Arc::clone(self);
+        any(move |request: Request| handle(Arc::clone(&api), place.clone(), request))
     }
 }
 

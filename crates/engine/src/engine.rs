@@ -1,16 +1,57 @@
-//! The engine: one schema on one database.
+//! The engine: one schema on one database, and the life of a write.
+//!
+//! A write goes through these steps, in http.md's order of refusals:
+//!
+//! 1. [`Mutation::prepare`]: an anonymous caller whom the rules refuse outright (401), the input (422), the expected
+//!    version (428), any caller whom the rules refuse outright (403), the key, defaults, the plan. No IO.
+//! 2. [`Engine::run`] lends a connection: a pooled one on PostgreSQL, the writer's own on SQLite.
+//! 3. [`perform`]: the one statement that writes. If it changed no row, the diagnosis says why (404, 403, 412, 422),
+//!    or that nothing was to change, or that it lost a race: then it runs again.
+//! 4. What the database refuses becomes an answer by the table in [`crate::fault`]; what it lost to another transaction
+//!    runs again, a bounded number of times.
+//!
+//! A batch is the same, several times in one transaction. Steps 2 to 4 end even if the caller goes away.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::future::Future;
+use std::hash::Hash;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use cratestack_schema::ir::{Procedure, Schema};
+use cratestack_schema::ir::{Action, Default as IrDefault, FieldId, Model, ModelId, Procedure, Schema};
+use cratestack_schema::value::{Value, instant};
+use futures_util::FutureExt as _;
 
-use crate::api::{Answer, Caller, Code, Failure, Limits, Operation, Principal};
+use crate::api::{Answer, Caller, Code, Expected, Failure, Key, Limits, Operation, Principal, Row, Verb};
+use crate::cursor::CursorKeys;
+use crate::fault::{self, Class, Remedy, StoreError};
+use crate::input;
 use crate::json::Json;
+use crate::migrate::{self, Db, State};
+use crate::plan::write::{self, Dependents, Form, Kind, Plan, Verdict, VersionTest};
+use crate::plan::{Values, key_text, key_values};
+use crate::policy::{Decision, Policies, View};
+use crate::sources::{Clock, Ids, RandomIds, SystemClock};
+use crate::sql::{Dialect, Statement, Template};
+use crate::store::postgres::{PoolOptions, Postgres};
+use crate::store::sqlite::Sqlite;
+use crate::store::{Control, NoPages, Rows, Session, Statistics};
+use crate::validate::Validators;
 
-/// A schema on a database, ready to run operations.
+/// How often a write that lost a race between its statement and its diagnosis runs again.
+const RACES: usize = 8;
+/// How often a transaction that the database aborted runs again.
+const TRIES: u32 = 5;
+/// The longest pause before the second try, doubled for each further one.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// A schema on a database, ready to run operations. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    schema: Arc<Schema>,
+    core: Arc<Core>,
 }
 
 /// A `--database` value.
@@ -25,39 +66,728 @@ pub enum Database {
 }
 
 /// What an [`Engine`] needs besides schema and database.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Limits, with http.md's defaults.
     pub limits: Limits,
+    /// The pool of PostgreSQL connections.
+    pub pool: PoolOptions,
+    /// Threads that read from an SQLite file.
+    pub sqlite_readers: usize,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes identifiers.
+    pub ids: Arc<dyn Ids>,
+    /// Keys of list cursors: the first seals, all of them open. Empty: the database's own key, which every node that
+    /// serves the database shares.
+    pub cursor_keys: Vec<[u8; 32]>,
+}
+
+impl std::default::Default for Options {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            limits: Limits::default(),
+            pool: PoolOptions::default(),
+            sqlite_readers: cores.clamp(2, 8),
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds::default()),
+            cursor_keys: Vec::new(),
+        }
+    }
+}
+
+/// Why an engine cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The database cannot be used.
+    #[error("{0}")]
+    Database(String),
+    /// The database does not carry the schema.
+    #[error(transparent)]
+    Schema(#[from] migrate::Error),
+}
+
+impl OpenError {
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Database(_) => "check the database URL, and that the server is running",
+            Self::Schema(error) => error.help(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Core {
+    schema: Arc<Schema>,
+    policies: Policies,
+    validators: Validators,
+    cursors: CursorKeys,
+    store: Store,
+    options: Options,
+    plans: Cache<Form, Plan>,
+    dependents: Cache<ModelId, Dependents>,
+}
+
+#[derive(Debug)]
+enum Store {
+    Postgres(Postgres),
+    Sqlite(Sqlite),
+}
+
+impl Store {
+    fn dialect(&self) -> Dialect {
+        match self {
+            Self::Postgres(_) => Dialect::Postgres,
+            Self::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
 }
 
 impl Engine {
-    /// The schema that it serves.
-    pub fn schema(&self) -> &Arc<Schema> {
-        &self.schema
+    /// Opens a database that carries `schema` already; one in memory is made.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or carries another schema or none.
+    pub async fn open(schema: Arc<Schema>, database: &Database, options: Options) -> Result<Self, OpenError> {
+        let statistics = Arc::new(Statistics::default());
+        let (store, key) = match database {
+            Database::Postgres(url) => open_postgres(&schema, url, &options, statistics).await?,
+            Database::SqliteFile(path) => open_sqlite(&schema, Some(path.clone()), &options, statistics).await?,
+            Database::SqliteMemory => open_sqlite(&schema, None, &options, statistics).await?,
+        };
+        let core = Core {
+            policies: Policies::new(&schema),
+            validators: Validators::compile(&schema).map_err(OpenError::Database)?,
+            cursors: CursorKeys::new(if options.cursor_keys.is_empty() { vec![key] } else { options.cursor_keys.clone() }),
+            store,
+            options,
+            plans: Cache::default(),
+            dependents: Cache::default(),
+            schema,
+        };
+        Ok(Self { core: Arc::new(core) })
     }
 
-    /// Runs one operation in one transaction.
-    pub async fn run(&self, _caller: &Caller, _operation: Operation) -> Result<Answer, Failure> {
-        Err(Failure::new(Code::NotImplemented, "this build cannot run operations"))
+    /// The schema that it serves.
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.core.schema
+    }
+
+    /// Counts of what the database was asked, for tests and metrics.
+    pub fn statistics(&self) -> &Statistics {
+        match &self.core.store {
+            Store::Postgres(pool) => pool.statistics(),
+            Store::Sqlite(database) => database.statistics(),
+        }
+    }
+
+    /// Runs one operation in one transaction. A mutation that has begun runs to its end, even if the returned future
+    /// is dropped.
+    pub async fn run(&self, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {
+        let deadline = Instant::now() + caller.deadline;
+        let Operation { model, verb } = operation;
+        let work = match verb {
+            Verb::List { .. } | Verb::Read { .. } => {
+                return Err(Failure::new(Code::NotImplemented, "reads are to come"));
+            }
+            Verb::Batch { atomic, items } => self.core.prepare_batch(caller, model, atomic, items)?,
+            verb => Work::One(Mutation::prepare(&self.core, caller, model, verb)?),
+        };
+        let core = Arc::clone(&self.core);
+        Detached(Some(core.write(work, deadline).boxed())).await
     }
 
     /// Checks the policy and the arguments of a procedure, in that order of refusals; its body needs a Rust host, so
     /// the best outcome here is [`Code::NotImplemented`].
-    pub async fn call(&self, _caller: &Caller, _procedure: &Procedure, _body: Option<Json>) -> Result<String, Failure> {
-        Err(Failure::new(Code::NotImplemented, "this build cannot run procedures"))
+    pub async fn call(&self, caller: &Caller, procedure: &Procedure, body: Option<Json>) -> Result<String, Failure> {
+        let core = &self.core;
+        let now = core.now();
+        let allowed = core.policies.view(caller.principal.as_ref(), &now).may_call(&procedure.rules);
+        let refused = |code| Failure::new(code, format!("the rules do not let this caller call `{}`", procedure.name));
+        if !allowed && caller.principal.is_none() {
+            return Err(refused(Code::Unauthenticated));
+        }
+        input::arguments(&core.schema, &core.validators, procedure, body.as_ref()).map_err(Failure::validation)?;
+        if !allowed {
+            return Err(refused(Code::Forbidden));
+        }
+        let detail = format!("the body of `{}` is Rust code, and this server has none for it", procedure.name);
+        Err(Failure::new(Code::NotImplemented, detail))
     }
 
     /// Types the claims of a verified token against the `auth` block; the error says what is wrong, for the log.
-    pub fn principal(&self, _claims: &Json) -> Result<Principal, String> {
-        Err("not yet".to_owned())
+    pub fn principal(&self, claims: &Json) -> Result<Principal, String> {
+        input::principal(&self.core.schema, claims)
     }
 
     /// Whether the database answers.
     pub async fn ready(&self) -> Result<(), Failure> {
-        Ok(())
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let ping = Arc::new(Template {
+            sql: "SELECT 1".into(),
+            slots: Vec::new(),
+            control: Vec::new(),
+            shape: Arc::default(),
+        });
+        let ping = Statement { template: ping, binds: Vec::new() };
+        let answer = match &self.core.store {
+            Store::Postgres(pool) => match pool.session(deadline.into()).await {
+                Ok(mut session) => session.fetch(&ping, &mut NoPages).await,
+                Err(error) => Err(error),
+            },
+            Store::Sqlite(database) => {
+                database.read(deadline, move |session| now(session.fetch(&ping, &mut NoPages))).await
+            }
+        };
+        let failed = |error: StoreError| {
+            Failure::new(Code::Unavailable, "the database does not answer").with_internal(error.message)
+        };
+        answer.map(|_| ()).map_err(failed)
     }
 
-    /// Waits for what is running and closes the database.
-    pub async fn close(&self) {}
+    /// Waits for what is running and closes the database. Further operations are refused.
+    pub async fn close(&self) {
+        match &self.core.store {
+            Store::Postgres(pool) => pool.close().await,
+            Store::Sqlite(database) => database.close().await,
+        }
+    }
+}
+
+async fn open_postgres(
+    schema: &Arc<Schema>,
+    url: &str,
+    options: &Options,
+    statistics: Arc<Statistics>,
+) -> Result<(Store, [u8; 32]), OpenError> {
+    let pool = Postgres::open(schema, url, options.pool.clone(), statistics).map_err(OpenError::Database)?;
+    let session = pool.session((Instant::now() + Duration::from_secs(10)).into()).await;
+    let mut session = session.map_err(|error| OpenError::Database(error.message))?;
+    let connection = session.connection().ok_or_else(|| OpenError::Database("the connection was lost".to_owned()))?;
+    let key = cursor_key(&mut Db::Postgres(connection), schema).await?;
+    drop(session);
+    Ok((Store::Postgres(pool), key))
+}
+
+async fn open_sqlite(
+    schema: &Arc<Schema>,
+    path: Option<std::path::PathBuf>,
+    options: &Options,
+    statistics: Arc<Statistics>,
+) -> Result<(Store, [u8; 32]), OpenError> {
+    let (schema, readers) = (Arc::clone(schema), options.sqlite_readers);
+    let open = move || {
+        let mut key = None;
+        let prepare = |connection: &mut rusqlite::Connection| -> Result<(), migrate::Error> {
+            let mut db = Db::Sqlite(connection);
+            if path.is_none() {
+                let fresh = migrate::new_cursor_key()?;
+                now(migrate::apply_create(&mut db, &schema, fresh, &mut |_| ()))?;
+            }
+            key = Some(now(cursor_key(&mut db, &schema))?);
+            Ok(())
+        };
+        let database = Sqlite::open(&schema, path.as_deref(), readers, statistics, prepare)?;
+        Ok((Store::Sqlite(database), key.unwrap_or_default()))
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened.map_err(|_| OpenError::Database("the start of the database was interrupted".to_owned()))?
+}
+
+/// The cursor key of a database that carries `schema`.
+async fn cursor_key(db: &mut Db<'_>, schema: &Schema) -> Result<[u8; 32], migrate::Error> {
+    match migrate::inspect(db).await? {
+        State::Empty => Err(migrate::Error::Empty),
+        State::Foreign(tables) => Err(migrate::Error::Foreign(tables)),
+        State::Applied(applied) if applied.fingerprint != migrate::fingerprint(schema)? => {
+            Err(migrate::Error::Different { found: applied.fingerprint })
+        }
+        State::Applied(_) => migrate::cursor_key(db).await,
+    }
+}
+
+impl Core {
+    fn now(&self) -> String {
+        // The years 1 to 9999 have a canonical text; a clock outside of them is broken.
+        instant::from_unix_micros(self.options.clock.now()).unwrap_or_else(|| "1970-01-01T00:00:00.000000Z".to_owned())
+    }
+
+    fn view<'a>(&'a self, caller: &'a Caller, now: &'a str) -> View<'a> {
+        self.policies.view(caller.principal.as_ref(), now)
+    }
+
+    fn prepare_batch(
+        &self,
+        caller: &Caller,
+        model: ModelId,
+        atomic: bool,
+        items: Vec<crate::api::BatchItem>,
+    ) -> Result<Work, Failure> {
+        let limit = self.options.limits.batch;
+        if items.len() > limit {
+            return Err(Failure::new(Code::BadRequest, format!("a batch has at most {limit} items")));
+        }
+        let mut prepared = Vec::with_capacity(items.len());
+        for (at, item) in items.into_iter().enumerate() {
+            match Mutation::prepare(self, caller, model, item.verb) {
+                Err(failure) if atomic => return Err(Failure { item: Some(at), ..failure }),
+                item => prepared.push(item),
+            }
+        }
+        Ok(Work::Batch { atomic, items: prepared })
+    }
+
+    /// Runs `work` on the writer's thread, or on connections from the pool until it succeeds or there is no use.
+    async fn write(self: Arc<Self>, work: Work, deadline: Instant) -> Result<Answer, Failure> {
+        let model = work.model();
+        let done = match &self.store {
+            Store::Sqlite(database) => {
+                let core = Arc::clone(&self);
+                database.write(deadline, move |session| now(work.run(&core, session))).await
+            }
+            Store::Postgres(pool) => {
+                let mut tries = 1;
+                loop {
+                    let done = match pool.session(deadline.into()).await {
+                        Ok(mut session) => work.run(&self, &mut session).await,
+                        Err(error) => Err(Stop::from(error)),
+                    };
+                    match &done {
+                        Err(Stop::Database(error)) if error.class.remedy() == Remedy::Again && tries < TRIES => {
+                            tokio::time::sleep(self.pause(tries)).await;
+                            tries += 1;
+                        }
+                        _ => break done,
+                    }
+                }
+            }
+        };
+        done.map_err(|stop| match stop {
+            Stop::Refused(failure) => failure,
+            Stop::Database(error) => {
+                let mut failure = match model {
+                    Some(model) => fault::failure(&self.schema, model, &error),
+                    None => Failure::new(error.class.code(), "the database failed").with_internal(&error.message),
+                };
+                if error.class.outcome_unknown() {
+                    failure.detail.push_str("; the outcome is unknown: the change may have been made");
+                }
+                failure
+            }
+        })
+    }
+
+    /// Between nothing and a limit that doubles with each try, so that those who met once do not meet again.
+    fn pause(&self, tries: u32) -> Duration {
+        let mut octets = [0; 4];
+        self.options.ids.random(&mut octets);
+        PAUSE.saturating_mul(1 << tries.min(4)).mul_f64(f64::from(u32::from_be_bytes(octets)) / f64::from(u32::MAX))
+    }
+}
+
+/// What one call of [`Engine::run`] writes.
+#[derive(Debug)]
+enum Work {
+    One(Mutation),
+    Batch { atomic: bool, items: Vec<Result<Mutation, Failure>> },
+}
+
+/// Why work ended before its end.
+#[derive(Debug)]
+enum Stop {
+    /// The answer of an operation that the rules, the data or the database do not allow.
+    Refused(Failure),
+    /// The database could not do its work.
+    Database(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl Work {
+    /// The model that database errors are told about.
+    fn model(&self) -> Option<ModelId> {
+        match self {
+            Self::One(mutation) => Some(mutation.form.model),
+            Self::Batch { items, .. } => items.iter().flatten().next().map(|mutation| mutation.form.model),
+        }
+    }
+
+    async fn run<S: Session>(&self, core: &Core, session: &mut S) -> Result<Answer, Stop> {
+        match self {
+            Self::One(mutation) => perform(core, session, mutation).await,
+            Self::Batch { atomic, items } => {
+                session.control(Control::Begin).await?;
+                match run_batch(core, session, *atomic, items).await {
+                    Ok(answers) => {
+                        session.control(Control::Commit).await?;
+                        Ok(Answer::Batch(answers))
+                    }
+                    Err(stop) => {
+                        // A connection that is gone has rolled back by itself.
+                        let _ = session.control(Control::Rollback).await;
+                        Err(match stop {
+                            Stop::Database(error) if error.class.outcome_unknown() => {
+                                Stop::Database(StoreError { class: Class::NoConnection, ..error })
+                            }
+                            stop => stop,
+                        })
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn run_batch<S: Session>(
+    core: &Core,
+    session: &mut S,
+    atomic: bool,
+    items: &[Result<Mutation, Failure>],
+) -> Result<Vec<Result<Answer, Failure>>, Stop> {
+    let mut answers = Vec::with_capacity(items.len());
+    for (at, item) in items.iter().enumerate() {
+        let mutation = match item {
+            Ok(mutation) => mutation,
+            Err(failure) => {
+                answers.push(Err(failure.clone()));
+                continue;
+            }
+        };
+        if atomic {
+            let done = perform(core, session, mutation).await;
+            answers.push(Ok(done.map_err(|stop| match stop {
+                Stop::Refused(failure) => Stop::Refused(Failure { item: Some(at), ..failure }),
+                stop @ Stop::Database(_) => stop,
+            })?));
+            continue;
+        }
+        session.control(Control::Savepoint).await?;
+        let (answer, end) = match perform(core, session, mutation).await {
+            Ok(answer) => (Ok(answer), Control::Release),
+            Err(Stop::Refused(failure)) => (Err(failure), Control::RollbackTo),
+            Err(stop) => return Err(stop),
+        };
+        session.control(end).await?;
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
+/// One write, ready for the database.
+#[derive(Debug)]
+struct Mutation {
+    form: Form,
+    plan: Arc<Plan>,
+    /// Empty for a create.
+    key: Vec<Value>,
+    fields: Vec<(FieldId, Value)>,
+    expected: Vec<i64>,
+    principal: Option<Principal>,
+    now: String,
+    deletion: String,
+}
+
+impl Mutation {
+    /// Everything about a write that needs no database.
+    fn prepare(core: &Core, caller: &Caller, model_id: ModelId, verb: Verb) -> Result<Self, Failure> {
+        let model = core.schema.model(model_id);
+        let (kind, key, expected, data) = match verb {
+            Verb::Create { data } => (Kind::Create, None, Expected::Any, Some(data)),
+            Verb::Patch { key, expected, data } => (Kind::Patch, Some(key), expected, Some(data)),
+            Verb::Delete { key, expected } => (Kind::deletion(model), Some(key), expected, None),
+            Verb::Restore { key, expected } => (Kind::Restore, Some(key), expected, None),
+            Verb::List { .. } | Verb::Read { .. } | Verb::Batch { .. } => {
+                return Err(Failure::new(Code::BadRequest, "an item of a batch creates, updates or deletes a row"));
+            }
+        };
+        let now = core.now();
+        let view = core.view(caller, &now);
+        let anonymous = caller.principal.is_none();
+        let refused = |decision: Decision| decision == Decision::Refused;
+        let action = kind.action();
+        if anonymous && refused(view.decide(model_id, action, None)) {
+            return Err(unauthenticated(model, action));
+        }
+        let mut fields = match (kind, &data) {
+            (Kind::Create, Some(data)) => input::create(&core.schema, &core.validators, model_id, data),
+            (_, Some(data)) => input::patch(&core.schema, &core.validators, model_id, data),
+            (_, None) => Ok(Vec::new()),
+        }
+        .map_err(Failure::validation)?;
+        let (versions, expected) = VersionTest::of(model, &expected).map(|(test, list)| (test, list.to_vec()))?;
+        let patched = fields.iter().map(|(id, _)| *id).collect();
+        if refused(view.decide(model_id, action, (kind == Kind::Patch).then_some(&patched))) {
+            return Err(if anonymous { unauthenticated(model, action) } else { write::forbidden(model, kind) });
+        }
+        check_possible(model, kind)?;
+        let key = match key {
+            Some(key) => key_values(&core.schema, model, &key).ok_or_else(|| write::not_found(model))?,
+            None => Vec::new(),
+        };
+        if kind == Kind::Create {
+            fields = core.with_defaults(model, fields, caller, &now)?;
+        }
+        let form = Form {
+            kind,
+            model: model_id,
+            atoms: view.key(),
+            fields: fields.iter().map(|(id, _)| *id).collect(),
+            references: write::references(model, &fields, |id| kind == Kind::Patch || patched.contains(&id)),
+            versions,
+        };
+        let plan = core.plans.get(&form, || write::plan(&view, core.store.dialect(), &form));
+        let deletion = if kind == Kind::Tombstone { core.options.ids.uuid() } else { String::new() };
+        let principal = caller.principal.clone();
+        Ok(Self { form, plan, key, fields, expected, principal, now, deletion })
+    }
+
+    fn statement(&self, core: &Core, template: &Arc<Template>) -> Result<Statement, StoreError> {
+        let values = Values {
+            key: &self.key,
+            fields: &self.fields,
+            expected: &self.expected,
+            deletion: &self.deletion,
+            ..Values::new(&core.schema, core.store.dialect(), self.principal.as_ref(), &self.now)
+        };
+        template.fill(|slot| values.bind(slot)).map_err(|error| StoreError::new(Class::Other, error.to_string()))
+    }
+
+    /// The answer to a write that changed its row.
+    fn written(&self, core: &Core, rows: Rows) -> Answer {
+        let model = core.schema.model(self.form.model);
+        let mut control = rows.control(0).iter();
+        let readable = control.next() == Some(&Value::Bool(true));
+        let version = model.version.and_then(|_| control.next()).and_then(int);
+        let created = self.form.kind == Kind::Create;
+        let key = match self.form.kind {
+            Kind::Delete => return Answer::Deleted { version: None },
+            Kind::Tombstone => return Answer::Deleted { version },
+            Kind::Create => key_of(core, model, control),
+            Kind::Patch | Kind::Restore => key_of(core, model, self.key.iter()),
+        };
+        let version = version.filter(|_| readable);
+        let body = readable.then(|| rows.into_first());
+        Answer::Row(Row { body, key, version, full: true, created })
+    }
+
+    /// The answer to a patch whose row is already as asked.
+    fn unchanged(&self, core: &Core, version: Option<i64>, rows: Rows) -> Answer {
+        let key = key_of(core, core.schema.model(self.form.model), self.key.iter());
+        Answer::Row(Row { body: Some(rows.into_first()), key, version, full: true, created: false })
+    }
+}
+
+fn int(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(int) => Some(*int),
+        _ => None,
+    }
+}
+
+fn key_of<'v>(core: &Core, model: &Model, values: impl Iterator<Item = &'v Value>) -> Key {
+    model.key.iter().zip(values).map(|(id, value)| key_text(&core.schema, model.field(*id).ty, value)).collect()
+}
+
+fn unauthenticated(model: &Model, action: Action) -> Failure {
+    let detail = format!("the rules of `{}` let nobody {} it without credentials", model.name, action.word());
+    Failure::new(Code::Unauthenticated, detail)
+}
+
+/// What a model never allows, whoever asks. Such routes do not exist, but hosts may ask all the same.
+fn check_possible(model: &Model, kind: Kind) -> Result<(), Failure> {
+    if model.append_only && kind != Kind::Create {
+        return Err(Failure::new(Code::Forbidden, format!("rows of `{}` are never changed or deleted", model.name)));
+    }
+    if kind == Kind::Restore && model.soft_delete.is_none() {
+        return Err(Failure::new(Code::BadRequest, format!("deleted rows of `{}` are gone for good", model.name)));
+    }
+    Ok(())
+}
+
+impl Core {
+    /// The value of every column that the database does not fill by itself, sorted by field.
+    fn with_defaults(
+        &self,
+        model: &Model,
+        given: Vec<(FieldId, Value)>,
+        caller: &Caller,
+        now: &str,
+    ) -> Result<Vec<(FieldId, Value)>, Failure> {
+        let mut given = given.into_iter().peekable();
+        let mut fields = Vec::with_capacity(model.fields.len());
+        for (id, field) in write::bound_fields(model) {
+            let sent = given.next_if(|(sent, _)| *sent == id).map(|(_, value)| value);
+            let value = match (sent, &field.default) {
+                (Some(value), _) => value,
+                (None, _) if field.version => Value::Int(1),
+                (None, _) if field.updated_at => Value::Text(now.to_owned()),
+                (None, Some(IrDefault::Value(value))) => value.clone(),
+                (None, Some(IrDefault::Now)) => Value::Text(now.to_owned()),
+                (None, Some(IrDefault::Uuid)) => Value::Text(self.options.ids.uuid()),
+                (None, Some(IrDefault::Cuid)) => Value::Text(self.options.ids.cuid()),
+                (None, Some(IrDefault::Auth(claim))) => {
+                    let claims = caller.principal.as_ref().map(|principal| principal.claims.as_slice());
+                    let claim = claims.and_then(|claims| claims.get(claim.index())).cloned().unwrap_or(Value::Null);
+                    if claim == Value::Null && !field.optional {
+                        let detail =
+                            format!("`{}` comes from the caller's credentials, and these do not have it", field.name);
+                        let code = if caller.principal.is_none() { Code::Unauthenticated } else { Code::Forbidden };
+                        return Err(Failure::new(code, detail));
+                    }
+                    claim
+                }
+                (None, Some(IrDefault::AutoIncrement | IrDefault::DbGenerated(_)) | None) if field.list => {
+                    Value::List(Vec::new())
+                }
+                (None, Some(IrDefault::AutoIncrement | IrDefault::DbGenerated(_)) | None) => Value::Null,
+            };
+            fields.push((id, value));
+        }
+        Ok(fields)
+    }
+}
+
+/// Runs one write: its statement and, when that changed nothing, its diagnosis.
+async fn perform<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) -> Result<Answer, Stop> {
+    let model = core.schema.model(mutation.form.model);
+    for _ in 0..RACES {
+        if let Some(template) = &mutation.plan.write {
+            let statement = mutation.statement(core, template)?;
+            match session.fetch(&statement, &mut NoPages).await {
+                Ok(rows) if !rows.is_empty() => return Ok(mutation.written(core, rows)),
+                Ok(_) => {}
+                Err(error) => return Err(refused_by_database(core, session, mutation, error).await),
+            }
+        }
+        let statement = mutation.statement(core, &mutation.plan.diagnosis)?;
+        let rows = session.fetch(&statement, &mut NoPages).await?;
+        match mutation.plan.interpret(model, &mutation.form, &mutation.expected, rows) {
+            Verdict::Refused(failure) => return Err(Stop::Refused(failure)),
+            Verdict::Unchanged { version, rows } => return Ok(mutation.unchanged(core, version, rows)),
+            Verdict::Again => {}
+        }
+    }
+    Err(Stop::Database(StoreError::new(Class::Serialization, "the row changed under each try")))
+}
+
+/// Turns an error of the data into the caller's answer; one of the database itself stays what it is.
+async fn refused_by_database<S: Session>(
+    core: &Core,
+    session: &mut S,
+    mutation: &Mutation,
+    mut error: StoreError,
+) -> Stop {
+    if matches!(error.class.code(), Code::Unavailable | Code::TransactionAborted | Code::Internal) {
+        return Stop::Database(error);
+    }
+    if error.class == Class::ForeignKey && error.constraint.is_none() && mutation.form.kind != Kind::Create {
+        let make = || write::dependents(&core.schema, core.store.dialect(), mutation.form.model);
+        let dependents = core.dependents.get(&mutation.form.model, make);
+        match mutation.statement(core, &dependents.template) {
+            Ok(statement) => match session.fetch(&statement, &mut NoPages).await {
+                Ok(rows) => {
+                    let flags = rows.control(0).iter().zip(&dependents.constraints);
+                    error.class = Class::Restrict;
+                    error.constraint =
+                        flags.into_iter().find(|(flag, _)| **flag == Value::Bool(true)).map(|(_, name)| name.clone());
+                }
+                Err(error) => return Stop::Database(error),
+            },
+            Err(error) => return Stop::Database(error),
+        }
+    }
+    Stop::Refused(fault::failure(&core.schema, mutation.form.model, &error))
+}
+
+/// Plans by their form. Bounded: a cache that is full starts again from nothing.
+#[derive(Debug)]
+struct Cache<K, V> {
+    known: RwLock<HashMap<K, Arc<V>>>,
+}
+
+impl<K, V> std::default::Default for Cache<K, V> {
+    fn default() -> Self {
+        Self { known: RwLock::default() }
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Cache<K, V> {
+    const CAPACITY: usize = 4096;
+
+    fn get(&self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
+        if let Some(value) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+            return Arc::clone(value);
+        }
+        let made = Arc::new(make());
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= Self::CAPACITY {
+            known.clear();
+        }
+        known.insert(key.clone(), Arc::clone(&made));
+        made
+    }
+}
+
+/// The result of a future on an SQLite thread: these never wait.
+fn now<T>(future: impl Future<Output = T>) -> T
+where
+    T: Blocked,
+{
+    future.now_or_never().unwrap_or_else(T::blocked)
+}
+
+/// What [`now`] gives for a future that waits all the same: an error.
+trait Blocked {
+    fn blocked() -> Self;
+}
+
+impl<T> Blocked for Result<T, Stop> {
+    fn blocked() -> Self {
+        Err(StoreError::new(Class::Other, "an SQLite operation tried to wait").into())
+    }
+}
+
+impl<T> Blocked for Result<T, StoreError> {
+    fn blocked() -> Self {
+        Err(StoreError::new(Class::Other, "an SQLite operation tried to wait"))
+    }
+}
+
+impl<T> Blocked for Result<T, migrate::Error> {
+    fn blocked() -> Self {
+        Err(migrate::Error::Damaged("an SQLite operation tried to wait".to_owned()))
+    }
+}
+
+/// A future that runs to its end: one that is dropped before goes on as a task of its own.
+struct Detached<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
+
+impl<T: Send + 'static> Future for Detached<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        // Taken out while it runs, so that a panic drops it.
+        let Some(mut inner) = self.0.take() else { return Poll::Pending };
+        match inner.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => {
+                self.0 = Some(inner);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Detached<T> {
+    fn drop(&mut self) {
+        if let (Some(inner), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(inner);
+        }
+    }
 }

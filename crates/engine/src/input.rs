@@ -376,12 +376,11 @@ impl<'a> Reader<'a> {
             Json::String(text) => self.no_nul(at, text),
             Json::Number(text) => {
                 let plain = plain_number(text);
-                match &plain {
-                    Some(plain) => *growth += plain.len().saturating_sub(text.len()),
-                    None => {
-                        let detail = format!("must have at most {MAX_NUMBER_DIGITS} digits in plain notation");
-                        self.fail(at, "out_of_range", detail);
-                    }
+                if let Some(plain) = &plain {
+                    *growth += plain.len().saturating_sub(text.len());
+                } else {
+                    let detail = format!("must have at most {MAX_NUMBER_DIGITS} digits in plain notation");
+                    self.fail(at, "out_of_range", detail);
                 }
                 plain.is_some()
             }
@@ -461,3 +460,6 @@ fn relation_advice(model: &Model, name: &str, accepted: impl Fn(&Field) -> bool)
     }
     Some("is a relation and cannot be sent".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

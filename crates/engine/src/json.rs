@@ -327,9 +327,10 @@ impl<'a> Reader<'a> {
     fn explain(&self, fault: Fault) -> JsonError {
         let before = self.input.get(..fault.at).unwrap_or(self.input);
         let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = before.split(|byte| *byte == b'\n').count();
         // Continuation octets are no characters of their own.
-        let column = before.iter().skip(line_start).filter(|byte| **byte & 0xC0 != 0x80).count() + 1;
+        let continues = |byte: &u8| *byte & 0xC0 == 0x80;
+        let column = before.iter().skip(line_start).filter(|byte| !continues(byte)).count() + 1;
         let mut pointer = String::from("#");
         for name in fault.path.iter().rev() {
             push_pointer(&mut pointer, name);
@@ -362,9 +363,26 @@ pub fn push_pointer(pointer: &mut String, name: &str) {
         match byte {
             b'~' => pointer.push_str("~0"),
             b'/' => pointer.push_str("~1"),
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => pointer.push(char::from(byte)),
-            b'-' | b'.' | b'_' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':'
-            | b'@' | b'?' => pointer.push(char::from(byte)),
+            b'a'..=b'z'
+            | b'A'..=b'Z'
+            | b'0'..=b'9'
+            | b'-'
+            | b'.'
+            | b'_'
+            | b'!'
+            | b'$'
+            | b'&'
+            | b'\''
+            | b'('
+            | b')'
+            | b'*'
+            | b'+'
+            | b','
+            | b';'
+            | b'='
+            | b':'
+            | b'@'
+            | b'?' => pointer.push(char::from(byte)),
             _ => {
                 pointer.push('%');
                 pointer.extend(HEX.get(usize::from(byte >> 4)));

@@ -15,13 +15,14 @@ pub mod migrate;
 pub mod plan;
 pub mod policy;
 pub mod predicate;
+pub mod sources;
 pub mod sql;
 pub mod storage;
 pub mod store;
 pub mod validate;
 
 pub use api::Limits;
-pub use engine::{Database, Engine, Options};
+pub use engine::{Database, Engine, OpenError, Options};
 
 #[cfg(test)]
 mod testing;

@@ -324,6 +324,38 @@ async fn change(
     Ok(Outcome::Done)
 }
 
+/// Removes everything that was made here, rows included. An empty database stays as it is.
+///
+/// # Errors
+/// [`Error::Foreign`] when the tables are somebody else's.
+pub async fn reset(db: &mut Db<'_>) -> Result<(), Error> {
+    db.open_for_rebuilds()?;
+    let done = match db.begin().await {
+        Ok(()) => {
+            let done = wipe(db).await;
+            db.end(done).await
+        }
+        Err(error) => Err(error),
+    };
+    db.close_after_rebuilds()?;
+    done
+}
+
+async fn wipe(db: &mut Db<'_>) -> Result<(), Error> {
+    let applied = match inspect(db).await? {
+        State::Empty => return Ok(()),
+        State::Foreign(tables) => return Err(Error::Foreign(tables)),
+        State::Applied(applied) => *applied,
+    };
+    let nothing = Schema { models: Vec::new(), ..applied.schema.clone() };
+    let steps = ddl_diff::diff(&applied.schema, &nothing, db.dialect()).steps;
+    let meta = format!("DROP TABLE {}", ident(META_TABLE));
+    for sql in steps.iter().flat_map(|step| &step.sql).chain([&meta]) {
+        db.execute(sql).await.map_err(|error| error.while_doing("remove what is there"))?;
+    }
+    Ok(())
+}
+
 /// What a database says about one statement, in terms that both have.
 enum Fault {
     /// Rows break this.

@@ -96,11 +96,7 @@ pub fn register_functions(connection: &rusqlite::Connection) -> rusqlite::Result
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
     connection.create_scalar_function("cratestack_float", 1, flags, |context| {
         let value: Option<f64> = context.get(0)?;
-        Ok(value.map(|value| {
-            let mut out = String::new();
-            push_float(&mut out, value);
-            out
-        }))
+        Ok(value.map(|value| built(|out| push_float(out, value))))
     })
 }
 
@@ -313,7 +309,7 @@ impl<'s> Codec<'s> {
             // PostgreSQL brings `jsonb` into this form itself.
             (Kind::Json, Value::Text(text)) if self.dialect == Dialect::Sqlite => {
                 let json = json::parse(text.as_bytes(), json::MAX_DEPTH).map_err(|_| mismatch())?;
-                written(|out| Ok(json.write_canonical(out))).map(Bind::Text)
+                Ok(Bind::Text(built(|out| json.write_canonical(out))))
             }
             (
                 Kind::Decimal(_) | Kind::Text | Kind::Enum(_) | Kind::DateTime | Kind::Date | Kind::Uuid | Kind::Json,
@@ -334,9 +330,9 @@ impl<'s> Codec<'s> {
                 let texts = binds.map(|bind| {
                     Ok(match bind? {
                         Bind::Text(text) => text,
-                        Bind::Float(value) => written(|out| Ok(push_float(out, value)))?,
+                        Bind::Float(value) => built(|out| push_float(out, value)),
                         Bind::Bool(value) => value.to_string(),
-                        Bind::Bytes(octets) => written(|out| Ok(push_hex(out, "\\x", &octets)))?,
+                        Bind::Bytes(octets) => built(|out| push_hex(out, "\\x", &octets)),
                         _ => return Err(mismatch()),
                     })
                 });
@@ -352,7 +348,7 @@ impl<'s> Codec<'s> {
                         Bind::Int(value) => push_int(&mut out, value),
                         Bind::Float(value) => push_float(&mut out, value),
                         Bind::Text(text) => push_json_string(&mut out, &text),
-                        Bind::Bytes(octets) => quoted(&mut out, |out| Ok(push_hex(out, "", &octets)))?,
+                        Bind::Bytes(octets) => push_json_string(&mut out, &built(|out| push_hex(out, "", &octets))),
                         _ => return Err(mismatch()),
                     }
                 }
@@ -522,13 +518,11 @@ impl<'s> Codec<'s> {
             out.truncate(kept);
         }
         if let Some(scale) = pad.filter(|scale| *scale > 0) {
-            let fraction = match out.get(start..).and_then(|plain| plain.find('.').map(|at| plain.len() - at - 1)) {
-                Some(digits) => digits,
-                None => {
-                    out.push('.');
-                    0
-                }
-            };
+            let point = out.get(start..).and_then(|plain| plain.find('.').map(|at| start + at));
+            let fraction = point.map_or(0, |at| out.len() - at - 1);
+            if point.is_none() {
+                out.push('.');
+            }
             for _ in fraction..scale as usize {
                 out.push('0');
             }
@@ -553,16 +547,19 @@ fn utf8(octets: &[u8]) -> Result<&str, StorageError> {
     std::str::from_utf8(octets).map_err(|_| StorageError::new("text of the database is not UTF-8"))
 }
 
+fn built(write: impl FnOnce(&mut String)) -> String {
+    let mut out = String::new();
+    write(&mut out);
+    out
+}
+
 fn written(write: impl FnOnce(&mut String) -> Result<(), StorageError>) -> Result<String, StorageError> {
     let mut out = String::new();
     write(&mut out)?;
     Ok(out)
 }
 
-fn quoted(
-    out: &mut String,
-    write: impl FnOnce(&mut String) -> Result<(), StorageError>,
-) -> Result<(), StorageError> {
+fn quoted(out: &mut String, write: impl FnOnce(&mut String) -> Result<(), StorageError>) -> Result<(), StorageError> {
     out.push('"');
     write(out)?;
     out.push('"');
@@ -682,25 +679,32 @@ fn render_enum(variants: &[Variant], cell: Cell<'_>, out: &mut String) -> Result
     Ok(())
 }
 
+/// Appends ASCII that was put together in an array.
+fn push_ascii(out: &mut String, ascii: &[u8]) {
+    out.push_str(std::str::from_utf8(ascii).unwrap_or_default());
+}
+
+/// Fills the slot with the last digits of a number, leading zeros included; the rest of the number is returned.
+fn fill_digits(slot: &mut [u8], number: u64) -> u64 {
+    slot.iter_mut().rev().fold(number, |rest, digit| {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest / 10
+    })
+}
+
 /// Appends an integer.
 pub fn push_int(out: &mut String, value: i64) {
-    let mut digits = [0_u8; 20];
-    let mut rest = value.unsigned_abs();
-    let mut length = 0;
-    for slot in digits.iter_mut().rev() {
-        *slot = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-        rest /= 10;
-        length += 1;
-        if rest == 0 {
-            break;
-        }
-    }
     if value < 0 {
         out.push('-');
     }
-    for digit in digits.iter().skip(digits.len() - length) {
-        out.push(char::from(*digit));
-    }
+    push_unsigned(out, value.unsigned_abs());
+}
+
+fn push_unsigned(out: &mut String, value: u64) {
+    let mut digits = [0; 20];
+    fill_digits(&mut digits, value);
+    let zeros = digits.iter().take(digits.len() - 1).take_while(|digit| **digit == b'0').count();
+    push_ascii(out, digits.get(zeros..).unwrap_or_default());
 }
 
 /// Appends a finite float in the shortest form that reads back as the same float.
@@ -719,38 +723,40 @@ pub fn push_float(out: &mut String, value: f64) {
     let _ = serde_json::to_writer(Sink(out), &value);
 }
 
-/// How each byte stands in a JSON string: 0 as it is, else the letter after the backslash (`u` for `\u00xx`).
-const ESCAPES: [u8; 256] = {
-    let mut table = [0_u8; 256];
-    let mut at = 0;
-    while at < 0x20 {
-        table[at] = b'u';
-        at += 1;
+/// How a byte stands in a JSON string: 0 as it is, else the letter after the backslash (`u` for `\u00xx`).
+const fn escape(byte: u8) -> u8 {
+    match byte {
+        0x08 => b'b',
+        b'\t' => b't',
+        b'\n' => b'n',
+        0x0C => b'f',
+        b'\r' => b'r',
+        b'"' | b'\\' => byte,
+        0..0x20 => b'u',
+        _ => 0,
     }
-    table[0x08] = b'b';
-    table[0x09] = b't';
-    table[0x0A] = b'n';
-    table[0x0C] = b'f';
-    table[0x0D] = b'r';
-    table[b'"' as usize] = b'"';
-    table[b'\\' as usize] = b'\\';
-    table
-};
+}
+
+/// Whether nothing of the text needs an escape. A chunk is tested as a whole, so that it takes few instructions.
+fn is_plain(text: &str) -> bool {
+    let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    text.as_bytes().chunks(32).all(|chunk| !chunk.iter().fold(false, |found, byte| found | special(byte)))
+}
 
 /// Appends a JSON string, quotes included; escapes exactly what RFC 8259 demands, as both databases do.
 pub fn push_json_string(out: &mut String, text: &str) {
     out.reserve(text.len() + 2);
     out.push('"');
     let mut rest = text;
-    while let Some((at, byte, escape)) = rest.bytes().enumerate().find_map(|(at, byte)| {
-        let escape = ESCAPES.get(usize::from(byte)).copied().unwrap_or(0);
-        (escape != 0).then_some((at, byte, escape))
-    }) {
+    if is_plain(text) {
+        out.push_str(std::mem::take(&mut rest));
+    }
+    while let Some((at, byte)) = rest.bytes().enumerate().find(|(_, byte)| escape(*byte) != 0) {
         let (plain, after) = rest.split_at(at);
         out.push_str(plain);
         out.push('\\');
-        out.push(char::from(escape));
-        if escape == b'u' {
+        out.push(char::from(escape(byte)));
+        if escape(byte) == b'u' {
             // A String takes every write, so that there is no error to see.
             let _ = write!(out, "{byte:04x}");
         }
@@ -762,32 +768,28 @@ pub fn push_json_string(out: &mut String, text: &str) {
 
 fn push_hex(out: &mut String, prefix: &str, octets: &[u8]) {
     out.push_str(prefix);
-    for octet in octets {
-        push_octet(out, *octet);
-    }
-}
-
-fn push_octet(out: &mut String, octet: u8) {
-    for nibble in [octet >> 4, octet & 15] {
+    for nibble in octets.iter().flat_map(|octet| [octet >> 4, octet & 15]) {
         out.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
     }
 }
 
-fn push_padded(out: &mut String, value: i64, width: u32) {
-    let mut unit = 10_i64.pow(width.saturating_sub(1));
-    while unit > 1 && value < unit {
-        out.push('0');
-        unit /= 10;
+fn push_padded(out: &mut String, value: u64, width: u32) {
+    let mut digits = [0; 20];
+    if let Some(slot) = digits.get_mut(..width as usize) {
+        fill_digits(slot, value);
+        push_ascii(out, slot);
     }
-    push_int(out, value);
 }
 
 const DAY_MICROS: i64 = 86_400_000_000;
 /// Days from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
 const PG_EPOCH_DAYS: i64 = 10_957;
 
-/// Appends `YYYY-MM-DD` for days since 1970-01-01 (Howard Hinnant's `civil_from_days`).
-fn push_day(out: &mut String, days: i64) -> Result<(), StorageError> {
+const INSTANT: [u8; 27] = *b"0000-00-00T00:00:00.000000Z";
+
+/// The canonical text of an instant: days since 1970-01-01 (Howard Hinnant's `civil_from_days`) and microseconds of
+/// that day. Its first ten octets are the date.
+fn instant(days: i64, micros: i64) -> Result<[u8; 27], StorageError> {
     let shifted = days.checked_add(719_468).ok_or_else(mismatch)?;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
@@ -800,19 +802,31 @@ fn push_day(out: &mut String, days: i64) -> Result<(), StorageError> {
     if !(1..=9999).contains(&year) {
         return Err(StorageError::new("a date of the database is outside the years 0001 to 9999"));
     }
-    push_padded(out, year, 4);
-    out.push('-');
-    push_padded(out, month, 2);
-    out.push('-');
-    push_padded(out, day, 2);
-    Ok(())
+    let seconds = micros / 1_000_000;
+    let mut text = INSTANT;
+    for (place, number) in [
+        (0..4, year),
+        (5..7, month),
+        (8..10, day),
+        (11..13, seconds / 3600),
+        (14..16, seconds / 60 % 60),
+        (17..19, seconds % 60),
+        (20..26, micros % 1_000_000),
+    ] {
+        if let Some(slot) = text.get_mut(place) {
+            fill_digits(slot, number.unsigned_abs());
+        }
+    }
+    Ok(text)
 }
 
 fn write_date(cell: Cell<'_>, out: &mut String) -> Result<(), StorageError> {
-    match cell {
-        Cell::Pg(octets) => push_day(out, i64::from(i32::from_be_bytes(fixed(octets)?)) + PG_EPOCH_DAYS),
-        cell => push_plain(out, &text(cell)?),
-    }
+    let Cell::Pg(octets) = cell else {
+        return push_plain(out, &text(cell)?);
+    };
+    let text = instant(i64::from(i32::from_be_bytes(fixed(octets)?)) + PG_EPOCH_DAYS, 0)?;
+    push_ascii(out, text.get(..10).unwrap_or_default());
+    Ok(())
 }
 
 fn write_date_time(cell: Cell<'_>, out: &mut String) -> Result<(), StorageError> {
@@ -820,19 +834,8 @@ fn write_date_time(cell: Cell<'_>, out: &mut String) -> Result<(), StorageError>
         return push_plain(out, &text(cell)?);
     };
     let micros = i64::from_be_bytes(fixed(octets)?);
-    let (days, of_day) = (micros.div_euclid(DAY_MICROS), micros.rem_euclid(DAY_MICROS));
-    push_day(out, days + PG_EPOCH_DAYS)?;
-    let seconds = of_day / 1_000_000;
-    for (sign, value, width) in [
-        ('T', seconds / 3600, 2),
-        (':', seconds / 60 % 60, 2),
-        (':', seconds % 60, 2),
-        ('.', of_day % 1_000_000, 6),
-    ] {
-        out.push(sign);
-        push_padded(out, value, width);
-    }
-    out.push('Z');
+    let text = instant(micros.div_euclid(DAY_MICROS) + PG_EPOCH_DAYS, micros.rem_euclid(DAY_MICROS))?;
+    push_ascii(out, &text);
     Ok(())
 }
 
@@ -840,18 +843,14 @@ fn write_uuid(cell: Cell<'_>, out: &mut String) -> Result<(), StorageError> {
     let Cell::Pg(octets) = cell else {
         return push_plain(out, &text(cell)?);
     };
-    for (at, octet) in fixed::<16>(octets)?.into_iter().enumerate() {
-        if matches!(at, 4 | 6 | 8 | 10) {
-            out.push('-');
-        }
-        push_octet(out, octet);
-    }
+    let uuid = uuid::Uuid::from_bytes(fixed(octets)?);
+    out.push_str(uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()));
     Ok(())
 }
 
 /// Text that stands between JSON quotes as it is.
 fn push_plain(out: &mut String, text: &str) -> Result<(), StorageError> {
-    if text.bytes().any(|byte| ESCAPES.get(usize::from(byte)).is_some_and(|escape| *escape != 0)) {
+    if !is_plain(text) {
         return Err(mismatch());
     }
     out.push_str(text);
@@ -898,10 +897,10 @@ fn push_scaled(out: &mut String, value: i64, scale: u32) {
     if value < 0 {
         out.push('-');
     }
-    push_int(out, i64::try_from(magnitude / unit).unwrap_or(i64::MAX));
+    push_unsigned(out, magnitude / unit);
     if scale > 0 {
         out.push('.');
-        push_padded(out, i64::try_from(magnitude % unit).unwrap_or(0), scale);
+        push_padded(out, magnitude % unit, scale);
     }
 }
 
@@ -944,12 +943,12 @@ pub fn sortable(decimal: &str) -> Option<String> {
     let mut out = String::with_capacity(digits.len() + 8);
     if negative {
         out.push('n');
-        push_padded(&mut out, EXPONENT_BIAS - 1 - exponent, EXPONENT_DIGITS);
+        push_padded(&mut out, (EXPONENT_BIAS - 1 - exponent).unsigned_abs(), EXPONENT_DIGITS);
         out.extend(digits.bytes().map(complement));
         out.push('~');
     } else {
         out.push('p');
-        push_padded(&mut out, EXPONENT_BIAS + exponent, EXPONENT_DIGITS);
+        push_padded(&mut out, (EXPONENT_BIAS + exponent).unsigned_abs(), EXPONENT_DIGITS);
         out.push_str(digits);
     }
     Some(out)

@@ -96,9 +96,7 @@ impl Validators {
             ValidatorKind::Iso4217 { any: true } => {
                 ("iso4217", is_currency_shape(text()), "must be three capital letters, such as `EUR`")
             }
-            ValidatorKind::Iban => {
-                ("iban", is_iban(text()), "must be an IBAN without spaces, with valid check digits")
-            }
+            ValidatorKind::Iban => ("iban", is_iban(text()), "must be an IBAN without spaces, with valid check digits"),
             ValidatorKind::Bic => {
                 ("bic", is_bic(text()), "must be a BIC: eight or eleven capital letters and digits, with a country")
             }
@@ -309,9 +307,7 @@ fn is_escaped(text: &str, also: &[u8]) -> bool {
                 let mut hex = || bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit());
                 hex() && hex()
             }
-            _ => {
-                byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte) || also.contains(&byte)
-            }
+            _ => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte) || also.contains(&byte),
         };
         if !holds {
             return false;
@@ -340,33 +336,86 @@ mod tests {
                 is_email,
                 &["a@b", "ann.o'neil+x@example.com", "a@b-c.d", ".a.@1.2", "a!#$%&'*+/=?^_`{|}~-@x"],
                 &[
-                    "", "a", "@b", "a@", "a@b.", "a@.b", "a@-b", "a@b-", "a b@c", "a@b c", "a@b@c", "ä@b", "a@bücher.de",
-                    "\"a\"@b", "a@[127.0.0.1]", "a@b\n", &long_label, &long,
+                    "",
+                    "a",
+                    "@b",
+                    "a@",
+                    "a@b.",
+                    "a@.b",
+                    "a@-b",
+                    "a@b-",
+                    "a b@c",
+                    "a@b c",
+                    "a@b@c",
+                    "ä@b",
+                    "a@bücher.de",
+                    "\"a\"@b",
+                    "a@[127.0.0.1]",
+                    "a@b\n",
+                    &long_label,
+                    &long,
                 ],
             ),
             (
                 is_uri,
                 &[
-                    "https://example.com/", "https://user:pw@example.com:8080/a/b?c=d&e#f", "urn:isbn:0451450523", "a:",
-                    "mailto:a@b.c", "http://[::1]:80/", "http://[2001:db8::7]/c=GB?x", "file:///etc/hosts", "http://",
-                    "http://1.2.3.4/%20", "tel:+1-816-555-1212", "ldap://[v7.a:b]/",
+                    "https://example.com/",
+                    "https://user:pw@example.com:8080/a/b?c=d&e#f",
+                    "urn:isbn:0451450523",
+                    "a:",
+                    "mailto:a@b.c",
+                    "http://[::1]:80/",
+                    "http://[2001:db8::7]/c=GB?x",
+                    "file:///etc/hosts",
+                    "http://",
+                    "http://1.2.3.4/%20",
+                    "tel:+1-816-555-1212",
+                    "ldap://[v7.a:b]/",
                 ],
                 &[
-                    "", "example.com", "/a", "//a/b", "1a:b", ":a", "http://a b", "http://a/%2", "http://a/%zz", "a:\u{0}",
-                    "http://[::1", "http://[::g]/", "http://a:b/", "http://a/[", "a:é", "a:b#c#d", "a:<b>", "a:b\n",
+                    "",
+                    "example.com",
+                    "/a",
+                    "//a/b",
+                    "1a:b",
+                    ":a",
+                    "http://a b",
+                    "http://a/%2",
+                    "http://a/%zz",
+                    "a:\u{0}",
+                    "http://[::1",
+                    "http://[::g]/",
+                    "http://a:b/",
+                    "http://a/[",
+                    "a:é",
+                    "a:b#c#d",
+                    "a:<b>",
+                    "a:b\n",
                     "http://a@b@c/",
                 ],
             ),
             (
                 is_iban,
                 &[
-                    "DE89370400440532013000", "GB82WEST12345698765432", "FR1420041010050500013M02606",
-                    "NO9386011117947", "MT84MALT011000012345MTLCAST001S", "CH9300762011623852957", "BE68539007547034",
+                    "DE89370400440532013000",
+                    "GB82WEST12345698765432",
+                    "FR1420041010050500013M02606",
+                    "NO9386011117947",
+                    "MT84MALT011000012345MTLCAST001S",
+                    "CH9300762011623852957",
+                    "BE68539007547034",
                 ],
                 &[
-                    "", "DE", "DE8937040044053201300", "DE893704004405320130000", "DE88370400440532013000",
-                    "de89370400440532013000", "DE89 3704 0044 0532 0130 00", "XX82WEST12345698765432",
-                    "GB82WEST1234569876543é", "D€89370400440532013000",
+                    "",
+                    "DE",
+                    "DE8937040044053201300",
+                    "DE893704004405320130000",
+                    "DE88370400440532013000",
+                    "de89370400440532013000",
+                    "DE89 3704 0044 0532 0130 00",
+                    "XX82WEST12345698765432",
+                    "GB82WEST1234569876543é",
+                    "D€89370400440532013000",
                 ],
             ),
             (
@@ -450,19 +499,9 @@ mod tests {
                 text("2026-01-01T00:00:00.000001Z"),
                 Some("must be at most 2026-01-01T00:00:00.000000Z"),
             ),
-            (
-                ty(Scalar::Float),
-                range(Some(Value::Float(0.1)), None),
-                Value::Float(0.0),
-                Some("must be at least 0.1"),
-            ),
+            (ty(Scalar::Float), range(Some(Value::Float(0.1)), None), Value::Float(0.0), Some("must be at least 0.1")),
             (ty(Scalar::String), length(Some(1), Some(2)), text("é😀"), None),
-            (
-                ty(Scalar::String),
-                length(Some(1), Some(2)),
-                text("abc"),
-                Some("must have between 1 and 2 characters"),
-            ),
+            (ty(Scalar::String), length(Some(1), Some(2)), text("abc"), Some("must have between 1 and 2 characters")),
             (ty(Scalar::String), length(Some(1), None), text(""), Some("must have at least 1 character")),
             (ty(Scalar::Bytes), length(None, Some(2)), Value::Bytes(vec![0; 3]), Some("must have at most 2 octets")),
             (ty(Scalar::String), length(Some(3), Some(3)), text("ab"), Some("must have exactly 3 characters")),

@@ -151,7 +151,12 @@ pub enum Verdict {
     /// This.
     Refused(Failure),
     /// The row is already as the patch would have it.
-    Unchanged(Rows),
+    Unchanged {
+        /// Its version.
+        version: Option<i64>,
+        /// The row.
+        rows: Rows,
+    },
     /// No reason (any more): the write lost a race that is over.
     Again,
 }
@@ -538,7 +543,7 @@ impl Plan {
         if !missing.is_empty() {
             return Verdict::Refused(unresolved(model, &missing));
         }
-        if unchanged { Verdict::Unchanged(rows) } else { Verdict::Again }
+        if unchanged { Verdict::Unchanged { version: current, rows } } else { Verdict::Again }
     }
 }
 

@@ -133,11 +133,7 @@ fn cases() -> Vec<(SqlType, Value, String)> {
     }
     case(list(Scalar::String), Value::List(Vec::new()), "[]");
     let strings = ["", "NULL", "a,b", "{\"x\"}", "back\\slash", "new\nline", "é"];
-    case(
-        list(Scalar::String),
-        Value::List(strings.map(text).to_vec()),
-        &serde_json::to_string(&strings).unwrap(),
-    );
+    case(list(Scalar::String), Value::List(strings.map(text).to_vec()), &serde_json::to_string(&strings).unwrap());
     case(list(Scalar::Int), Value::List(vec![Value::Int(-1), Value::Int(i64::MAX)]), "[-1,9223372036854775807]");
     case(list(Scalar::Uuid), Value::List(vec![text("0198aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee")]), {
         "[\"0198aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee\"]"
@@ -486,9 +482,9 @@ async fn json_is_alike_on_both() {
     let schema = Arc::new(schema());
     for json in [
         r#"{"b":1,"a":2,"aa":{"é":1,"zz":2,"z":[]},"":0}"#,
-        r#"[0,-0,-0.0,1.50,1e2,1.5E+3,1e-7,12.50e1,0e5,0e-3,-1.0e-2,1e399,4.9406564584124654e-324]"#,
+        "[0,-0,-0.0,1.50,1e2,1.5E+3,1e-7,12.50e1,0e5,0e-3,-1.0e-2,1e399,4.9406564584124654e-324]",
         r#"["\u0001\u001f\u007f\u2028\/\b\f\n\r\t\"\\é😀"]"#,
-        r#""plain""#,
+        "\"plain\"",
         "123456789012345678901234567890.123456789",
     ] {
         let value = {

@@ -223,6 +223,11 @@ pub struct PgSession {
 }
 
 impl PgSession {
+    /// The connection itself, for what is no statement of a plan. `None` when it was lost.
+    pub(crate) fn connection(&mut self) -> Option<&mut PgConnection> {
+        self.lease.connection.as_mut()
+    }
+
     /// Runs `work` on the connection; unless it comes to its end before the deadline, the connection is closed.
     async fn with<T>(
         &mut self,

@@ -8,7 +8,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Control, Rows, Session, Statistics};
+use crate::engine::OpenError;
 use crate::fault::{Class, StoreError};
 use crate::predicate;
 use crate::sql::{Dialect, Statement};
@@ -37,11 +38,17 @@ const STEPS: i32 = 10_000;
 /// An open SQLite database.
 #[derive(Debug)]
 pub struct Sqlite {
+    /// `None` once it is closed.
+    queues: RwLock<Option<Queues>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    statistics: Arc<Statistics>,
+}
+
+#[derive(Debug)]
+struct Queues {
     writer: mpsc::Sender<Box<dyn Job>>,
     /// `None` in memory: there the one connection does everything.
     readers: Option<mpsc::Sender<Box<dyn Job>>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    statistics: Arc<Statistics>,
 }
 
 /// What the threads run. Type-erased: a [`Task`] knows what it answers.
@@ -90,23 +97,26 @@ where
 }
 
 impl Sqlite {
-    /// Opens (and creates) the file at `path`, or a database in memory for `None`. Its rows are those of `schema`.
-    /// Blocks.
+    /// Opens (and creates) the file at `path`, or a database in memory for `None`, and lets `prepare` look at it before
+    /// anybody else does. Its rows are those of `schema`. Blocks.
     ///
     /// # Errors
-    /// A sentence for the person who starts the service.
-    pub fn open(
+    /// For the person who starts the service.
+    pub fn open<E: Into<OpenError>>(
         schema: &Arc<Schema>,
         path: Option<&Path>,
         readers: usize,
         statistics: Arc<Statistics>,
-    ) -> Result<Self, String> {
+        prepare: impl FnOnce(&mut Connection) -> Result<(), E>,
+    ) -> Result<Self, OpenError> {
         if let Some(directory) = path.and_then(Path::parent).filter(|directory| !directory.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory)
-                .map_err(|error| format!("cannot create the directory `{}`: {error}", directory.display()))?;
+                .map_err(|error| format!("cannot create the directory `{}`: {error}", directory.display()))
+                .map_err(OpenError::Database)?;
         }
         let (writer, jobs) = mpsc::channel(QUEUE);
-        let thread = Thread::open(schema, path, Role::Writer, &statistics)?;
+        let mut thread = Thread::open(schema, path, Role::Writer, &statistics)?;
+        prepare(&mut thread.connection).map_err(E::into)?;
         let mut threads = vec![thread.spawn("sqlite-writer", write_loop, jobs)?];
         let mut shared = None;
         if path.is_some() {
@@ -118,7 +128,8 @@ impl Sqlite {
             }
             shared = Some(sender);
         }
-        Ok(Self { writer, readers: shared, threads: Mutex::new(threads), statistics })
+        let queues = Queues { writer, readers: shared };
+        Ok(Self { queues: RwLock::new(Some(queues)), threads: Mutex::new(threads), statistics })
     }
 
     /// Counts of what was done.
@@ -134,7 +145,7 @@ impl Sqlite {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        submit(&self.writer, deadline, work).await
+        self.submit(Role::Writer, deadline, work).await
     }
 
     /// Runs `work` on a reader; changes are refused there.
@@ -144,32 +155,48 @@ impl Sqlite {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        submit(self.readers.as_ref().unwrap_or(&self.writer), deadline, work).await
+        self.submit(Role::Reader, deadline, work).await
     }
 
-    /// Does what is queued and closes the connections. Blocks.
-    pub fn close(self) {
-        let Self { writer, readers, threads, .. } = self;
-        drop((writer, readers));
-        for thread in threads.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let _ = thread.join();
+    async fn submit<W, T, E>(&self, role: Role, deadline: Instant, work: W) -> Result<T, E>
+    where
+        W: FnMut(&mut SqliteSession<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (caller, answer) = oneshot::channel();
+        let task: Box<dyn Job> = Box::new(Task { deadline, work, result: None, caller: Some(caller) });
+        if let Some((queue, task)) = self.enqueue(role, task)? {
+            let room = tokio::time::timeout_at(deadline.into(), queue.send(task)).await;
+            room.map_err(|_| late())?.map_err(|_| closed())?;
+        }
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Puts a job into its queue; gives both back when the queue is full.
+    #[expect(clippy::type_complexity, reason = "used once")]
+    fn enqueue(
+        &self,
+        role: Role,
+        job: Box<dyn Job>,
+    ) -> Result<Option<(mpsc::Sender<Box<dyn Job>>, Box<dyn Job>)>, StoreError> {
+        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        let queues = queues.as_ref().ok_or_else(closed)?;
+        let queue = queues.readers.as_ref().filter(|_| role == Role::Reader).unwrap_or(&queues.writer);
+        match queue.try_send(job) {
+            Ok(()) => Ok(None),
+            Err(mpsc::error::TrySendError::Full(job)) => Ok(Some((queue.clone(), job))),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(closed()),
         }
     }
-}
 
-async fn submit<W, T, E>(queue: &mpsc::Sender<Box<dyn Job>>, deadline: Instant, work: W) -> Result<T, E>
-where
-    W: FnMut(&mut SqliteSession<'_>) -> Result<T, E> + Send + 'static,
-    T: Send + 'static,
-    E: From<StoreError> + Send + 'static,
-{
-    let (caller, answer) = oneshot::channel();
-    let task: Box<dyn Job> = Box::new(Task { deadline, work, result: None, caller: Some(caller) });
-    if let Err(mpsc::error::TrySendError::Full(task)) = queue.try_send(task) {
-        let room = tokio::time::timeout_at(deadline.into(), queue.send(task)).await;
-        room.map_err(|_| late())?.map_err(|_| closed())?;
+    /// Does what is queued and closes the connections. Further work is refused.
+    pub async fn close(&self) {
+        drop(self.queues.write().unwrap_or_else(PoisonError::into_inner).take());
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
+        let _ = tokio::task::spawn_blocking(join).await;
     }
-    answer.await.map_err(|_| closed())?
 }
 
 fn late() -> StoreError {
@@ -220,26 +247,27 @@ impl Thread {
         path: Option<&Path>,
         role: Role,
         statistics: &Arc<Statistics>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, OpenError> {
         let connection = connect(path, role).map_err(|error| {
             let path = path.map_or_else(|| PathBuf::from(":memory:"), Path::to_owned);
-            match error.sqlite_error_code() {
+            OpenError::Database(match error.sqlite_error_code() {
                 Some(ErrorCode::NotADatabase) => {
                     format!("`{}` is not a SQLite database; name another file, or move this one away", path.display())
                 }
                 _ => format!("cannot open the SQLite database `{}`: {error}", path.display()),
-            }
+            })
         })?;
         let clock = Clock { start: Instant::now(), deadline: Arc::new(AtomicU64::new(0)) };
         let watch = clock.clone();
-        connection.progress_handler(STEPS, Some(move || watch.passed())).map_err(|error| error.to_string())?;
+        let watched = connection.progress_handler(STEPS, Some(move || watch.passed()));
+        watched.map_err(|error| OpenError::Database(error.to_string()))?;
         let (schema, statistics) = (Arc::clone(schema), Arc::clone(statistics));
         Ok(Self { schema, connection, role, clock, statistics })
     }
 
-    fn spawn<J: Send + 'static>(self, name: &str, body: fn(Self, J), jobs: J) -> Result<JoinHandle<()>, String> {
+    fn spawn<J: Send + 'static>(self, name: &str, body: fn(Self, J), jobs: J) -> Result<JoinHandle<()>, OpenError> {
         let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || body(self, jobs));
-        spawned.map_err(|error| format!("cannot start a thread: {error}"))
+        spawned.map_err(|error| OpenError::Database(format!("cannot start a thread: {error}")))
     }
 
     fn session(&mut self) -> SqliteSession<'_> {

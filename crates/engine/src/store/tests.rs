@@ -10,6 +10,7 @@ use sqlx::Executor as _;
 use super::postgres::{PoolOptions, Postgres};
 use super::sqlite::{Sqlite, SqliteSession};
 use super::{NoPages, Session as _};
+use crate::engine::OpenError;
 use crate::fault::{Class, StoreError};
 use crate::sql::{Bind, SqlType};
 use crate::testing::{PgDatabase, pending, statement};
@@ -151,8 +152,13 @@ mod sqlite {
     use super::*;
     use std::sync::mpsc;
 
+    #[allow(clippy::unnecessary_wraps, reason = "what `open` asks for")]
+    fn nothing(_: &mut rusqlite::Connection) -> Result<(), OpenError> {
+        Ok(())
+    }
+
     fn open(directory: &tempfile::TempDir) -> Sqlite {
-        Sqlite::open(&schema(), Some(&directory.path().join("sub/test.db")), 2, Arc::default()).unwrap()
+        Sqlite::open(&schema(), Some(&directory.path().join("sub/test.db")), 2, Arc::default(), nothing).unwrap()
     }
 
     fn run(session: &mut SqliteSession<'_>, sql: &str, binds: Vec<Bind>) -> Result<Vec<Vec<Value>>, StoreError> {
@@ -279,10 +285,10 @@ mod sqlite {
         let refused = store.read(soon(), |session| run(session, "CREATE TABLE t (a)", Vec::new())).await;
         assert_eq!(refused.unwrap_err().class, Class::ReadOnly);
 
-        let store = Sqlite::open(&schema(), None, 2, Arc::default()).unwrap();
+        let store = Sqlite::open(&schema(), None, 2, Arc::default(), nothing).unwrap();
         write(&store, "CREATE TABLE t (a INTEGER) STRICT", Vec::new()).await.unwrap();
         assert_eq!(count(&store).await, Value::Int(0));
-        store.close();
+        store.close().await;
     }
 
     #[test]
@@ -290,9 +296,10 @@ mod sqlite {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notes.txt");
         std::fs::write(&path, "no database, but more than a hundred octets of something else: ".repeat(20)).unwrap();
-        let error = Sqlite::open(&schema(), Some(&path), 1, Arc::default()).unwrap_err();
+        let error = Sqlite::open(&schema(), Some(&path), 1, Arc::default(), nothing).unwrap_err().to_string();
         assert!(error.contains("notes.txt` is not a SQLite database"), "{error}");
-        let error = Sqlite::open(&schema(), Some(&path.join("below.db")), 1, Arc::default()).unwrap_err();
+        let error =
+            Sqlite::open(&schema(), Some(&path.join("below.db")), 1, Arc::default(), nothing).unwrap_err().to_string();
         assert!(error.starts_with("cannot create the directory"), "{error}");
     }
 
@@ -311,7 +318,8 @@ mod sqlite {
         drop(insert);
         go.send(()).unwrap();
         held.await.unwrap().unwrap();
-        Arc::into_inner(store).unwrap().close();
+        store.close().await;
+        assert_eq!(write(&store, "SELECT 1", Vec::new()).await.unwrap_err().class, Class::NoConnection);
         assert_eq!(count(&open(&directory)).await, Value::Int(1));
     }
 }

@@ -1,0 +1,163 @@
+//! From a database's URL to an engine that serves a schema on it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cratestack_engine::store::postgres::PoolOptions;
+use cratestack_engine::migrate::{self, Db, State};
+use cratestack_engine::{Database, Engine, Limits, Options};
+use cratestack_schema::ir::Schema;
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use crate::settings::Settings;
+use crate::ui::{Failure, Ui};
+
+/// Reads a `--database` value.
+pub(crate) fn parse(url: &str, from: &str) -> Result<Database, Failure> {
+    if url == "sqlite::memory:" {
+        return Ok(Database::SqliteMemory);
+    }
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() || path.contains('\0') {
+            return Err(Failure::new(format!("{from} names no SQLite file")).help("write `sqlite:path/to/file.db`"));
+        }
+        return Ok(Database::SqliteFile(PathBuf::from(path)));
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(Database::Postgres(url.to_owned()));
+    }
+    // The URL itself may carry a password, so it is not shown.
+    Err(Failure::new(format!("{from} is not a database URL that cratestack knows"))
+        .help("write `sqlite:PATH`, `sqlite::memory:` or `postgres://USER@HOST/NAME`"))
+}
+
+/// The database's name for people, without a password.
+pub(crate) fn name(database: &Database) -> String {
+    match database {
+        Database::SqliteMemory => "SQLite in memory".to_owned(),
+        Database::SqliteFile(path) => format!("SQLite `{}`", path.display()),
+        Database::Postgres(url) => {
+            let place = url.split_once("://").map_or("", |(_, rest)| rest);
+            let place = place.split(['?', '#']).next().unwrap_or("");
+            format!("PostgreSQL `{}`", place.rsplit_once('@').map_or(place, |(_, place)| place))
+        }
+    }
+}
+
+/// The keys of `cursor-keys`; none means the database's own.
+fn cursor_keys(settings: &Settings) -> Result<Vec<[u8; 32]>, Failure> {
+    let Some(text) = settings.text("cursor-keys") else { return Ok(Vec::new()) };
+    let key = |word: &str| STANDARD.decode(word.trim()).ok().and_then(|key| key.try_into().ok());
+    text.split(',').map(key).collect::<Option<_>>().ok_or_else(|| {
+        Failure::new(format!("{} is not a list of base64 keys of 32 octets", settings.from("cursor-keys")))
+            .help("make one with `head -c 32 /dev/urandom | base64`")
+    })
+}
+
+/// Engine options from the settings.
+pub(crate) fn options(settings: &Settings) -> Result<Options, Failure> {
+    let standard = Limits::default();
+    let limits = Limits {
+        list_default: settings.number("list-default").unwrap_or(standard.list_default),
+        list_max: settings.number("list-max").unwrap_or(standard.list_max),
+        include_limit: settings.number("include-limit").unwrap_or(standard.include_limit),
+        include_depth: settings.number("include-depth").unwrap_or(standard.include_depth),
+        batch: settings.number("batch-max").unwrap_or(standard.batch),
+        expression_depth: settings.number("expression-depth").unwrap_or(standard.expression_depth),
+        expression_nodes: settings.number("expression-nodes").unwrap_or(standard.expression_nodes),
+        cursor_ttl: settings.time("cursor-ttl").unwrap_or(standard.cursor_ttl),
+    };
+    let standard = Options::default();
+    let connections = settings.number("connections").unwrap_or(standard.pool.connections);
+    let statement_timeout = settings.time("request-timeout").unwrap_or(standard.pool.statement_timeout);
+    Ok(Options {
+        limits,
+        cursor_keys: cursor_keys(settings)?,
+        pool: PoolOptions { connections, statement_timeout, ..standard.pool },
+        ..standard
+    })
+}
+
+/// A connection of our own, for the start of a process.
+pub(crate) enum Connection {
+    Sqlite(rusqlite::Connection),
+    Postgres(Box<sqlx::PgConnection>),
+}
+
+impl Connection {
+    /// Connects; a missing SQLite file is made.
+    pub(crate) async fn open(database: &Database) -> Result<Self, Failure> {
+        match database {
+            Database::SqliteMemory => Err(Failure::new("a database in memory has one user")),
+            Database::SqliteFile(path) => sqlite(path).map(Self::Sqlite),
+            Database::Postgres(url) => {
+                let options: sqlx::postgres::PgConnectOptions = url
+                    .parse()
+                    .map_err(|_| Failure::new("the PostgreSQL URL is malformed").help("write `postgres://USER@HOST/NAME`"))?;
+                let connection = options.disable_statement_logging().connect().await.map_err(|error| {
+                    Failure::new(format!("cannot connect to {}: {error}", name(database)))
+                        .help("is the server running, and does the database exist? `createdb NAME` makes one")
+                })?;
+                Ok(Self::Postgres(Box::new(connection)))
+            }
+        }
+    }
+
+    /// Lends it to the migration functions.
+    pub(crate) fn db(&mut self) -> Db<'_> {
+        match self {
+            Self::Sqlite(connection) => Db::Sqlite(connection),
+            Self::Postgres(connection) => Db::Postgres(connection),
+        }
+    }
+
+    /// Says goodbye to the server.
+    pub(crate) async fn close(self) {
+        if let Self::Postgres(connection) = self {
+            let _gone_either_way = connection.close().await;
+        }
+    }
+}
+
+fn sqlite(path: &Path) -> Result<rusqlite::Connection, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(format!("cannot open the SQLite file `{}`: {error}", path.display()))
+            .help("name a file in a folder that you may write to")
+    };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+    }
+    let connection = rusqlite::Connection::open(path).map_err(|error| failed(&error))?;
+    connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(|error| failed(&error))?;
+    Ok(connection)
+}
+
+/// A migration error with its next step.
+pub(crate) fn failure(error: &migrate::Error) -> Failure {
+    Failure::new(error.to_string()).help(error.help())
+}
+
+/// Creates the schema in an empty database, showing progress when it takes long.
+pub(crate) async fn create(ui: Ui, connection: &mut Connection, schema: &Schema) -> Result<migrate::Outcome, Failure> {
+    let key = migrate::new_cursor_key().map_err(|error| failure(&error))?;
+    let mut bar = ui.progress("creating tables");
+    let done = migrate::apply_create(&mut connection.db(), schema, key, &mut |at| bar.show(at.done, at.total, at.step)).await;
+    bar.clear();
+    done.map_err(|error| failure(&error))
+}
+
+/// What the database carries.
+pub(crate) async fn state(connection: &mut Connection) -> Result<State, Failure> {
+    migrate::inspect(&mut connection.db()).await.map_err(|error| failure(&error))
+}
+
+/// An engine on a database that carries `schema` already (or on one in memory).
+pub(crate) async fn engine(schema: Schema, database: &Database, options: Options) -> Result<Engine, Failure> {
+    Engine::open(Arc::new(schema), database, options).await.map_err(|error| {
+        let help = error.help().to_owned();
+        Failure::new(error.to_string()).help(help)
+    })
+}

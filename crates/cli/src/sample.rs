@@ -1,0 +1,236 @@
+//! What `dev` shows to start with: a principal per role, and `curl` lines that were tried out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cratestack_engine::api::{Answer, Caller, Operation, Principal, Verb};
+use cratestack_engine::{Engine, input};
+use cratestack_schema::ir::{
+    Action, Default as IrDefault, Expr, Field, FieldType, Model, ModelId, RelationKind, Scalar, Schema, ValidatorKind, Writable,
+};
+use cratestack_schema::value::Value;
+
+/// A principal to try things with.
+pub(crate) struct Sample {
+    /// The role, or `caller`.
+    pub(crate) name: String,
+    /// The claims, as JSON.
+    pub(crate) claims: String,
+}
+
+/// One principal per variant of the auth block's role, or per role that a rule asks for by `hasRole`.
+pub(crate) fn principals(schema: &Schema) -> Vec<Sample> {
+    let Some(auth) = &schema.auth else { return Vec::new() };
+    let role = auth
+        .fields
+        .iter()
+        .filter(|field| matches!(field.ty, FieldType::Enum(_)) && !field.list)
+        .max_by_key(|field| (field.name == "role", !field.optional));
+    let names: Vec<String> = match role.map(|field| field.ty) {
+        Some(FieldType::Enum(id)) => schema.enumeration(id).variants.iter().map(|v| v.name.clone()).collect(),
+        _ => roles_in_rules(schema),
+    };
+    let names = if names.is_empty() { vec!["caller".to_owned()] } else { names };
+    let subject = auth.subject.and_then(|id| auth.fields.get(id.index())).map(|field| field.name.as_str());
+    names
+        .into_iter()
+        .map(|name| {
+            let claims: Vec<String> = auth
+                .fields
+                .iter()
+                .filter_map(|field| {
+                    let value = if role.is_some_and(|role| role.name == field.name) {
+                        quoted(&name)
+                    } else if field.list {
+                        format!("[{}]", if field.name == "roles" { quoted(&name) } else { String::new() })
+                    } else if subject == Some(field.name.as_str()) && field.scalar() == Some(Scalar::String) {
+                        quoted(&name)
+                    } else if field.optional && field.name != "tenantId" {
+                        return None;
+                    } else {
+                        value(schema, field)?
+                    };
+                    Some(format!("{}:{value}", quoted(&field.name)))
+                })
+                .collect();
+            Sample { name, claims: format!("{{{}}}", claims.join(",")) }
+        })
+        .collect()
+}
+
+fn roles_in_rules(schema: &Schema) -> Vec<String> {
+    let model_rules = schema.models.iter().flat_map(|model| model.rules.iter().map(|rule| &rule.expr));
+    let procedure_rules = schema.procedures.iter().flat_map(|procedure| procedure.rules.iter().map(|rule| &rule.expr));
+    let mut names = Vec::new();
+    for rule in model_rules.chain(procedure_rules) {
+        rule.visit(&mut |expr| {
+            if let Expr::HasRole(role) = expr
+                && let Expr::Const(_, Value::Text(name)) = role.as_ref()
+                && !names.contains(name)
+            {
+                names.push(name.clone());
+            }
+        });
+    }
+    names
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A value that most schemas accept for a field, as JSON text; what the validators make of it is tried out later.
+fn value(schema: &Schema, field: &Field) -> Option<String> {
+    if field.list {
+        return Some("[]".to_owned());
+    }
+    let scalar = match field.ty {
+        FieldType::Enum(id) => return schema.enumeration(id).variants.first().map(|variant| quoted(&variant.name)),
+        FieldType::Scalar(scalar) => scalar,
+        FieldType::Type(_) | FieldType::Model(_) => return None,
+    };
+    let mut least = None;
+    for validator in &field.validators {
+        match &validator.kind {
+            ValidatorKind::Email => return Some(quoted("ann@example.com")),
+            ValidatorKind::Uri => return Some(quoted("https://example.com/")),
+            ValidatorKind::Iso4217 { .. } => return Some(quoted("EUR")),
+            ValidatorKind::Iban => return Some(quoted("DE89370400440532013000")),
+            ValidatorKind::Bic => return Some(quoted("DEUTDEFF")),
+            ValidatorKind::Lei => return Some(quoted("529900T8BM49AURSDO55")),
+            ValidatorKind::Range { min: Some(min), .. } => least = Some(min.clone()),
+            ValidatorKind::Length { min: Some(min), .. } if scalar == Scalar::String && *min > 3 => {
+                return Some(quoted(&"x".repeat(usize::try_from(*min).ok()?.min(1000))));
+            }
+            ValidatorKind::Length { .. } | ValidatorKind::Range { .. } | ValidatorKind::Regex(_) => {}
+        }
+    }
+    Some(match (scalar, least) {
+        (Scalar::Int | Scalar::Float, Some(Value::Int(least))) => least.to_string(),
+        (Scalar::Float, Some(Value::Float(least))) => least.to_string(),
+        (Scalar::BigInt, Some(Value::Int(least))) => quoted(&least.to_string()),
+        (Scalar::Decimal(_) | Scalar::Date | Scalar::DateTime, Some(Value::Text(least))) => quoted(&least),
+        (Scalar::String, _) => quoted(word(&field.name)),
+        (Scalar::Int | Scalar::Float, _) => "1".to_owned(),
+        (Scalar::BigInt, _) => quoted("1"),
+        (Scalar::Decimal(_), _) => quoted("10"),
+        (Scalar::Boolean, _) => "true".to_owned(),
+        (Scalar::DateTime, _) => quoted("2026-01-31T10:00:00Z"),
+        (Scalar::Date, _) => quoted("2026-01-31"),
+        (Scalar::Uuid, _) => quoted("01890a5d-ac96-774b-bcce-b302099a8057"),
+        (Scalar::Cuid, _) => quoted("cjld2cjxh0000qzrmn831i7rn"),
+        (Scalar::Bytes, _) => quoted("AAE="),
+        (Scalar::Json, _) => "{}".to_owned(),
+    })
+}
+
+fn word(name: &str) -> &'static str {
+    let name = name.to_lowercase();
+    [
+        ("tenant", "acme"),
+        ("country", "DE"),
+        ("name", "Ann"),
+        ("owner", "Ann"),
+        ("city", "Berlin"),
+        ("phone", "+491234567"),
+        ("title", "First"),
+    ]
+    .iter()
+    .find(|(part, _)| name.contains(part))
+    .map_or("abc", |(_, word)| word)
+}
+
+/// A `curl` command without its address: method, path below the API, body.
+pub(crate) struct Try {
+    /// Whose token it takes: index into the principals.
+    pub(crate) who: Option<usize>,
+    /// Path and query below the mount point.
+    pub(crate) target: String,
+    /// The body of a POST.
+    pub(crate) body: Option<String>,
+}
+
+/// Three requests that succeed on an empty database: a row is made, found, and counted. Each candidate is run on
+/// `scratch` (an engine over the same schema on a database in memory) before it is shown.
+pub(crate) async fn tries(scratch: &Engine, principals: &[Sample]) -> Vec<Try> {
+    let schema: &Arc<Schema> = scratch.schema();
+    let callers: Vec<(Option<usize>, Option<Principal>)> = std::iter::once((None, None))
+        .chain(principals.iter().enumerate().filter_map(|(at, sample)| {
+            let claims = cratestack_engine::json::parse(sample.claims.as_bytes(), 64).ok()?;
+            Some((Some(at), Some(input::principal(schema, &claims).ok()?)))
+        }))
+        .collect();
+    // An anonymous caller comes last: a token shows more.
+    let callers: Vec<_> = callers.iter().skip(1).chain(callers.first()).collect();
+    let mut reads = Vec::new();
+    for (id, model) in schema.models() {
+        let body = body(schema, model);
+        for (who, principal) in &callers {
+            let made = match &body {
+                Some(body) => succeeds(scratch, id, principal.as_ref(), create(body)).await,
+                None => false,
+            };
+            let listed = |query: &str| Try { who: *who, target: format!("/{}{query}", model.path), body: None };
+            let lists = succeeds(scratch, id, principal.as_ref(), list()).await;
+            if made && lists {
+                return vec![
+                    Try { who: *who, target: format!("/{}", model.path), body },
+                    listed(""),
+                    listed("?limit=1&count=exact"),
+                ];
+            }
+            if lists && reads.len() < 3 {
+                reads.push(listed("?limit=10"));
+            }
+        }
+    }
+    reads
+}
+
+fn create(body: &str) -> Option<Verb> {
+    Some(Verb::Create { data: cratestack_engine::json::parse(body.as_bytes(), 64).ok()? })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the same shape as `create`")]
+fn list() -> Option<Verb> {
+    Some(Verb::List { params: Vec::new() })
+}
+
+async fn succeeds(engine: &Engine, model: ModelId, principal: Option<&Principal>, verb: Option<Verb>) -> bool {
+    let Some(verb) = verb else { return false };
+    let caller = Caller {
+        principal: principal.cloned(),
+        request_id: "sample".to_owned(),
+        deadline: Duration::from_secs(5),
+    };
+    match engine.run(&caller, Operation { model, verb }).await {
+        Ok(Answer::Row(row)) => row.body.is_some(),
+        Ok(_) => true,
+        Err(_) => false,
+    }
+}
+
+/// A create body with the members that must be there; `None` when the row needs another row first.
+fn body(schema: &Schema, model: &Model) -> Option<String> {
+    let internal = model.internal.contains(&Action::Create);
+    let needs_parent = model.relations.iter().any(|relation| match &relation.kind {
+        RelationKind::Owning { fields, .. } => fields.iter().any(|id| {
+            let field = model.field(*id);
+            !field.optional && field.default.is_none()
+        }),
+        RelationKind::One | RelationKind::Many => false,
+    });
+    if internal || needs_parent {
+        return None;
+    }
+    let mut members = Vec::new();
+    for field in &model.fields {
+        let given = matches!(field.default, Some(IrDefault::Value(_) | IrDefault::Uuid | IrDefault::Cuid));
+        if field.writable() == Writable::Never || field.optional || given {
+            continue;
+        }
+        members.push(format!("{}:{}", quoted(&field.name), value(schema, field)?));
+    }
+    // A row with nothing but defaults is made by `{}`, which shows little but works.
+    Some(format!("{{{}}}", members.join(",")))
+}

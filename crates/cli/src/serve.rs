@@ -1,0 +1,212 @@
+//! `serve`: a schema on a database, for production; and what it shares with `dev`.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use clap::ArgMatches;
+use cratestack::{DevAuth, HttpConfig, NoAuth, ServerConfig};
+use cratestack_engine::migrate::State;
+use cratestack_engine::{Database, Engine};
+use cratestack_schema::ir::{Schema, UrlSource};
+
+use crate::settings::{Scope, Settings, Sources};
+use crate::ui::{Failure, Style, Ui};
+use crate::{Outcome, database, schema};
+
+/// The API's place below the root.
+pub(crate) const MOUNT: &str = "/api";
+
+/// Who verifies callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Auth {
+    /// Unsigned tokens from this machine.
+    Dev,
+    /// Everybody is anonymous.
+    None,
+}
+
+/// `cratestack serve`.
+pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcome, Failure> {
+    let settings = Settings::resolve(Scope::Serve, args, sources)?;
+    log(&settings)?;
+    let path = args.get_one::<String>("file").map_or("", String::as_str);
+    let Some(schema) = schema::load(ui, path)? else { return Ok(Outcome::Findings) };
+    let auth = provider(&settings, &schema)?;
+    let database = locate(&settings, &schema)?;
+    runtime()?.block_on(async {
+        prepare(ui, &settings, &database, &schema).await?;
+        let listener = listen(&settings).await?;
+        let waiting = rust_procedures(&schema);
+        let options = database::options(&settings)?;
+        let engine = database::engine(schema, &database, options).await?;
+        for procedure in waiting {
+            ui.warn(&procedure);
+        }
+        announce(ui, &listener)?;
+        let app = app(&engine, auth, &settings);
+        let served = cratestack::serve(listener, app, ServerConfig::default(), shutdown()).await;
+        engine.close().await;
+        served.map_err(|error| Failure::new(format!("the server stopped: {error}")))?;
+        Ok(Outcome::Clean)
+    })
+}
+
+fn provider(settings: &Settings, schema: &Schema) -> Result<Auth, Failure> {
+    match settings.text("auth") {
+        Some("dev") if settings.switch("allow-dev-auth") => Ok(Auth::Dev),
+        Some("dev") => Err(Failure::new("`--auth dev` accepts unsigned tokens, and `serve` is for production")
+            .help("add `--allow-dev-auth` for a benchmark or a test on this machine, or use `cratestack dev`")),
+        Some("none") if schema.auth.is_none() => Ok(Auth::None),
+        Some("none") => Err(Failure::new("`--auth none` does not fit a schema with an auth block")
+            .help("name a provider, or remove the auth block and every use of `auth()`")),
+        Some("jwt") => Err(Failure::new("`--auth jwt` is not supported yet").help("`--auth dev --allow-dev-auth` serves tests on this machine")),
+        Some(_) => Err(Failure::new(format!("{} names no provider", settings.from("auth"))).help("it is `dev` or `none`")),
+        None => Err(Failure::new("no authentication provider is configured").help(if schema.auth.is_some() {
+            "`--auth dev --allow-dev-auth` serves tests on this machine; nothing is served without a provider"
+        } else {
+            "the schema has no auth block: say so with `--auth none`"
+        })),
+    }
+}
+
+/// The database: the setting, else the schema's datasource.
+fn locate(settings: &Settings, schema: &Schema) -> Result<Database, Failure> {
+    if let Some(url) = settings.text("database") {
+        return database::parse(url, settings.from("database"));
+    }
+    let missing = || {
+        Failure::new("no database is configured")
+            .help("add `--database postgres://USER@HOST/NAME`, or set `CRATESTACK_DATABASE` or `CRATESTACK_DATABASE_FILE`")
+    };
+    match schema.datasource.as_ref().and_then(|datasource| datasource.url.as_ref()) {
+        Some(UrlSource::Literal(url)) => database::parse(url, "the schema's datasource"),
+        Some(UrlSource::Env(variable)) => match std::env::var(variable) {
+            Ok(url) => database::parse(&url, &format!("`{variable}`")),
+            Err(_) => Err(Failure::new(format!("the schema's datasource reads `{variable}`, which is not set"))
+                .help(format!("set `{variable}`, or add `--database URL`"))),
+        },
+        None => Err(missing()),
+    }
+}
+
+/// Makes sure that the database carries the schema.
+async fn prepare(ui: Ui, settings: &Settings, database: &Database, schema: &Schema) -> Result<(), Failure> {
+    if *database == Database::SqliteMemory {
+        return Ok(());
+    }
+    let mut connection = database::Connection::open(database).await?;
+    match database::state(&mut connection).await? {
+        State::Empty if settings.switch("apply") => {
+            database::create(ui, &mut connection, schema).await?;
+        }
+        State::Empty => {
+            return Err(Failure::new(format!("{} carries no schema yet", database::name(database)))
+                .help("add `--apply` to create it in the empty database"));
+        }
+        State::Foreign(_) => {
+            // The same sentence that an attempt to create would give.
+            database::create(ui, &mut connection, schema).await?;
+        }
+        State::Applied(_) => {}
+    }
+    connection.close().await;
+    Ok(())
+}
+
+/// Logs to stderr as the settings say.
+pub(crate) fn log(settings: &Settings) -> Result<(), Failure> {
+    let filter = settings.text("log").unwrap_or("warn");
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        Failure::new(format!("{} is not a log filter: {error}", settings.from("log"))).help("write a level such as `info`")
+    })?;
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match settings.text("log-format") {
+        Some("json") => logger.json().try_init(),
+        Some("text") => logger.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        _ => return Err(Failure::new(format!("{} is no log format", settings.from("log-format"))).help("it is `text` or `json`")),
+    };
+    started.map_err(|error| Failure::new(format!("cannot start the log: {error}")))
+}
+
+/// The runtime of a server.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start: {error}")))
+}
+
+/// Binds the address.
+pub(crate) async fn listen(settings: &Settings) -> Result<tokio::net::TcpListener, Failure> {
+    let text = settings.text("addr").unwrap_or("127.0.0.1:8080");
+    let address: SocketAddr = text.parse().map_err(|_| {
+        Failure::new(format!("{} is not an address: `{text}`", settings.from("addr")))
+            .help("write an IP address and a port, such as `127.0.0.1:8080`; port 0 takes a free one")
+    })?;
+    tokio::net::TcpListener::bind(address).await.map_err(|error| {
+        let help = if error.kind() == std::io::ErrorKind::AddrInUse {
+            "another program listens there; choose another port, or `--addr 127.0.0.1:0` for a free one"
+        } else {
+            "choose another address with `--addr`"
+        };
+        Failure::new(format!("cannot listen on `{address}`: {error}")).help(help)
+    })
+}
+
+/// The line that scripts wait for.
+pub(crate) fn announce(ui: Ui, listener: &tokio::net::TcpListener) -> Result<SocketAddr, Failure> {
+    let address = listener.local_addr().map_err(|error| Failure::new(format!("cannot listen: {error}")))?;
+    ui.say(&format!("listening on {}", ui.paint(Style::Bold, &format!("http://{address}"))));
+    Ok(address)
+}
+
+/// The API below [`MOUNT`] and the probes at the root.
+pub(crate) fn app(engine: &Engine, auth: Auth, settings: &Settings) -> Router {
+    let standard = HttpConfig::default();
+    let config = HttpConfig {
+        body_limit: settings.size("body-limit").unwrap_or(standard.body_limit),
+        url_limit: settings.size("url-limit").unwrap_or(standard.url_limit),
+        request_timeout: settings.time("request-timeout").unwrap_or(standard.request_timeout),
+        body_timeout: settings
+            .time("request-timeout")
+            .map_or(standard.body_timeout, |limit| limit.min(standard.body_timeout)),
+        problem_base: settings.text("problem-base").map_or(standard.problem_base.clone(), str::to_owned),
+        ..standard
+    };
+    let builder = cratestack::router(engine.clone()).config(config);
+    let builder = match auth {
+        Auth::Dev => builder.auth(DevAuth::new()),
+        Auth::None => builder.auth(NoAuth),
+    };
+    builder.into_service()
+}
+
+/// One sentence per procedure whose body this command does not have.
+pub(crate) fn rust_procedures(schema: &Schema) -> Vec<String> {
+    let sentence = |name: &str| {
+        format!("procedure `{name}` needs a Rust host; `POST {MOUNT}/rpc/{name}` answers 501 until there is one")
+    };
+    schema.procedures.iter().map(|procedure| sentence(&procedure.name)).collect()
+}
+
+/// Resolves on SIGTERM or Ctrl-C.
+pub(crate) async fn shutdown() {
+    let interrupted = async {
+        // Without a handler the process ends by the signal's default action.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = interrupted => {}
+        () = terminated => {}
+    }
+}

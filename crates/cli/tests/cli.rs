@@ -1,0 +1,300 @@
+//! The command as a user meets it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::fs;
+use std::time::Instant;
+
+use support::{Server, bearer, command, run, text};
+use tempfile::tempdir;
+
+const NOTES: &str = r#"auth Principal {
+  id   String
+  role String?
+}
+
+model Note {
+  id      Uuid   @id @default(uuid())
+  title   String @length(max: 40)
+  version Int    @version
+
+  @@allow("all", auth() != null)
+}
+"#;
+
+const ANN: &str = r#"{"id":"ann"}"#;
+
+#[test]
+fn check_exits_with_0_1_and_2() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("good.cstack"), NOTES).unwrap();
+    fs::write(folder.path().join("bad.cstack"), NOTES.replace("Uuid   @id", "Uid    @id")).unwrap();
+    let good = run(folder.path(), &["check", "good.cstack"]);
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    assert!(text(&good.stdout).contains("`good.cstack` is valid"));
+    let bad = run(folder.path(), &["check", "good.cstack", "bad.cstack"]);
+    assert_eq!(bad.status.code(), Some(1));
+    let shown = text(&bad.stderr);
+    assert!(shown.contains("`Uid`") && shown.contains("CST") && shown.contains("Uuid") && shown.contains("1 error"), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "colours without a terminal: {shown}");
+    let missing = run(folder.path(), &["check", "missing.cstack"]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(text(&missing.stderr).contains("help:"));
+    let unknown = run(folder.path(), &["chekc"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(text(&unknown.stderr).contains("check"));
+}
+
+#[test]
+fn findings_in_formats_for_machines() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("bad.cstack"), NOTES.replace("@length", "@lenght")).unwrap();
+    for (format, part) in [("json", "\"code\""), ("sarif", "\"2.1.0\""), ("github", "::error ")] {
+        let output = run(folder.path(), &["check", "bad.cstack", "--format", format]);
+        assert_eq!(output.status.code(), Some(1));
+        let shown = text(&output.stdout);
+        assert!(shown.contains(part) && shown.contains("bad.cstack"), "{format}: {shown}");
+        if format != "github" {
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap();
+        }
+    }
+}
+
+#[test]
+fn fmt_writes_once_and_check_says_so() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("a.cstack");
+    fs::write(&file, "model   A{\n id Uuid @id\n\n\n @@allow(\"all\",true)\n}\n").unwrap();
+    let check = run(folder.path(), &["fmt", "--check", "a.cstack"]);
+    assert_eq!(check.status.code(), Some(1));
+    assert_eq!(run(folder.path(), &["fmt", "a.cstack"]).status.code(), Some(0));
+    let once = fs::read_to_string(&file).unwrap();
+    assert_eq!(once, "model A {\n  id Uuid @id\n\n  @@allow(\"all\", true)\n}\n");
+    assert_eq!(run(folder.path(), &["fmt", "--check", "a.cstack"]).status.code(), Some(0));
+    fs::write(&file, "model {").unwrap();
+    assert_eq!(run(folder.path(), &["fmt", "a.cstack"]).status.code(), Some(1));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "model {");
+}
+
+#[test]
+fn explain_knows_every_code_and_suggests() {
+    let folder = tempdir().unwrap();
+    let list = run(folder.path(), &["explain"]);
+    let first = text(&list.stdout).split_whitespace().next().unwrap().to_owned();
+    let page = run(folder.path(), &["explain", &first.to_lowercase()]);
+    assert!(page.status.success() && text(&page.stdout).contains(&first));
+    let unknown = run(folder.path(), &["explain", "CST000x"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(text(&unknown.stderr).contains("`CST000x` is not a diagnostic code"));
+}
+
+#[test]
+fn token_checks_what_it_is_given() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("notes.cstack"), NOTES).unwrap();
+    let token = run(folder.path(), &["token", ANN]);
+    assert_eq!(text(&token.stdout), "dev.eyJpZCI6ImFubiJ9\n");
+    for (claims, part) in [("{", "not JSON"), ("[1]", "not a JSON object")] {
+        let refused = run(folder.path(), &["token", claims]);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(text(&refused.stderr).contains(part), "{refused:?}");
+    }
+    let typed = run(folder.path(), &["token", r#"{"id":7}"#, "--schema", "notes.cstack"]);
+    assert_eq!(typed.status.code(), Some(2));
+    assert!(text(&typed.stderr).contains("auth block"), "{typed:?}");
+}
+
+#[test]
+fn completions_for_shells() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(std::path::Path::new("."), &["completions", shell]);
+        assert!(output.status.success() && text(&output.stdout).contains("cratestack"));
+    }
+}
+
+#[test]
+fn a_new_project_runs_at_once() {
+    let folder = tempdir().unwrap();
+    let made = run(folder.path(), &["new", "todo"]);
+    assert!(made.status.success(), "{made:?}");
+    assert!(text(&made.stdout).contains("cd todo && cratestack dev todo.cstack"));
+    let again = run(folder.path(), &["new", "todo"]);
+    assert_eq!(again.status.code(), Some(2));
+    let project = folder.path().join("todo");
+    let check = run(&project, &["check", "todo.cstack"]);
+    assert_eq!((check.status.code(), text(&check.stderr)), (Some(0), String::new()));
+    let formatted = run(&project, &["fmt", "--check", "todo.cstack"]);
+    assert!(formatted.status.success(), "{formatted:?}");
+    let mut server = Server::start(&project, &["dev", "todo.cstack", "--addr", "127.0.0.1:0"]);
+    curl_lines_work(&mut server, &project);
+    assert!(project.join(".cratestack/todo.db").exists());
+}
+
+/// Pastes each `curl` line into a shell.
+fn curl_lines_work(server: &mut Server, folder: &std::path::Path) {
+    server.wait_for("follows; Ctrl-C ends it");
+    let lines: Vec<String> =
+        server.seen.iter().map(|line| line.trim().to_owned()).filter(|line| line.starts_with("curl ")).collect();
+    assert_eq!(lines.len(), 3, "{:#?}", server.seen);
+    for line in lines {
+        let script = format!("{line} -o /dev/null -w '%{{http_code}}'");
+        let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(folder).output().unwrap();
+        let status = text(&output.stdout);
+        assert!(status.starts_with('2'), "{line}: {status} {}", text(&output.stderr));
+    }
+    let listening = server.seen.iter().filter(|line| line.contains("listening on http://")).count();
+    assert_eq!(listening, 1);
+}
+
+#[test]
+fn dev_follows_edits_and_survives_broken_ones() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("notes.cstack");
+    fs::write(&file, NOTES).unwrap();
+    let mut server = Server::start(folder.path(), &["dev", "notes.cstack", "--addr", "127.0.0.1:0"]);
+    server.wait_for("follows; Ctrl-C ends it");
+    let ann = bearer(ANN);
+    let auth = [("Authorization", ann.as_str())];
+    let created = server.request("POST", "/api/notes", &auth, r#"{"title":"one"}"#);
+    assert_eq!(created.status, 201, "{created:?}");
+
+    fs::write(&file, NOTES.replace("title", "title String @lenght(max: 3)\n  other")).unwrap();
+    server.wait_for("the version before it keeps serving");
+    assert!(server.seen.iter().any(|line| line.contains("`@lenght`") || line.contains("`lenght`")), "{:#?}", server.seen);
+    assert_eq!(server.request("GET", "/api/notes", &auth, "").json()["items"][0]["title"], "one");
+
+    fs::write(&file, NOTES.replace("  version", "  done    Boolean @default(false)\n  version")).unwrap();
+    let reloaded = server.wait_for("reloaded `notes.cstack` in ");
+    let took: u64 = reloaded.split(" in ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(took < 300, "{reloaded}");
+    let list = server.request("GET", "/api/notes", &auth, "").json();
+    assert_eq!((&list["items"][0]["title"], &list["items"][0]["done"]), (&"one".into(), &false.into()));
+
+    // Without a terminal nobody can agree to a loss.
+    fs::write(&file, NOTES.replace("  title   String @length(max: 40)\n", "")).unwrap();
+    server.wait_for("would lose data");
+    server.wait_for("the version before it keeps serving");
+    assert_eq!(server.request("GET", "/api/notes", &auth, "").json()["items"][0]["done"], false);
+    server.stop();
+
+    // The file is still the one that would lose data: a start refuses as well, and `--reset` begins anew.
+    let refused = run(folder.path(), &["dev", "notes.cstack", "--addr", "127.0.0.1:0"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(text(&refused.stderr).contains("--reset"));
+    let server = Server::start(folder.path(), &["dev", "notes.cstack", "--addr", "127.0.0.1:0", "--reset"]);
+    let list = server.request("GET", "/api/notes", &auth, "").json();
+    assert_eq!(list["items"], serde_json::json!([]));
+}
+
+#[test]
+fn serve_refuses_what_is_not_safe() {
+    let folder = tempdir().unwrap();
+    let path = folder.path();
+    fs::write(path.join("notes.cstack"), NOTES).unwrap();
+    let base = ["serve", "notes.cstack", "--addr", "127.0.0.1:0"];
+    let refuse = |more: &[&str], part: &str| {
+        let output = run(path, &[&base[..], more].concat());
+        assert_eq!(output.status.code(), Some(2), "{more:?}: {output:?}");
+        let shown = text(&output.stderr);
+        assert!(shown.contains(part) && shown.contains("help:"), "{more:?}: {shown}");
+    };
+    let db = ["--database", "sqlite:notes.db"];
+    let with = |more: &[&'static str]| -> Vec<&'static str> { db.iter().copied().chain(more.iter().copied()).collect() };
+    refuse(&db, "no authentication provider");
+    refuse(&with(&["--auth", "dev"]), "--allow-dev-auth");
+    refuse(&with(&["--auth", "jwt"]), "not supported yet");
+    refuse(&with(&["--auth", "none"]), "auth block");
+    refuse(&["--auth", "dev", "--allow-dev-auth"], "no database");
+    refuse(&with(&["--auth", "dev", "--allow-dev-auth"]), "carries no schema yet");
+    refuse(&["--database", "mysql://u:secret@h/x", "--auth", "dev", "--allow-dev-auth"], "not a database URL");
+    let unknown = command(path).args(base).env("CRATESTACK_DATABSE", "sqlite:x").output().unwrap();
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(text(&unknown.stderr).contains("did you mean `CRATESTACK_DATABASE`?"), "{unknown:?}");
+
+    let args = [&base[..], &db, &["--auth", "dev", "--allow-dev-auth", "--apply"]].concat();
+    let server = Server::start(path, &args);
+    let ann = bearer(ANN);
+    let auth = [("Authorization", ann.as_str())];
+    assert_eq!(server.request("POST", "/api/notes", &auth, r#"{"title":"one"}"#).status, 201);
+    assert_eq!(server.request("GET", "/api/notes", &[], "").status, 401);
+    assert_eq!(server.request("GET", "/livez", &[], "").status, 200);
+    assert_eq!(server.request("GET", "/readyz", &[], "").status, 200);
+    server.stop();
+
+    // Another schema does not fit the database, and `--apply` is for empty ones.
+    fs::write(path.join("notes.cstack"), NOTES.replace("max: 40", "max: 4")).unwrap();
+    refuse(&args[4..], "another version of the schema");
+}
+
+#[test]
+fn settings_come_from_the_environment_and_files() {
+    let folder = tempdir().unwrap();
+    let path = folder.path();
+    fs::write(path.join("notes.cstack"), NOTES).unwrap();
+    fs::write(path.join("url"), "sqlite:env.db\n").unwrap();
+    fs::write(path.join("cratestack.toml"), "list-max = 2\naddr = \"127.0.0.1:0\"\n").unwrap();
+    let server = Server::spawn(
+        command(path)
+            .args(["serve", "notes.cstack"])
+            .env("CRATESTACK_DATABASE_FILE", path.join("url"))
+            .env("CRATESTACK_AUTH", "dev")
+            .env("CRATESTACK_ALLOW_DEV_AUTH", "true")
+            .env("CRATESTACK_APPLY", "true"),
+    );
+    let ann = bearer(ANN);
+    let auth = [("Authorization", ann.as_str())];
+    assert_eq!(server.request("GET", "/api/notes?limit=2", &auth, "").status, 200);
+    let refused = server.request("GET", "/api/notes?limit=3", &auth, "");
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("invalid_query")));
+    assert!(path.join("env.db").exists());
+}
+
+/// `kill -9` under write load: whatever was acknowledged is there.
+#[test]
+fn acknowledged_writes_survive_kill_9() {
+    const ROUNDS: usize = 20;
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("notes.cstack"), NOTES).unwrap();
+    let ann = bearer(ANN);
+    let mut acknowledged: Vec<String> = Vec::new();
+    for round in 0..ROUNDS {
+        let server = Server::start(folder.path(), &["dev", "notes.cstack", "--addr", "127.0.0.1:0"]);
+        let address = server.address;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let writers: Vec<_> = (0..8)
+            .map(|writer| {
+                let (sender, ann) = (sender.clone(), ann.clone());
+                std::thread::spawn(move || {
+                    for n in 0.. {
+                        let body = format!(r#"{{"title":"{round}-{writer}-{n}"}}"#);
+                        let answer = support::request(address, "POST", "/api/notes", &[("Authorization", &ann)], &body);
+                        let Ok(answer) = answer else { return };
+                        assert_eq!(answer.status, 201, "{answer:?}");
+                        sender.send(answer.json()["id"].as_str().unwrap().to_owned()).unwrap();
+                    }
+                })
+            })
+            .collect();
+        drop(sender);
+        // The kill comes after a number of acknowledgements that differs from round to round.
+        let begun = Instant::now();
+        let enough = 10 + round * 7;
+        for id in receiver.iter().take(enough) {
+            acknowledged.push(id);
+        }
+        assert!(begun.elapsed() < support::PATIENCE);
+        server.stop();
+        acknowledged.extend(receiver.iter());
+        for writer in writers {
+            writer.join().unwrap();
+        }
+    }
+    let server = Server::start(folder.path(), &["dev", "notes.cstack", "--addr", "127.0.0.1:0"]);
+    assert!(acknowledged.len() > ROUNDS * 10);
+    for id in &acknowledged {
+        let found = server.request("GET", &format!("/api/notes/{id}"), &[("Authorization", &ann)], "");
+        assert_eq!(found.status, 200, "lost {id}: {found:?}");
+    }
+}

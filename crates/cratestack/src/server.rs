@@ -1,0 +1,395 @@
+//! A server for HTTP/1.1 and HTTP/2 in which everything has a bound: connections, heads, idle time, and the time that
+//! a shutdown takes.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep};
+use tower::util::Oneshot;
+use tower::{Service, ServiceExt as _};
+
+use crate::config::ServerConfig;
+
+/// Octets of a head that hyper reads before it gives up with a 431 of its own: the longest URL that it takes (64 KiB),
+/// and as much again for header fields. The router's own limits are lower, so that most callers get a problem.
+const HEAD_BUFFER: usize = 128 * 1024;
+/// Header fields of an HTTP/2 request, in octets.
+const HEADER_LIST: u32 = 64 * 1024;
+/// How often an idle HTTP/2 connection is probed, and how long the answer may take.
+const PROBE: Duration = Duration::from_secs(20);
+/// What to wait after `accept` failed for want of file handles or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves a router until `shutdown` completes; then takes no more connections, lets requests under way finish, and
+/// closes what is left when [`ServerConfig::drain_timeout`] has passed.
+///
+/// Handlers find the peer's address as [`ConnectInfo<SocketAddr>`](ConnectInfo).
+///
+/// # Errors
+/// None today: a connection's failure is its own, and failures to accept are waited out.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let builder = builder(&config);
+    let graceful = GracefulShutdown::new();
+    let slots = Arc::new(Semaphore::new(config.connections));
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let next = async {
+            // The semaphore is never closed, so that this always gives a slot.
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            next = next => next,
+        };
+        while connections.try_join_next().is_some() {}
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Answers are written whole, so that waiting for more to send only delays them.
+        let _ = stream.set_nodelay(true);
+        let router = router.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(peer));
+            router.clone().oneshot(request)
+        });
+        let io = TokioIo::new(Watched::new(stream, config.idle_timeout));
+        let connection = graceful.watch(builder.serve_connection(io, service).into_owned());
+        connections.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%peer, error, "connection failed");
+            }
+            drop(slot);
+        });
+    }
+    drop(listener);
+    drain(graceful, connections, config.drain_timeout).await;
+    Ok(())
+}
+
+async fn drain(graceful: GracefulShutdown, mut connections: JoinSet<()>, timeout: Duration) {
+    let open = graceful.count();
+    tracing::info!(open, "shutting down");
+    if tokio::time::timeout(timeout, graceful.shutdown()).await.is_err() {
+        while connections.try_join_next().is_some() {}
+        tracing::warn!(open = connections.len(), "closing connections whose requests did not finish in time");
+        connections.shutdown().await;
+    }
+}
+
+fn builder(config: &ServerConfig) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout).max_buf_size(HEAD_BUFFER);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.streams)
+        .max_header_list_size(HEADER_LIST)
+        .keep_alive_interval(PROBE)
+        .keep_alive_timeout(PROBE);
+    builder
+}
+
+/// Whether `accept` failed because of the peer.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// A stream that fails once no octet has moved for `idle`: peers that send nothing, and peers that do not take their
+/// answers.
+struct Watched<S> {
+    stream: S,
+    idle: Duration,
+    moved: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<S> Watched<S> {
+    fn new(stream: S, idle: Duration) -> Self {
+        let moved = Instant::now();
+        Self { stream, idle, moved, timer: Box::pin(tokio::time::sleep_until(moved + idle)) }
+    }
+
+    /// Notes progress, or looks at the clock when there is none. The timer is only moved when it fires, so that a busy
+    /// stream costs no more than reading the clock.
+    fn watch<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.moved = Instant::now();
+            return poll;
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let until = self.moved + self.idle;
+            if until <= Instant::now() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            self.timer.as_mut().reset(until);
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.watch(cx, poll)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch(cx, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch(cx, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A router that can be exchanged while it is served: requests under way finish on the one that they began on.
+#[derive(Debug, Clone)]
+pub struct Switch {
+    current: Arc<RwLock<Router>>,
+}
+
+impl Switch {
+    /// Begins with `router`.
+    pub fn new(router: Router) -> Self {
+        Self { current: Arc::new(RwLock::new(router)) }
+    }
+
+    /// Lets requests that arrive from now on go to `router`.
+    pub fn set(&self, router: Router) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = router;
+    }
+
+    /// A router for [`serve`] that passes every request on to the current one.
+    pub fn router(&self) -> Router {
+        Router::new().fallback_service(self.clone())
+    }
+}
+
+impl Service<Request> for Switch {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Oneshot<Router, Request>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let router = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        router.oneshot(request)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio::sync::{Notify, oneshot};
+    use tokio::task::JoinHandle;
+
+    struct Running {
+        addr: SocketAddr,
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<io::Result<()>>,
+    }
+
+    async fn start(router: Router, config: ServerConfig) -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(serve(listener, router, config, async { stopped.await.unwrap_or_default() }));
+        Running { addr, stop, task }
+    }
+
+    async fn get_from(stream: &mut TcpStream, path: &str) -> String {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        head_and_body(stream).await
+    }
+
+    /// Reads until the end of an answer that ends in `!`.
+    async fn head_and_body(stream: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        while text.last() != Some(&b'!') {
+            match stream.read_u8().await {
+                Ok(byte) => text.push(byte),
+                Err(_) => break,
+            }
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn connections_are_kept_and_peers_are_known() {
+        let peer = get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { format!("{peer}!") });
+        let server = start(Router::new().route("/", peer), ServerConfig::default()).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let own = stream.local_addr().unwrap();
+        for _ in 0..3 {
+            assert!(get_from(&mut stream, "/").await.ends_with(&format!("{own}!")));
+        }
+        server.stop.send(()).unwrap();
+        server.task.await.unwrap().unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "the idle connection is closed");
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_waits_for_requests_under_way() {
+        let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let handler = {
+            let (begun, go) = (Arc::clone(&begun), Arc::clone(&go));
+            get(move || async move {
+                begun.notify_one();
+                go.notified().await;
+                "done!"
+            })
+        };
+        let server = start(Router::new().route("/", handler), ServerConfig::default()).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let answer = tokio::spawn(async move { get_from(&mut stream, "/").await });
+        begun.notified().await;
+        server.stop.send(()).unwrap();
+        // The listener goes away, and the request does not.
+        while TcpStream::connect(server.addr).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!server.task.is_finished());
+        go.notify_one();
+        assert!(answer.await.unwrap().ends_with("done!"));
+        server.task.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_has_an_end() {
+        let begun = Arc::new(Notify::new());
+        let handler = {
+            let begun = Arc::clone(&begun);
+            get(move || async move {
+                begun.notify_one();
+                std::future::pending::<()>().await;
+            })
+        };
+        let config = ServerConfig { drain_timeout: Duration::ZERO, ..ServerConfig::default() };
+        let server = start(Router::new().route("/", handler), config).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        begun.notified().await;
+        server.stop.send(()).unwrap();
+        server.task.await.unwrap().unwrap();
+        assert!(matches!(stream.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_limit_wait() {
+        let config = ServerConfig { connections: 1, ..ServerConfig::default() };
+        let server = start(Router::new().route("/", get(|| async { "here!" })), config).await;
+        let mut first = TcpStream::connect(server.addr).await.unwrap();
+        assert!(get_from(&mut first, "/").await.ends_with("here!"));
+        let mut second = TcpStream::connect(server.addr).await.unwrap();
+        second.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert!(get_from(&mut first, "/").await.ends_with("here!"));
+        assert!(second.try_read(&mut [0; 1]).is_err(), "not served while the first is open");
+        drop(first);
+        assert!(head_and_body(&mut second).await.ends_with("here!"));
+    }
+
+    #[tokio::test]
+    async fn heads_are_bounded() {
+        let server = start(Router::new(), ServerConfig::default()).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let (mut reading, mut writing) = stream.split();
+        let head = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(2 * HEAD_BUFFER));
+        let mut answer = vec![0; 12];
+        let (_, read) = tokio::join!(writing.write_all(head.as_bytes()), reading.read_exact(&mut answer));
+        read.unwrap();
+        assert_eq!(answer, b"HTTP/1.1 431");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_streams_end() {
+        let idle = Duration::from_secs(90);
+        let (near, mut far) = tokio::io::duplex(4);
+        let mut near = Watched::new(near, idle);
+        let begin = Instant::now();
+        let failure = near.read_u8().await.unwrap_err();
+        assert_eq!((failure.kind(), begin.elapsed().as_secs()), (io::ErrorKind::TimedOut, 90));
+        // Progress in either direction counts.
+        let (near, _keep) = tokio::io::duplex(4);
+        let mut near = Watched::new(near, idle);
+        let begin = Instant::now();
+        tokio::time::advance(Duration::from_mins(1)).await;
+        near.write_all(b"1234").await.unwrap();
+        assert!(near.read_u8().await.is_err());
+        assert_eq!(begin.elapsed().as_secs(), 150);
+        // So does a peer that never takes its answer.
+        assert_eq!(near.write_all(b"5").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        far.write_all(b"1").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_switch_changes_what_is_served() {
+        let page = |text: &'static str| Router::new().route("/", get(move || async move { text }));
+        let switch = Switch::new(page("old!"));
+        let server = start(switch.router(), ServerConfig::default()).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        assert!(get_from(&mut stream, "/").await.ends_with("old!"));
+        switch.set(page("new!"));
+        assert!(get_from(&mut stream, "/").await.ends_with("new!"));
+    }
+}
