@@ -454,8 +454,7 @@ impl Exchange<'_> {
 
     fn called(&self, procedure: &Procedure, answer: String) -> Result<Response, Problem> {
         let status = procedure.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK);
-        let bodiless = status == StatusCode::NO_CONTENT || status == StatusCode::RESET_CONTENT;
-        let mut response = if bodiless { Response::new(Body::empty()) } else { answer::encoded(answer, self.format)? };
+        let mut response = answer::encoded(answer, self.format)?;
         *response.status_mut() = status;
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)

@@ -2,15 +2,17 @@
 //!
 //! Every function here is pure and total: bytes in, a value or a sentence about what is wrong out.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// All lines of one header as one value, joined as RFC 9110 section 5.3 says; `None` when the header is absent.
-pub(crate) fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+pub(crate) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut lines = headers.get_all(name).iter();
-    let mut value = lines.next()?.as_bytes().to_vec();
+    let mut value = Cow::Borrowed(lines.next()?.as_bytes());
     for line in lines {
-        value.extend_from_slice(b", ");
-        value.extend_from_slice(line.as_bytes());
+        value.to_mut().extend_from_slice(b", ");
+        value.to_mut().extend_from_slice(line.as_bytes());
     }
     Some(value)
 }
@@ -402,7 +404,7 @@ mod tests {
         assert_eq!(joined(&headers, &PREFER), None);
         headers.append(PREFER, HeaderValue::from_static("a"));
         headers.append(PREFER, HeaderValue::from_static("b"));
-        assert_eq!(joined(&headers, &PREFER).unwrap(), b"a, b");
+        assert_eq!(joined(&headers, &PREFER).unwrap().as_ref(), b"a, b");
     }
 
     fn any_tag() -> impl Strategy<Value = EntityTag> {

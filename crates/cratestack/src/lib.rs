@@ -1,7 +1,52 @@
 //! One `.cstack` schema file becomes a running HTTP service with the guarantees of regulated work.
 //!
-//! This crate is what a host depends on: it turns an [`Engine`] (a schema on a database) into an [`axum::Router`] that
-//! is mounted wherever the host likes.
+//! This crate is what a host depends on. It turns an [`Engine`] (a schema on a database) into an [`axum::Router`] that
+//! is mounted wherever the host likes, beside routes and under layers of its own:
+//!
+//! ```no_run
+//! use cratestack::axum::{Router, routing::get};
+//! use cratestack::{DevAuth, Engine, ServerConfig, router, serve};
+//!
+//! async fn run(engine: Engine) -> std::io::Result<()> {
+//!     let api = router(engine).auth(DevAuth::new()).into_router();
+//!     let app = Router::new().nest("/api", api).route("/hello", get(|| async { "hello" }));
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//!     let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+//!     serve(listener, app, ServerConfig::default(), interrupted).await
+//! }
+//! ```
+//!
+//! The router is built from the schema at start; no code is generated per model. [`routes()`] lists what it serves.
+//! `Location` and `Link` name the path that it is nested under; behind a proxy that takes away a prefix, set
+//! [`HttpConfig::base_path`].
+//!
+//! # What a request meets, in this order
+//!
+//! 1. Its size: URL (414), header fields (431).
+//! 2. Its route: 404, 405 with `Allow`, or the answer to `OPTIONS`. `HEAD` is served wherever `GET` is.
+//! 3. Its form: `Accept` (406), `Idempotency-Key` (501 until it is enforced), query, conditional headers (400),
+//!    `Content-Type` (415), body (408, 413, 400).
+//! 4. Its caller: credentials that are not valid are a 401 on every route.
+//! 5. The engine: policies, validation, versions, and the database.
+//!
+//! Every refusal is an `application/problem+json` with a stable `code`, and carries the request's `X-Request-Id`.
+//!
+//! # Details of the contract
+//!
+//! - `Accept`: among formats of one quality the one that is named more closely wins, then JSON. Ranges that are not well
+//!   formed count as absent.
+//! - `Content-Type` is needed with every body; its only parameter is `charset=utf-8` on JSON. `Content-Encoding` is a
+//!   415.
+//! - CBOR has the shapes of JSON: octets are base64 text, map keys are text. Numbers may be integers, finite floats,
+//!   bignums (tags 2, 3) and decimal fractions (tag 4); other tags, byte strings and `undefined` are a 400.
+//! - Query parameters belong to `GET`; on other methods they are a 400. So is a body where none is taken.
+//! - `If-Match` and `If-None-Match` are honoured on `GET`; `If-Match` on `PATCH`, `DELETE` and `restore`. On other
+//!   routes, and `If-None-Match` on writes, they are a 400, since nothing would be compared.
+//! - An item of a batch has `op` (`create`, `update`, `delete`), `id` (a string, number or boolean; an array of them in
+//!   `@@id` order for a composite key), `ifMatch` (a version as a number, or text as in the header: `*`, or entity tags
+//!   with their quotes) and `data`. Anything else is a 422 with a pointer into the envelope; at most 100 are listed.
+//! - A write whose result the caller may not read is a 201 or a 204, with `Location`.
+//! - Problems of a batch's items are inside its answer; a `version_mismatch` has its `etag` beside it.
 
 mod answer;
 mod auth;
@@ -17,9 +62,18 @@ mod router;
 mod routes;
 mod server;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::type_complexity, reason = "tests")]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::type_complexity,
+    clippy::unnecessary_wraps,
+    reason = "tests"
+)]
 mod tests;
 mod url;
+
+pub use axum;
 
 pub use auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
 pub use config::{HttpConfig, ServerConfig};

@@ -3,10 +3,6 @@
 use cratestack_schema::ir::{Action, Effect, Expr, Model, ModelId, Schema};
 use cratestack_schema::value::Value;
 use http::Method;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
-/// What stays as it is in a path segment: RFC 3986's unreserved characters.
-pub(crate) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One route: a method on a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +68,7 @@ pub fn routes(schema: &Schema) -> Vec<RouteInfo> {
     let mut routes = Vec::new();
     for (id, model) in schema.models() {
         let target = RouteTarget::Model(id);
-        let rows = format!("/{}", utf8_percent_encode(&model.path, SEGMENT));
+        let rows = format!("/{}", model.path);
         let row = model.key.iter().fold(rows.clone(), |path, field| format!("{path}/{{{}}}", model.field(*field).name));
         let table = [
             (Method::GET, rows.clone(), RouteVerb::List),
@@ -94,7 +90,7 @@ pub fn routes(schema: &Schema) -> Vec<RouteInfo> {
     }
     for (at, procedure) in schema.procedures.iter().enumerate() {
         if could_allow(schema, procedure.rules.iter().map(|rule| (rule.effect, &rule.expr))) {
-            let path = format!("/rpc/{}", utf8_percent_encode(&procedure.name, SEGMENT));
+            let path = format!("/rpc/{}", procedure.name);
             let (method, verb, target) = (Method::POST, RouteVerb::Call, RouteTarget::Procedure(at));
             routes.push(RouteInfo { method, path, verb, target });
         }

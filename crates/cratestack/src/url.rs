@@ -1,10 +1,12 @@
 //! URLs: path segments and query parameters in, `Location` and `Link` out.
 
 use cratestack_engine::api::{Code, Key};
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 
 use crate::problem::Problem;
-use crate::routes::SEGMENT;
+
+/// What is escaped in a path segment: all but RFC 3986's unreserved characters.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What is not repeated as it came inside the `<>` of a `Link`.
 const NOT_IN_LINK: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'{').add(b'}');
