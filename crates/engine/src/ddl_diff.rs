@@ -4,14 +4,12 @@
 //! constraints and indexes made again (PostgreSQL) or is rebuilt (SQLite), and all triggers are then made again.
 //! It serves `dev`, where tables are small and nobody else writes; it is no zero-downtime migration.
 //!
-//! Tables are matched by model name, then by table name; columns by field name, then by `@rename(from:)`, then by
+//! Tables are matched by model name, then by table name; columns by `@rename(from:)`, then by field name, then by
 //! column name. So `@map` alone renames and keeps the rows.
 
 use cratestack_schema::ir::{FieldType, Scalar, Schema};
 
-use crate::ddl::{
-    Backfill, Catalog, Column, Constraint, ConstraintKind, Index, Table, Trigger, bounded, catalog,
-};
+use crate::ddl::{Backfill, Catalog, Column, Constraint, ConstraintKind, Index, Table, Trigger, bounded, catalog};
 use crate::sql::{Dialect, SqlType, ident};
 use crate::storage::literal;
 
@@ -85,21 +83,31 @@ enum Source<'a> {
     New,
 }
 
-impl<'a> Pair<'a> {
-    fn new(old: &'a Table, new: &'a Table, dialect: Dialect) -> Self {
-        let mut free: Vec<&Column> = old.columns.iter().collect();
-        let mut sources: Vec<Option<&Column>> = vec![None; new.columns.len()];
-        let by_field = |new: &Column, old: &Column| !new.field.is_empty() && new.field == old.field;
-        let by_rename = |new: &Column, old: &Column| new.renamed_from.as_deref() == Some(&old.field);
-        let by_name = |new: &Column, old: &Column| new.name == old.name;
-        let rules: [&dyn Fn(&Column, &Column) -> bool; 3] = [&by_field, &by_rename, &by_name];
-        for same in rules {
-            for (column, source) in new.columns.iter().zip(&mut sources).filter(|(_, source)| source.is_none()) {
-                if let Some(at) = free.iter().position(|old| same(column, old)) {
-                    *source = Some(free.remove(at));
-                }
+/// Whether the new one is the old one changed.
+type Same<'r, T> = &'r dyn Fn(&T, &T) -> bool;
+
+/// For each new one the old one that it was, by the first rule that finds one; and the old ones that are left.
+fn matched<'a, T>(old: &'a [T], new: &[T], rules: &[Same<'_, T>]) -> (Vec<Option<&'a T>>, Vec<&'a T>) {
+    let mut free: Vec<&T> = old.iter().collect();
+    let mut sources: Vec<Option<&T>> = vec![None; new.len()];
+    for same in rules {
+        for (new, source) in new.iter().zip(&mut sources).filter(|(_, source)| source.is_none()) {
+            if let Some(at) = free.iter().position(|old| same(new, old)) {
+                *source = Some(free.remove(at));
             }
         }
+    }
+    (sources, free)
+}
+
+impl<'a> Pair<'a> {
+    fn new(old: &'a Table, new: &'a Table, dialect: Dialect) -> Self {
+        let by_field = |new: &Column, old: &Column| !new.field.is_empty() && new.field == old.field;
+        // Once the new name is there, the hint has done its work.
+        let known = |new: &Column| old.columns.iter().any(|old| old.field == new.field);
+        let by_rename = |new: &Column, old: &Column| new.renamed_from.as_deref() == Some(&old.field) && !known(new);
+        let by_name = |new: &Column, old: &Column| new.name == old.name;
+        let (sources, free) = matched(&old.columns, &new.columns, &[&by_rename, &by_field, &by_name]);
         let mut dropped = free;
         let columns = new.columns.iter().zip(sources).map(|(column, source)| {
             let source = match source {
@@ -184,7 +192,8 @@ fn convert(old: &Column, new: &Column, name: &str, dialect: Dialect) -> Option<S
     if old.meaning.list || new.meaning.list {
         return (old.meaning == new.meaning).then(|| name.to_owned());
     }
-    let shift = |digits: u32| if digits == 0 { name.to_owned() } else { format!("{name} * 1{}", "0".repeat(digits as usize)) };
+    let shift =
+        |digits: u32| if digits == 0 { name.to_owned() } else { format!("{name} * 1{}", "0".repeat(digits as usize)) };
     match (old.meaning.stored(), new.meaning.stored()) {
         (from, to) if from == to => same(),
         (Scalar::String | Scalar::Cuid, Scalar::String | Scalar::Cuid)
@@ -200,9 +209,8 @@ fn convert(old: &Column, new: &Column, name: &str, dialect: Dialect) -> Option<S
             (Dialect::Sqlite, false) => format!("cratestack_decimal({name}, 0)"),
         }),
         (Scalar::Decimal(Some(from)), Scalar::Decimal(to)) => {
-            let wider = to.is_none_or(|to| {
-                to.scale >= from.scale && to.precision - to.scale >= from.precision - from.scale
-            });
+            let wider =
+                to.is_none_or(|to| to.scale >= from.scale && to.precision - to.scale >= from.precision - from.scale);
             match (dialect, scaled(old.meaning), scaled(new.meaning)) {
                 _ if !wider => None,
                 (Dialect::Postgres, ..) => Some(format!("{name}::numeric")),
@@ -222,18 +230,9 @@ fn scaled(ty: SqlType) -> bool {
 
 impl<'a> Plan<'a> {
     fn new(old: &'a Catalog, new: &'a Catalog, dialect: Dialect) -> Self {
-        let mut free: Vec<&Table> = old.tables.iter().collect();
-        let mut sources: Vec<Option<&Table>> = vec![None; new.tables.len()];
         let by_model = |new: &Table, old: &Table| new.model == old.model;
         let by_name = |new: &Table, old: &Table| new.name == old.name;
-        let rules: [&dyn Fn(&Table, &Table) -> bool; 2] = [&by_model, &by_name];
-        for same in rules {
-            for (table, source) in new.tables.iter().zip(&mut sources).filter(|(_, source)| source.is_none()) {
-                if let Some(at) = free.iter().position(|old| same(table, old)) {
-                    *source = Some(free.remove(at));
-                }
-            }
-        }
+        let (sources, free) = matched(&old.tables, &new.tables, &[&by_model, &by_name]);
         let (mut kept, mut added) = (Vec::new(), Vec::new());
         for (table, source) in new.tables.iter().zip(sources) {
             match source {
@@ -261,10 +260,7 @@ impl<'a> Plan<'a> {
             for (old, new) in pair.kept().filter(|(old, new)| new.not_null && !old.not_null) {
                 all.push(Probe {
                     sql: format!("SELECT 1 FROM {table} WHERE {} IS NULL LIMIT 1", ident(&old.name)),
-                    says: format!(
-                        "rows of `{model}` have no `{}`: fill it in before it becomes required",
-                        new.label()
-                    ),
+                    says: format!("rows of `{model}` have no `{}`: fill it in before it becomes required", new.label()),
                 });
             }
             if let (Some(tombstone), None) = (&pair.old.tombstone, &pair.new.tombstone) {
@@ -305,9 +301,9 @@ fn step(describe: String, sql: Vec<String>) -> Step {
 }
 
 fn drop_triggers(triggers: Vec<&Trigger>) -> impl Iterator<Item = Step> {
-    triggers.into_iter().map(|trigger| {
-        step(format!("drop trigger `{}` of `{}`", trigger.name, trigger.table), trigger.drop.clone())
-    })
+    triggers
+        .into_iter()
+        .map(|trigger| step(format!("drop trigger `{}` of `{}`", trigger.name, trigger.table), trigger.drop.clone()))
 }
 
 fn create_triggers(triggers: Vec<&Trigger>) -> impl Iterator<Item = Step> {
@@ -418,7 +414,9 @@ fn describe_rebuild(pair: &Pair<'_>) -> String {
     for constraint in without(&pair.new.constraints, &pair.old.constraints) {
         what.push(format!("set constraint `{}`", constraint.name));
     }
-    for constraint in pair.old.constraints.iter().filter(|old| pair.new.constraints.iter().all(|new| new.name != old.name)) {
+    for constraint in
+        pair.old.constraints.iter().filter(|old| pair.new.constraints.iter().all(|new| new.name != old.name))
+    {
         what.push(format!("drop constraint `{}`", constraint.name));
     }
     let what = if what.is_empty() { String::new() } else { format!(": {}", what.join(", ")) };
@@ -456,7 +454,10 @@ impl Plan<'_> {
         }
         for table in &self.added {
             let own = table.constraints.iter().filter(|constraint| !foreign(constraint));
-            steps.push(step(format!("create table `{}`", table.name), vec![table.create(&table.name, own, self.dialect)]));
+            steps.push(step(
+                format!("create table `{}`", table.name),
+                vec![table.create(&table.name, own, self.dialect)],
+            ));
             steps.extend(table.indexes.iter().map(|index| create_index(table, index)));
         }
         for pair in &self.kept {
@@ -486,14 +487,16 @@ impl Plan<'_> {
             )
         };
         for pair in &self.kept {
-            let gone = pair.old.constraints.iter().filter(|constraint| foreign(constraint) && !self.stays(pair, constraint));
+            let gone =
+                pair.old.constraints.iter().filter(|constraint| foreign(constraint) && !self.stays(pair, constraint));
             steps.extend(gone.map(|constraint| drop(pair.old, constraint)));
         }
         for table in &self.dropped {
             steps.extend(table.constraints.iter().filter(|constraint| foreign(constraint)).map(|c| drop(table, c)));
         }
         for pair in &self.kept {
-            let gone = pair.old.constraints.iter().filter(|constraint| !foreign(constraint) && !self.stays(pair, constraint));
+            let gone =
+                pair.old.constraints.iter().filter(|constraint| !foreign(constraint) && !self.stays(pair, constraint));
             steps.extend(gone.map(|constraint| drop(pair.old, constraint)));
             let gone = pair.old.indexes.iter().filter(|index| !(pair.stable() && pair.new.indexes.contains(index)));
             steps.extend(gone.map(|index| drop_index(pair.old, index)));
@@ -508,13 +511,15 @@ impl Plan<'_> {
             )
         };
         for pair in &self.kept {
-            let new = pair.new.constraints.iter().filter(|constraint| !foreign(constraint) && !self.stays(pair, constraint));
+            let new =
+                pair.new.constraints.iter().filter(|constraint| !foreign(constraint) && !self.stays(pair, constraint));
             steps.extend(new.map(|constraint| add(pair.new, constraint)));
             let new = pair.new.indexes.iter().filter(|index| !(pair.stable() && pair.old.indexes.contains(index)));
             steps.extend(new.map(|index| create_index(pair.new, index)));
         }
         for pair in &self.kept {
-            let new = pair.new.constraints.iter().filter(|constraint| foreign(constraint) && !self.stays(pair, constraint));
+            let new =
+                pair.new.constraints.iter().filter(|constraint| foreign(constraint) && !self.stays(pair, constraint));
             steps.extend(new.map(|constraint| add(pair.new, constraint)));
         }
         for table in &self.added {
@@ -545,9 +550,8 @@ fn foreign(constraint: &Constraint) -> bool {
 
 /// Whether the indexes that foreign keys of other tables rest on stay.
 fn keys_stay(pair: &Pair<'_>) -> bool {
-    let primary = |table: &Table| {
-        table.constraints.iter().find(|constraint| constraint.kind == ConstraintKind::Primary).cloned()
-    };
+    let primary =
+        |table: &Table| table.constraints.iter().find(|constraint| constraint.kind == ConstraintKind::Primary).cloned();
     let uniques = |table: &Table| table.indexes.iter().filter(|index| index.unique).cloned().collect::<Vec<_>>();
     pair.stable() && primary(pair.old) == primary(pair.new) && uniques(pair.old) == uniques(pair.new)
 }

@@ -8,17 +8,16 @@ use rusqlite::Connection;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::ddl::create;
-use crate::ddl_diff::diff;
 use crate::migrate::{self, Db, Error, Outcome, State};
 use crate::predicate::register_functions;
 use crate::sql::Dialect;
 use crate::testing::PgDatabase;
 
-const KEY: [u8; 32] = [7; 32];
+pub(crate) const KEY: [u8; 32] = [7; 32];
 
 // Schemas.
 
-fn field(name: &str, ty: Scalar) -> Field {
+pub(crate) fn field(name: &str, ty: Scalar) -> Field {
     Field {
         name: name.to_owned(),
         doc: None,
@@ -42,19 +41,19 @@ fn field(name: &str, ty: Scalar) -> Field {
     }
 }
 
-fn optional(field: Field) -> Field {
+pub(crate) fn optional(field: Field) -> Field {
     Field { optional: true, ..field }
 }
 
-fn version() -> Field {
+pub(crate) fn version() -> Field {
     Field { version: true, ..field("version", Scalar::Int) }
 }
 
-fn with(default: Value, field: Field) -> Field {
+pub(crate) fn with(default: Value, field: Field) -> Field {
     Field { default: Some(Default::Value(default)), ..field }
 }
 
-fn model(name: &str, fields: Vec<Field>) -> Model {
+pub(crate) fn model(name: &str, fields: Vec<Field>) -> Model {
     let key = fields.iter().position(|field| field.id).map(|at| FieldId(u32::try_from(at).unwrap()));
     Model {
         name: name.to_owned(),
@@ -76,21 +75,21 @@ fn model(name: &str, fields: Vec<Field>) -> Model {
     }
 }
 
-fn soft(mut model: Model) -> Model {
+pub(crate) fn soft(mut model: Model) -> Model {
     let deleted_at = Field { column: "deleted_at".to_owned(), synthetic: true, ..field("deletedAt", Scalar::DateTime) };
     model.fields.push(optional(deleted_at));
     model.soft_delete = model.field_named("deletedAt");
     model
 }
 
-fn unique(mut model: Model, fields: &[&str]) -> Model {
+pub(crate) fn unique(mut model: Model, fields: &[&str]) -> Model {
     let ids: Vec<FieldId> = fields.iter().map(|name| model.field_named(name).unwrap()).collect();
     let name = format!("{}_{}_key", model.table, fields.join("_"));
     model.uniques.push(Index { name, fields: ids, filter: None, using: None });
     model
 }
 
-fn schema(models: Vec<Model>) -> Schema {
+pub(crate) fn schema(models: Vec<Model>) -> Schema {
     Schema {
         name: "test".to_owned(),
         datasource: None,
@@ -103,7 +102,7 @@ fn schema(models: Vec<Model>) -> Schema {
 }
 
 /// `child.column -> parent.id`
-fn refer(schema: &mut Schema, child: &str, column: &str, parent: &str, on_delete: ReferentialAction) {
+pub(crate) fn refer(schema: &mut Schema, child: &str, column: &str, parent: &str, on_delete: ReferentialAction) {
     let target = schema.model_named(parent).unwrap();
     let id = schema.model_named(child).unwrap();
     let references = schema.model(target).key.clone();
@@ -126,23 +125,24 @@ fn refer(schema: &mut Schema, child: &str, column: &str, parent: &str, on_delete
     });
 }
 
-fn id() -> Field {
+pub(crate) fn id() -> Field {
     field("id", Scalar::Int)
 }
 
 // Databases.
 
 /// A database of either kind.
-enum Base {
+pub(crate) enum Base {
     Sqlite(Connection),
-    Postgres(PgConnection, PgDatabase),
+    /// The second is dropped with the first.
+    Postgres(PgConnection, #[expect(dead_code, reason = "keeps the database alive")] PgDatabase),
 }
 
 /// What a statement was refused with: constraint or message.
-type Refusal = String;
+pub(crate) type Refusal = String;
 
 impl Base {
-    async fn both() -> Vec<Self> {
+    pub(crate) async fn both() -> Vec<Self> {
         let mut all = vec![Self::sqlite()];
         if let Some(database) = PgDatabase::new().await {
             all.push(Self::Postgres(database.connect().await, database));
@@ -150,30 +150,30 @@ impl Base {
         all
     }
 
-    fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         let connection = Connection::open_in_memory().unwrap();
         register_functions(&connection).unwrap();
         connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA recursive_triggers = ON").unwrap();
         Self::Sqlite(connection)
     }
 
-    fn db(&mut self) -> Db<'_> {
+    pub(crate) fn db(&mut self) -> Db<'_> {
         match self {
             Self::Sqlite(connection) => Db::Sqlite(connection),
             Self::Postgres(connection, _) => Db::Postgres(connection),
         }
     }
 
-    fn is_sqlite(&self) -> bool {
+    pub(crate) fn is_sqlite(&self) -> bool {
         matches!(self, Self::Sqlite(_))
     }
 
-    async fn apply(&mut self, schema: &Schema) {
+    pub(crate) async fn apply(&mut self, schema: &Schema) {
         let done = migrate::apply_create(&mut self.db(), schema, KEY, &mut |_| {}).await.unwrap();
         assert_eq!(done, Outcome::Done);
     }
 
-    async fn attempt(&mut self, sql: &str) -> Result<(), Refusal> {
+    pub(crate) async fn attempt(&mut self, sql: &str) -> Result<(), Refusal> {
         match self {
             Self::Sqlite(connection) => connection.execute_batch(sql).map_err(|error| match error {
                 rusqlite::Error::SqliteFailure(_, Some(text)) => text,
@@ -190,51 +190,68 @@ impl Base {
         }
     }
 
-    async fn run(&mut self, sql: &str) {
+    pub(crate) async fn run(&mut self, sql: &str) {
         self.attempt(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
     /// Refused, with these words in the refusal of the one and of the other.
-    async fn refuses(&mut self, sql: &str, sqlite: &str, postgres: &str) {
+    pub(crate) async fn refuses(&mut self, sql: &str, sqlite: &str, postgres: &str) {
         let wanted = if self.is_sqlite() { sqlite } else { postgres };
         let refusal = self.attempt(sql).await.expect_err(sql);
         assert!(refusal.contains(wanted), "{sql}: {refusal}");
     }
 
-    /// All rows of a query, cells by `|`, rows by space; `-` for NULL.
-    async fn read(&mut self, sql: &str) -> String {
-        let mut rows = Vec::new();
+    /// All rows of a query in one line.
+    pub(crate) async fn read(&mut self, sql: &str) -> String {
+        self.rows(sql).await.join(" ")
+    }
+
+    /// All rows of a query, cells separated by `|`, `-` for NULL.
+    pub(crate) async fn rows(&mut self, sql: &str) -> Vec<String> {
         match self {
             Self::Sqlite(connection) => {
                 let mut statement = connection.prepare(sql).unwrap();
                 let count = statement.column_count();
-                let mut found = statement.query([]).unwrap();
-                while let Some(row) = found.next().unwrap() {
-                    let cell = |at| match row.get_ref(at).unwrap() {
-                        rusqlite::types::ValueRef::Null => "-".to_owned(),
-                        rusqlite::types::ValueRef::Integer(value) => value.to_string(),
-                        rusqlite::types::ValueRef::Real(value) => value.to_string(),
-                        rusqlite::types::ValueRef::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
-                        rusqlite::types::ValueRef::Blob(octets) => format!("{octets:?}"),
-                    };
-                    rows.push((0..count).map(cell).collect::<Vec<_>>().join("|"));
-                }
+                let cell = |row: &rusqlite::Row<'_>, at| match row.get_ref(at).unwrap() {
+                    rusqlite::types::ValueRef::Null => "-".to_owned(),
+                    rusqlite::types::ValueRef::Integer(value) => value.to_string(),
+                    rusqlite::types::ValueRef::Real(value) => value.to_string(),
+                    rusqlite::types::ValueRef::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
+                    rusqlite::types::ValueRef::Blob(octets) => format!("{octets:?}"),
+                };
+                let line =
+                    |row: &rusqlite::Row<'_>| Ok((0..count).map(|at| cell(row, at)).collect::<Vec<_>>().join("|"));
+                let rows = statement.query_map([], line).unwrap();
+                rows.map(Result::unwrap).collect()
             }
             Self::Postgres(connection, _) => {
-                let sql = format!("SELECT array_to_string(ARRAY(SELECT coalesce(e.value, '-') FROM json_each_text(row_to_json(q)) e), '|') FROM ({sql}) q");
-                for row in sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await.unwrap() {
-                    rows.push(row.get::<String, _>(0));
-                }
+                let sql = format!(
+                    "SELECT array_to_string(ARRAY(SELECT coalesce(e.value, '-') FROM json_each_text(row_to_json(q)) e), '|') \
+                     FROM ({sql}) q"
+                );
+                let rows = sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch_all(connection).await.unwrap();
+                rows.iter().map(|row| row.get(0)).collect()
             }
         }
-        rows.join(" ")
+    }
+
+    /// Another database of the same kind.
+    pub(crate) async fn beside(other: &Self) -> Self {
+        match other {
+            Self::Sqlite(_) => Self::sqlite(),
+            Self::Postgres(..) => {
+                let database = PgDatabase::new().await.unwrap();
+                Self::Postgres(database.connect().await, database)
+            }
+        }
     }
 }
 
 // What the text says.
 
-fn bank() -> Schema {
-    let mut customer = soft(unique(model("Customer", vec![id(), field("email", Scalar::String), version()]), &["email"]));
+pub(crate) fn bank() -> Schema {
+    let mut customer =
+        soft(unique(model("Customer", vec![id(), field("email", Scalar::String), version()]), &["email"]));
     customer.fields[1].validators =
         vec![Validator { kind: ValidatorKind::Length { min: Some(3), max: Some(254) }, db_enforce: true }];
     let money = Scalar::Decimal(Some(Precision { precision: 18, scale: 4 }));
@@ -244,7 +261,10 @@ fn bank() -> Schema {
             Field { default: Some(Default::Uuid), ..field("id", Scalar::Uuid) },
             field("owner", Scalar::Int),
             with(Value::Text("0".to_owned()), field("balance", money)),
-            Field { ty: FieldType::Enum(EnumId(0)), ..with(Value::Text("open".to_owned()), field("state", Scalar::String)) },
+            Field {
+                ty: FieldType::Enum(EnumId(0)),
+                ..with(Value::Text("open".to_owned()), field("state", Scalar::String))
+            },
             with(Value::Bool(true), field("active", Scalar::Boolean)),
             Field { list: true, ..field("tags", Scalar::String) },
             optional(field("extra", Scalar::Json)),
@@ -309,12 +329,14 @@ async fn a_bank_is_made_once() {
 
 // What the triggers do.
 
-const T1: &str = "2026-01-01T10:00:00.000000Z";
-const D1: &str = "00000000-0000-4000-8000-000000000001";
+pub(crate) const T1: &str = "2026-01-01T10:00:00.000000Z";
+pub(crate) const D1: &str = "00000000-0000-4000-8000-000000000001";
 const D2: &str = "00000000-0000-4000-8000-000000000002";
 
-fn bury(table: &str, id: i64, deletion: &str) -> String {
-    format!("UPDATE {table} SET deleted_at = '{T1}', deletion_id = '{deletion}', version = version + 1 WHERE id = {id} AND deleted_at IS NULL")
+pub(crate) fn bury(table: &str, id: i64, deletion: &str) -> String {
+    format!(
+        "UPDATE {table} SET deleted_at = '{T1}', deletion_id = '{deletion}', version = version + 1 WHERE id = {id} AND deleted_at IS NULL"
+    )
 }
 
 fn raise(table: &str, id: i64) -> String {
@@ -322,7 +344,7 @@ fn raise(table: &str, id: i64) -> String {
 }
 
 /// Rows with their parents, as a family of `on_delete`.
-fn family(on_delete: ReferentialAction) -> Schema {
+pub(crate) fn family(on_delete: ReferentialAction) -> Schema {
     let parent = soft(model("Parent", vec![id(), version()]));
     let child = soft(model("Child", vec![id(), field("parent", Scalar::Int), version()]));
     let grand = soft(model("Grand", vec![id(), field("child", Scalar::Int), version()]));
@@ -334,7 +356,8 @@ fn family(on_delete: ReferentialAction) -> Schema {
     schema
 }
 
-const FAMILY: &str = "INSERT INTO parents (id) VALUES (1), (2); INSERT INTO childs (id, parent) VALUES (1, 1), (2, 1), (3, 2);
+pub(crate) const FAMILY: &str =
+    "INSERT INTO parents (id) VALUES (1), (2); INSERT INTO childs (id, parent) VALUES (1, 1), (2, 1), (3, 2);
     INSERT INTO grands (id, child) VALUES (1, 1), (2, 2), (3, 3); INSERT INTO plains (id, parent) VALUES (1, 1)";
 
 const LIVE: &str = "SELECT (SELECT count(*) FROM parents WHERE deleted_at IS NULL) AS p, \
@@ -366,14 +389,24 @@ async fn live_children_restrict_and_dead_parents_forbid() {
         for mut base in Base::both().await {
             base.apply(&family(action)).await;
             base.run(FAMILY).await;
-            base.refuses(&bury("parents", 1, D1), "cratestack:restrict:childs_parent_fkey", "23001 childs_parent_fkey childs").await;
+            base.refuses(
+                &bury("parents", 1, D1),
+                "cratestack:restrict:childs_parent_fkey",
+                "23001 childs_parent_fkey childs",
+            )
+            .await;
             for child in [1, 2] {
                 base.run(&bury("grands", child, D1)).await;
                 base.run(&bury("childs", child, D1)).await;
             }
             base.run(&bury("parents", 1, D1)).await;
             assert_eq!(base.read(LIVE).await, "1|1|1|1");
-            base.refuses(&raise("childs", 1), "cratestack:parent:childs_parent_fkey", "23503 childs_parent_fkey childs").await;
+            base.refuses(
+                &raise("childs", 1),
+                "cratestack:parent:childs_parent_fkey",
+                "23503 childs_parent_fkey childs",
+            )
+            .await;
             base.run(&raise("parents", 1)).await;
             base.run(&raise("childs", 1)).await;
             assert_eq!(base.read(LIVE).await, "2|2|1|1");
@@ -438,11 +471,17 @@ async fn tombstones_carry_both_columns_and_free_their_unique_values() {
         base.run("INSERT INTO customers (id, email) VALUES (1, 'a@b')").await;
         let check = "customers_deletion_check";
         base.refuses(&format!("UPDATE customers SET deleted_at = '{T1}'"), check, check).await;
-        base.refuses("INSERT INTO customers (id, email) VALUES (2, 'a@b')", "UNIQUE", "23505 customers_email_key").await;
+        base.refuses("INSERT INTO customers (id, email) VALUES (2, 'a@b')", "UNIQUE", "23505 customers_email_key")
+            .await;
         base.run(&bury("customers", 1, D1)).await;
         base.run("INSERT INTO customers (id, email) VALUES (2, 'a@b')").await;
         base.refuses(&raise("customers", 1), "UNIQUE", "23505 customers_email_key").await;
-        base.refuses("INSERT INTO customers (id, email) VALUES (3, 'ab')", "customers_email_length_check", "customers_email_length_check").await;
+        base.refuses(
+            "INSERT INTO customers (id, email) VALUES (3, 'ab')",
+            "customers_email_length_check",
+            "customers_email_length_check",
+        )
+        .await;
     }
 }
 
@@ -452,8 +491,14 @@ async fn append_only_rows_stay() {
         base.apply(&bank()).await;
         let account = "00000000-0000-4000-8000-0000000000aa";
         base.run("INSERT INTO customers (id, email) VALUES (1, 'a@b')").await;
-        base.run(&format!("INSERT INTO accounts (id, owner, tags, updated) VALUES ('{account}', 1, '{}', '{T1}')", if base.is_sqlite() { "[]" } else { "{}" })).await;
-        let insert = |verb: &str, id: &str, amount: &str| format!("{verb} INTO entrys (id, account, amount) VALUES ({id}, '{account}', {amount})");
+        base.run(&format!(
+            "INSERT INTO accounts (id, owner, tags, updated) VALUES ('{account}', 1, '{}', '{T1}')",
+            if base.is_sqlite() { "[]" } else { "{}" }
+        ))
+        .await;
+        let insert = |verb: &str, id: &str, amount: &str| {
+            format!("{verb} INTO entrys (id, account, amount) VALUES ({id}, '{account}', {amount})")
+        };
         let (one, two) = if base.is_sqlite() { ("'p00011'", "'p00012'") } else { ("1", "2") };
         base.run(&insert("INSERT", "1", one)).await;
         let (sqlite, postgres) = ("cratestack:append_only:entrys", "CS001  entrys");
@@ -464,7 +509,8 @@ async fn append_only_rows_stay() {
             for recursive in ["ON", "OFF"] {
                 base.run(&format!("PRAGMA recursive_triggers = {recursive}")).await;
                 base.refuses(&insert("INSERT OR REPLACE", "1", two), "cratestack:unique:entrys_pkey", "").await;
-                base.refuses(&insert("INSERT OR REPLACE", "2", one), "cratestack:unique:entrys_account_amount_key", "").await;
+                base.refuses(&insert("INSERT OR REPLACE", "2", one), "cratestack:unique:entrys_account_amount_key", "")
+                    .await;
                 base.refuses(&insert("INSERT OR REPLACE", "-1", two), "entrys_id_positive_check", "").await;
                 base.refuses("UPDATE OR REPLACE entrys SET id = 1", sqlite, "").await;
             }
@@ -502,7 +548,9 @@ async fn a_child_that_races_with_its_parents_tombstone_is_no_live_orphan() {
     migrate::apply_create(&mut Db::Postgres(&mut watch), &family(ReferentialAction::Cascade), KEY, &mut |_| {})
         .await
         .unwrap();
-    pg(&mut watch, "INSERT INTO parents (id) VALUES (1), (2); INSERT INTO childs (id, parent) VALUES (9, 2)").await.unwrap();
+    pg(&mut watch, "INSERT INTO parents (id) VALUES (1), (2); INSERT INTO childs (id, parent) VALUES (9, 2)")
+        .await
+        .unwrap();
     // As the engine inserts: the parent must be live, and is held.
     let insert = "INSERT INTO childs (id, parent) SELECT n.id, n.parent FROM (SELECT 1 AS id, 1 AS parent) AS n \
         WHERE EXISTS (SELECT FROM parents WHERE id = n.parent AND deleted_at IS NULL FOR SHARE)";

@@ -16,6 +16,8 @@
 //! `SetNull` and `SetDefault` are left to the real deletion: a tombstoned parent counts as absent, and a restored one
 //! finds its children as they were.
 
+use std::fmt::Write as _;
+
 use cratestack_schema::ir::{FieldId, Model, ModelId, ReferentialAction, Schema};
 
 use crate::ddl::{DELETION_ID, Foreign, Trigger, bounded, clock, condition, owning, primary_key_name};
@@ -63,7 +65,10 @@ fn append_only_postgres(model: &Model) -> [Trigger; 2] {
     let trigger = |name: String, when: &str, each: &str| {
         let quoted = ident(&name);
         let create = vec![
-            format!("CREATE TRIGGER {quoted} BEFORE {when} ON {table} FOR EACH {each} EXECUTE FUNCTION {}()", ident(&function)),
+            format!(
+                "CREATE TRIGGER {quoted} BEFORE {when} ON {table} FOR EACH {each} EXECUTE FUNCTION {}()",
+                ident(&function)
+            ),
             // Also for sessions that replicate, which skip ordinary triggers.
             format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {quoted}"),
         ];
@@ -80,18 +85,21 @@ fn append_only_postgres(model: &Model) -> [Trigger; 2] {
 fn append_only_sqlite(schema: &Schema, id: ModelId, model: &Model) -> [Trigger; 3] {
     let table = ident(&model.table);
     let refuse = format!("  SELECT RAISE(ABORT, {});\n", raised("append_only", &model.table));
-    let trigger = |word: &str, body: &str| sqlite_trigger(
-        bounded(&["cratestack_append_only", &model.table, word]),
-        model,
-        &format!("BEFORE {} ON {table}", word.to_uppercase()),
-        body,
-    );
+    let trigger = |word: &str, body: &str| {
+        sqlite_trigger(
+            bounded(&["cratestack_append_only", &model.table, word]),
+            model,
+            &format!("BEFORE {} ON {table}", word.to_uppercase()),
+            body,
+        )
+    };
     // INSERT OR REPLACE deletes the rows in its way without firing delete triggers.
     let mut guards = guard(model, &primary_key_name(model), &model.key, &[]);
     for index in &model.uniques {
-        let filter = index.filter.as_ref().map(|filter| {
-            ["there", "NEW"].map(|row| condition(schema, id, filter, Some(row), Dialect::Sqlite))
-        });
+        let filter = index
+            .filter
+            .as_ref()
+            .map(|filter| ["there", "NEW"].map(|row| condition(schema, id, filter, Some(row), Dialect::Sqlite)));
         guards.push_str(&guard(model, &index.name, &index.fields, filter.as_ref().map_or(&[], |both| &both[..])));
     }
     [trigger("update", &refuse), trigger("delete", &refuse), trigger("insert", &guards)]
@@ -129,7 +137,8 @@ impl<'a> Family<'a> {
         let model = schema.model(id);
         let deleted_at = &model.field(model.soft_delete?).column;
         let all = schema.models.iter().flat_map(|child| owning(child).map(move |(_, foreign)| (child, foreign)));
-        let children: Vec<_> = all.filter(|(child, foreign)| foreign.target == id && concerns(child, *foreign)).collect();
+        let children: Vec<_> =
+            all.filter(|(child, foreign)| foreign.target == id && concerns(child, *foreign)).collect();
         let parents: Vec<_> = owning(model)
             .map(|(_, foreign)| (schema.model(foreign.target), foreign))
             .filter(|(parent, _)| parent.soft_delete.is_some())
@@ -141,9 +150,8 @@ impl<'a> Family<'a> {
     /// What happens when a row becomes a tombstone, in order. `Restrict` looks at the children as they are,
     /// `NoAction` at what the cascades have left.
     fn on_tombstone(&self, statements: &dyn Statements) -> String {
-        let of = |wanted: ReferentialAction| {
-            self.children.iter().filter(move |(_, foreign)| foreign.on_delete == wanted)
-        };
+        let of =
+            |wanted: ReferentialAction| self.children.iter().filter(move |(_, foreign)| foreign.on_delete == wanted);
         let mut text = String::new();
         for (child, foreign) in of(ReferentialAction::Restrict) {
             text.push_str(&statements.refuse_live_child(self, child, *foreign));
@@ -163,7 +171,9 @@ impl<'a> Family<'a> {
         for (parent, foreign) in &self.parents {
             text.push_str(&statements.refuse_dead_parent(self, parent, *foreign));
         }
-        for (child, foreign) in self.children.iter().filter(|(_, foreign)| foreign.on_delete == ReferentialAction::Cascade) {
+        for (child, foreign) in
+            self.children.iter().filter(|(_, foreign)| foreign.on_delete == ReferentialAction::Cascade)
+        {
             text.push_str(&self.restore_children(child, *foreign, clock));
         }
         text
@@ -262,7 +272,9 @@ impl<'a> Family<'a> {
         while let Some(at) = next.pop() {
             for (child_id, child) in self.schema.models() {
                 let reached = owning(child).any(|(_, foreign)| {
-                    foreign.target == at && foreign.on_delete == ReferentialAction::Cascade && child.soft_delete.is_some()
+                    foreign.target == at
+                        && foreign.on_delete == ReferentialAction::Cascade
+                        && child.soft_delete.is_some()
                 });
                 if reached && child_id == self.id {
                     return true;
@@ -373,9 +385,9 @@ fn stamps(model: &Model, clock: &str) -> String {
     for field in &model.fields {
         let column = ident(&field.column);
         if field.version {
-            text.push_str(&format!(", {column} = {column} + 1"));
+            let _ = write!(text, ", {column} = {column} + 1");
         } else if field.updated_at {
-            text.push_str(&format!(", {column} = {clock}"));
+            let _ = write!(text, ", {column} = {clock}");
         }
     }
     text
@@ -408,7 +420,7 @@ fn pairs(
 fn dollar_quoted(body: &str) -> String {
     let mut tag = "$cratestack$".to_owned();
     while body.contains(&tag) {
-        tag.insert_str(1, "x");
+        tag.insert(1, 'x');
     }
     format!("{tag}{body}{tag}")
 }

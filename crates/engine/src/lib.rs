@@ -27,4 +27,6 @@ pub use engine::{Database, Engine, OpenError, Options};
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
+mod ddl_diff_tests;
+#[cfg(test)]
 mod ddl_tests;

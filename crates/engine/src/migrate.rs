@@ -138,7 +138,9 @@ impl Error {
             Self::Foreign(_) => "name an empty database, or an empty PostgreSQL schema by its search path",
             Self::Empty => "apply the schema first: `--apply`, or `cratestack dev`",
             Self::Different { .. } => "apply the change with `cratestack dev`, or name another database",
-            Self::Damaged(_) => "was it made by another version of CrateStack? name another database, or restore a backup",
+            Self::Damaged(_) => {
+                "was it made by another version of CrateStack? name another database, or restore a backup"
+            }
             Self::Refused(_) => "mend the rows or the schema, then try again; nothing was changed",
             Self::Loses(_) => "agree to the loss, or keep what would be dropped; nothing was changed",
             Self::Violated { .. } => "mend these rows, or keep the rule out of the schema; nothing was changed",
@@ -199,9 +201,10 @@ pub async fn inspect(db: &mut Db<'_>) -> Result<State, Error> {
 /// The key that seals cursors, shared by everybody who serves the database.
 pub async fn cursor_key(db: &mut Db<'_>) -> Result<[u8; 32], Error> {
     let text = db.meta("cursor_key").await?.unwrap_or_default();
-    let octets = text.as_bytes().chunks(2).map(|pair| {
-        std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok())
-    });
+    let octets = text
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()));
     let key: Option<Vec<u8>> = octets.collect();
     let key = key.and_then(|key| key.try_into().ok());
     key.ok_or_else(|| Error::Damaged("it has no key for cursors".to_owned()))
@@ -461,7 +464,8 @@ impl Db<'_> {
 
     async fn meta(&mut self, name: &str) -> Result<Option<String>, Error> {
         let sql = format!("SELECT value FROM {} WHERE name = {}", ident(META_TABLE), literal(name));
-        let rows = self.texts(&sql).await.map_err(|error| error.while_doing("read which schema the database carries"))?;
+        let rows =
+            self.texts(&sql).await.map_err(|error| error.while_doing("read which schema the database carries"))?;
         Ok(rows.into_iter().flatten().next())
     }
 
@@ -475,7 +479,7 @@ impl Db<'_> {
         self.execute(&sql).await.map_err(|error| error.while_doing("record which schema the database carries"))
     }
 
-    /// What the probes find.
+    /// What the probes find, sorted.
     async fn hold(&mut self, probes: &[Probe]) -> Result<Vec<String>, Error> {
         let mut found = Vec::new();
         for probe in probes {
@@ -485,6 +489,8 @@ impl Db<'_> {
                 found.push(probe.says.clone());
             }
         }
+        // The order of the steps differs between databases.
+        found.sort();
         Ok(found)
     }
 
