@@ -463,3 +463,5 @@ fn relation_advice(model: &Model, name: &str, accepted: impl Fn(&Field) -> bool)
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod roundtrip;

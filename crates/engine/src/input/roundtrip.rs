@@ -1,0 +1,150 @@
+//! Every scalar through the whole engine, on both databases: what a caller sends, patches to, and is answered.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::{Answer, Caller, Expected, Failure, Operation, Row, Verb};
+use crate::json::{self, Json};
+use crate::testing::PgDatabase;
+use crate::{Database, Engine, Options, migrate};
+use cratestack_schema::ir::{ModelId, Schema};
+
+const SCHEMA: &str = r#"
+enum Status {
+  open
+  cancelled @map("CANCELED")
+}
+
+model Thing {
+  id       Int      @id
+  string   String?
+  int      Int?
+  big      BigInt?
+  float    Float?
+  flag     Boolean?
+  money    Decimal(18, 4)?
+  wide     Decimal(40, 10)?
+  any      Decimal?
+  at       DateTime?
+  day      Date?
+  uuid     Uuid?
+  cuid     Cuid?
+  bytes    Bytes?
+  json     Json?
+  status   Status?
+  strings  String[]
+  ints     Int[]
+  uuids    Uuid[]
+
+  @@allow("all", true)
+}
+"#;
+
+/// A field, what is sent, and what is answered.
+const CASES: &[(&str, &str, &str)] = &[
+    ("string", r#""""#, r#""""#),
+    (
+        "string",
+        r#""O'Neil \"x\" \\ \u0001\u2028é😀; DROP TABLE things; --""#,
+        "\"O'Neil \\\"x\\\" \\\\ \\u0001\u{2028}é😀; DROP TABLE things; --\"",
+    ),
+    ("string", r#""null""#, r#""null""#),
+    ("int", "9007199254740991", "9007199254740991"),
+    ("int", "-9007199254740991", "-9007199254740991"),
+    ("big", r#""9223372036854775807""#, r#""9223372036854775807""#),
+    ("big", r#""-9223372036854775808""#, r#""-9223372036854775808""#),
+    ("float", "0.1", "0.1"),
+    ("float", "1.7976931348623157e308", "1.7976931348623157e+308"),
+    ("float", "5e-324", "5e-324"),
+    ("float", "-0", "0.0"),
+    ("flag", "true", "true"),
+    ("flag", "false", "false"),
+    ("money", r#""0""#, r#""0.0000""#),
+    ("money", r#""-99999999999999.9999""#, r#""-99999999999999.9999""#),
+    ("money", r#""12.50000000""#, r#""12.5000""#),
+    ("wide", r#""123456789012345678901234567890.0123456789""#, r#""123456789012345678901234567890.0123456789""#),
+    ("wide", r#""-0.5""#, r#""-0.5000000000""#),
+    ("any", r#""-100.0""#, r#""-100""#),
+    ("any", r#""0.000000000000000000000000000001""#, r#""0.000000000000000000000000000001""#),
+    ("at", r#""2026-01-31T11:00:00.5+01:00""#, r#""2026-01-31T10:00:00.500000Z""#),
+    ("at", r#""0001-01-01T00:00:00Z""#, r#""0001-01-01T00:00:00.000000Z""#),
+    ("at", r#""9999-12-31T23:59:59.999999Z""#, r#""9999-12-31T23:59:59.999999Z""#),
+    ("day", r#""0001-01-01""#, r#""0001-01-01""#),
+    ("day", r#""9999-12-31""#, r#""9999-12-31""#),
+    ("uuid", r#""0198AAAA-BBBB-7CCC-8DDD-EEEEEEEEEEEE""#, r#""0198aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee""#),
+    ("cuid", r#""ck1234567890123456789012""#, r#""ck1234567890123456789012""#),
+    ("bytes", r#""""#, r#""""#),
+    ("bytes", r#""AP8Q""#, r#""AP8Q""#),
+    ("json", r#"{"bb": [1.50, 1e2, -0], "a": {"x y": " , : "}}"#, r#"{"a":{"x y":" , : "},"bb":[1.50,100,0]}"#),
+    ("json", "false", "false"),
+    ("json", r#""text""#, r#""text""#),
+    ("json", "[]", "[]"),
+    ("status", r#""cancelled""#, r#""cancelled""#),
+    ("strings", r#"["", "NULL", "a,\"b\\", "{}"]"#, r#"["","NULL","a,\"b\\","{}"]"#),
+    ("ints", "[-1, 0, 9007199254740991]", "[-1,0,9007199254740991]"),
+    ("uuids", r#"["0198aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"]"#, r#"["0198aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"]"#),
+    ("strings", "[]", "[]"),
+];
+
+async fn run(engine: &Engine, verb: Verb) -> Result<Row, Failure> {
+    let caller = Caller { principal: None, request_id: "test".into(), deadline: Duration::from_secs(30) };
+    match engine.run(&caller, Operation { model: ModelId(0), verb }).await? {
+        Answer::Row(row) => Ok(row),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn read(text: &str) -> Json {
+    json::parse(text.as_bytes(), json::MAX_DEPTH).unwrap()
+}
+
+/// The text of one member of an answered row.
+fn member(row: &Row, name: &str) -> String {
+    let body = row.body.as_deref().unwrap();
+    read(body).member(name).unwrap().to_string()
+}
+
+async fn every_scalar(engine: &Engine) {
+    let patch = |data: &str| Verb::Patch { key: vec!["0".into()], expected: Expected::Missing, data: read(data) };
+    let empty = run(engine, Verb::Create { data: read(r#"{"id": 0}"#) }).await.unwrap();
+    assert_eq!(member(&empty, "strings"), "[]");
+    for (number, (field, sent, answered)) in (1..).zip(CASES) {
+        let data = read(&format!("{{\"id\": {number}, \"{field}\": {sent}}}"));
+        let row = run(engine, Verb::Create { data }).await.unwrap_or_else(|error| panic!("{field} {sent}: {error:?}"));
+        assert_eq!(member(&row, field), *answered, "create {field} {sent}");
+        let patched = run(engine, patch(&format!("{{\"{field}\": {sent}}}"))).await;
+        let patched = patched.unwrap_or_else(|error| panic!("{field} {sent}: {error:?}"));
+        assert_eq!(member(&patched, field), *answered, "patch {field} {sent}");
+        // Once more: nothing changes, and the row that is answered is the stored one.
+        let same = run(engine, patch(&format!("{{\"{field}\": {sent}}}"))).await.unwrap();
+        assert_eq!(same, patched, "patch again {field} {sent}");
+        if !field.ends_with('s') || matches!(*field, "bytes" | "status") {
+            let cleared = run(engine, patch(&format!("{{\"{field}\": null}}"))).await.unwrap();
+            assert_eq!(member(&cleared, field), "null", "{field}");
+        }
+    }
+}
+
+fn schema() -> Arc<Schema> {
+    let (schema, diagnostics) = cratestack_schema::compile("things", SCHEMA);
+    Arc::new(schema.unwrap_or_else(|| panic!("{diagnostics:?}")))
+}
+
+#[tokio::test]
+async fn sqlite_answers_every_scalar() {
+    every_scalar(&Engine::open(schema(), &Database::SqliteMemory, Options::default()).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn postgres_answers_every_scalar() {
+    let Some(database) = PgDatabase::new().await else { return };
+    let mut connection = database.connect().await;
+    let mut db = migrate::Db::Postgres(&mut connection);
+    migrate::apply_create(&mut db, &schema(), [7; 32], &mut |_| {}).await.unwrap();
+    let url = Database::Postgres(database.url.clone());
+    let engine = Engine::open(schema(), &url, Options::default()).await.unwrap();
+    every_scalar(&engine).await;
+    engine.close().await;
+}
