@@ -1,7 +1,7 @@
 //! All stages in a row.
 
-use crate::ast::Tree;
-use crate::diag::Diagnostic;
+use crate::ast::{Block, Tree};
+use crate::diag::{Diagnostic, Span};
 use crate::ir::Schema;
 use crate::parse::{Parsed, parse};
 use crate::resolve::resolve;
@@ -34,7 +34,7 @@ pub fn compile_files(name: &str, texts: &[&str]) -> (Option<Schema>, Vec<Diagnos
 #[derive(Default)]
 struct Syntax {
     found: Vec<Diagnostic>,
-    damage: Vec<crate::diag::Span>,
+    damage: Vec<Span>,
     lost: Vec<String>,
 }
 
@@ -46,9 +46,14 @@ impl Syntax {
         parsed.tree
     }
 
-    /// Whether a diagnostic of the resolver may only be there because a text is missing from the trees: it names
-    /// what was lost, or it is about a whole block that lost something.
+    /// Whether a diagnostic of the resolver may only be there because of a syntax error: it is about the same text,
+    /// it names what is missing from the trees, or it is about a whole block that lost something.
     fn explains(&self, one: &Diagnostic, trees: &[Tree]) -> bool {
+        let here = one.primary.span;
+        let about = |span: Span| span.file == here.file && span.start < here.end && here.start < span.end;
+        if self.found.iter().any(|error| error.is_error() && about(error.primary.span)) {
+            return true;
+        }
         if self.damage.is_empty() {
             return false;
         }
@@ -58,8 +63,8 @@ impl Syntax {
             return true;
         }
         let blocks = trees.iter().flat_map(|tree| &tree.blocks);
-        let about = blocks.filter(|block| block.name().span == one.primary.span).map(crate::ast::Block::span);
-        about.into_iter().any(|block| {
+        let whole = blocks.filter(|block| block.name().span == here).map(Block::span);
+        whole.into_iter().any(|block| {
             self.damage.iter().any(|lost| lost.file == block.file && block.start <= lost.start && lost.end <= block.end)
         })
     }

@@ -1007,12 +1007,8 @@ impl<'a> Parser<'a> {
         while let Some(found) = self.operator(min)? {
             let op_span = self.take_operator(found);
             let level = found.operator.level();
-            if level == Level::Compare {
-                if let Some(first) = compared {
-                    self.chained(first, op_span);
-                }
-                compared = Some(op_span);
-            }
+            let first = if level == Level::Compare { compared.replace(op_span) } else { None };
+            let middle = middle(&left.expr);
             left = match found.operator {
                 Operator::Logical(op) => self.logical(op, left)?,
                 Operator::Binary(op) => {
@@ -1030,6 +1026,9 @@ impl<'a> Parser<'a> {
                     self.node(ExprKind::In { negated, op_span, value, list }, span, below)?
                 }
             };
+            if let Some(first) = first {
+                self.chained(left.expr.span, first, op_span, middle);
+            }
         }
         Ok(left)
     }
@@ -1054,12 +1053,19 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn chained(&mut self, first: Span, second: Span) {
-        self.report(
-            Diagnostic::new(Code::ChainedComparison, second, "comparisons cannot stand in a row")
-                .with(first, "the first comparison")
-                .help("write `a < b && b < c`, or use parentheses"),
-        );
+    fn chained(&mut self, whole: Span, first: Span, second: Span, middle: Option<Span>) {
+        let report = Diagnostic::new(Code::ChainedComparison, whole, "comparisons cannot stand in a row")
+            .with(first, "the first comparison")
+            .with(second, "the second comparison")
+            .help("write `a < b && b < c`, or use parentheses");
+        let ordered = |span: Span| matches!(span.slice(self.text), "<" | "<=" | ">" | ">=");
+        let report = match middle.map(|middle| middle.slice(self.text)) {
+            Some(middle) if ordered(first) && ordered(second) => {
+                report.fix("compare twice", second.before(), format!("&& {middle} "))
+            }
+            _ => report,
+        };
+        self.report(report);
     }
 
     fn unary(&mut self) -> Parse<Tall> {
@@ -1068,7 +1074,7 @@ impl<'a> Parser<'a> {
             _ if !self.same_line() => None,
             TokenKind::Bang => Some(UnaryOp::Not),
             TokenKind::Minus => Some(UnaryOp::Neg),
-            TokenKind::Ident if matches!(self.text_of(token), "not" | "NOT") => {
+            TokenKind::Ident if matches!(self.text_of(token), "not" | "NOT") && self.operand_follows() => {
                 let span = self.span_of(token);
                 let message = format!("`{}` is not an operator here", self.text_of(token));
                 let report = Diagnostic::new(Code::ForeignOperator, span, message);
@@ -1088,6 +1094,16 @@ impl<'a> Parser<'a> {
         let operand = self.deeper(Self::unary)?;
         let span = op_span.to(operand.expr.span);
         self.node(ExprKind::Unary { op, op_span, operand: Box::new(operand.expr) }, span, operand.height)
+    }
+
+    /// Whether the token after the next one starts an operand, so that the next one is no field named `not`.
+    fn operand_follows(&self) -> bool {
+        let second = self.ahead(1);
+        match second.kind {
+            TokenKind::Ident => !matches!(self.text_of(second), "in" | "not"),
+            TokenKind::LeftParen | TokenKind::Bang | TokenKind::Number | TokenKind::String => true,
+            _ => false,
+        }
     }
 
     /// A value and what follows it after dots.
@@ -1129,10 +1145,6 @@ impl<'a> Parser<'a> {
                 "true" => ExprKind::Bool(true),
                 "false" => ExprKind::Bool(false),
                 "null" => ExprKind::Null,
-                "in" => {
-                    self.unexpected("a value");
-                    return Err(Failed);
-                }
                 _ => return self.name(),
             },
             TokenKind::LeftBracket => {
@@ -1213,6 +1225,14 @@ struct Found {
     tokens: usize,
     /// Set when another operator was written; this one is meant.
     meant: Option<&'static str>,
+}
+
+/// What stands between two comparisons in a row, the first of which is `left`.
+fn middle(left: &Expr) -> Option<Span> {
+    match &left.kind {
+        ExprKind::Binary { right, .. } => Some(right.span),
+        _ => None,
+    }
 }
 
 /// A text that is fit for a message.

@@ -98,6 +98,7 @@ fn precedence_is_that_of_rust() {
         ("auth().hasRole(\"x\")", "auth().hasRole(\"x\")"),
         ("changed(f) || old.f == new.f", "(changed(f) || (old.f == new.f))"),
         ("a\n== // why\nb", "(a == b)"),
+        ("in in [not, in] && not not in [in] || not == in", "(((in in [not, in]) && (not not in [in])) || (not == in))"),
         ("\"\\u{1F4B6}\\n\\\"\" == x", "(\"💶\\n\\\"\" == x)"),
     ] {
         let parsed = parse_expression(text, Limits::default());
@@ -128,7 +129,7 @@ fn a_text_that_is_not_one_expression_is_refused() {
         ("1e5", Code::BadNumber),
         ("007", Code::BadNumber),
         ("\u{0}", Code::ControlCharacter),
-        ("in", Code::UnexpectedToken),
+        ("a in", Code::UnexpectedToken),
         ("a.", Code::UnexpectedToken),
         ("(a, b)", Code::UnexpectedToken),
     ] {
