@@ -315,28 +315,42 @@ pub(super) fn read<'a, K: Copy>(
 fn unknown<K>(table: &[Spec<K>], sigil: &str, name: &ast::Ident) -> Diagnostic {
     let message = format!("there is no attribute `{sigil}{}`", name.name);
     let diagnostic = Diagnostic::new(Code::UnknownAttribute, name.span, message);
+    if let Some(place) = elsewhere(&name.name) {
+        return diagnostic.help(place);
+    }
     match nearest(&name.name, table.iter().map(|spec| spec.name)) {
         Some(meant) => diagnostic
             .help(format!("did you mean `{sigil}{meant}`?"))
             .fix(format!("write `{sigil}{meant}`"), name.span, format!("{sigil}{meant}")),
-        None if BLOCK.iter().any(|spec| spec.name == name.name) && sigil == "@" => {
-            diagnostic.help(format!("`@@{}` is an attribute of a whole block: write it on a line of its own", name.name))
-        }
-        None if FIELD.iter().any(|spec| spec.name == name.name) && sigil == "@@" => {
-            diagnostic.help(format!("`@{}` is an attribute of a field", name.name))
-        }
-        None => diagnostic.help("the attributes of the language are a closed list; see the language's page"),
+        None => diagnostic.help("the attributes of the language are a closed list, which has none that is spelled like this"),
     }
 }
 
 fn misplaced<K>(spec: &Spec<K>, sigil: &str, place: Place, name: &ast::Ident) -> Diagnostic {
-    let places: Vec<&str> = spec.places.iter().map(|place| place.words()).collect();
-    Diagnostic::new(
-        Code::AttributeNotHere,
-        name.span,
-        format!("`{sigil}{}` cannot stand on {}", spec.name, place.words()),
-    )
-    .help(format!("`{sigil}{}` stands on {}", spec.name, places.join(" or ")))
+    let message = format!("`{sigil}{}` cannot stand on {}", spec.name, place.words());
+    Diagnostic::new(Code::AttributeNotHere, name.span, message).help(stands_on(sigil, spec.name, spec.places))
+}
+
+fn stands_on(sigil: &str, name: &str, places: &[Place]) -> String {
+    let words: Vec<&str> = places.iter().map(|place| place.words()).collect();
+    match words.split_last() {
+        Some((last, rest)) if !rest.is_empty() => {
+            format!("`{sigil}{name}` stands on {} or {last}", rest.join(", "))
+        }
+        _ => format!("`{sigil}{name}` stands on {}", words.concat()),
+    }
+}
+
+/// Where an attribute of that name stands, if not where it was written.
+fn elsewhere(name: &str) -> Option<String> {
+    fn find<K>(table: &[Spec<K>], sigil: &str, name: &str) -> Option<String> {
+        let spec = table.iter().find(|spec| spec.name == name)?;
+        Some(stands_on(sigil, name, spec.places))
+    }
+    find(FIELD, "@", name)
+        .or_else(|| find(BLOCK, "@@", name))
+        .or_else(|| find(PROCEDURE, "@", name))
+        .or_else(|| find(USE, "@", name))
 }
 
 /// The values in the order of the parameters; `None` after an error.
@@ -407,7 +421,7 @@ fn not_supported(attribute: &ast::Attribute, sigil: &str) -> Diagnostic {
 pub(super) fn string<'a>(value: &'a ast::Expr, what: &str, diags: &mut Vec<Diagnostic>) -> Option<&'a str> {
     match &value.kind {
         ast::ExprKind::String(text) if text.contains('\0') => {
-            diags.push(bad(value.span, format!("{what} must not contain a NUL character")));
+            diags.push(bad(value.span, format!("{what} must not contain a NUL character")).help("remove `\\u{0}`"));
             None
         }
         ast::ExprKind::String(text) => Some(text),
@@ -422,7 +436,7 @@ pub(super) fn string<'a>(value: &'a ast::Expr, what: &str, diags: &mut Vec<Diagn
             None
         }
         _ => {
-            diags.push(bad(value.span, format!("{what} must be a string")));
+            diags.push(bad(value.span, format!("{what} must be a string")).help("write text in quotes"));
             None
         }
     }
@@ -433,14 +447,14 @@ pub(super) fn name<'a>(value: &'a ast::Expr, what: &str, diags: &mut Vec<Diagnos
     match &value.kind {
         ast::ExprKind::Path(path) => match path.as_slice() {
             [name] => return Some(name),
-            _ => diags.push(bad(value.span, format!("{what} must be a single name"))),
+            _ => diags.push(bad(value.span, format!("{what} must be a single name")).help("write the name without dots")),
         },
         ast::ExprKind::String(text) => diags.push(
             bad(value.span, format!("{what} is written without quotes"))
                 .help(format!("write `{text}`"))
                 .fix("remove the quotes", value.span, text.clone()),
         ),
-        _ => diags.push(bad(value.span, format!("{what} must be a name"))),
+        _ => diags.push(bad(value.span, format!("{what} must be a name")).help("write a bare name")),
     }
     None
 }
@@ -464,12 +478,12 @@ pub(super) fn name_list<'a>(
     };
     let before = diags.len();
     if items.is_empty() {
-        diags.push(bad(value.span, format!("{what} must name at least one field")));
+        diags.push(bad(value.span, format!("{what} must name at least one field")).help("write `[a]` or `[a, b]`"));
     }
     let names: Vec<&ast::Ident> = items.iter().filter_map(|item| name(item, "each of the fields", diags)).collect();
     for (at, ident) in names.iter().enumerate() {
         if names.iter().take(at).any(|first| first.name == ident.name) {
-            diags.push(bad(ident.span, format!("`{}` stands in the list twice", ident.name)));
+            diags.push(bad(ident.span, format!("`{}` stands in the list twice", ident.name)).help("name each field once"));
         }
     }
     (diags.len() == before).then_some(names)
@@ -482,7 +496,7 @@ pub(super) fn count(value: &ast::Expr, what: &str, diags: &mut Vec<Diagnostic>) 
         _ => None,
     };
     if number.is_none() {
-        diags.push(bad(value.span, format!("{what} must be a whole number, 0 or more")));
+        diags.push(bad(value.span, format!("{what} must be a whole number, 0 or more")).help("write digits alone, as in `80`"));
     }
     number
 }

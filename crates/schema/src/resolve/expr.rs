@@ -162,7 +162,7 @@ impl<'a> Typer<'a> {
                 self.error(
                     Code::NotACondition,
                     written.span,
-                    format!("a condition is expected, not a `{found}`"),
+                    format!("a condition is expected, not {}", a(&found)),
                     "compare it with something",
                 )
             }
@@ -247,8 +247,21 @@ impl<'a> Typer<'a> {
                 let expr = self.variant(of, variant)?;
                 Some(Operand::Typed(expr, Type { of, list: false }))
             }
-            _ => self.unknown_name(first),
+            _ => self.unknown_qualifier(first),
         }
+    }
+
+    /// An unknown name in front of a dot: of an enum, perhaps.
+    fn unknown_qualifier<T>(&mut self, name: &Ident) -> Option<T> {
+        let Some(meant) = nearest(&name.name, self.schema.enums.iter().map(|one| one.name.as_str())) else {
+            return self.unknown_name(name);
+        };
+        self.report(
+            Diagnostic::new(Code::UnknownName, name.span, format!("there is nothing named `{}` here", name.name))
+                .help(format!("did you mean `{meant}`?"))
+                .fix(format!("write `{meant}`"), name.span, meant),
+        );
+        None
     }
 
     /// Whether the row has a member of that name, visible or broken.
@@ -723,7 +736,7 @@ impl<'a> Typer<'a> {
                 self.error(
                     Code::TypeMismatch,
                     written.span,
-                    format!("a `String` is expected, not a `{found}`"),
+                    format!("a `String` is expected, not {}", a(&found)),
                     "there are no implicit conversions",
                 )
             }
@@ -737,14 +750,14 @@ impl<'a> Typer<'a> {
         if let Some(test) = self.null_test(op, op_span, left, right) {
             return test;
         }
-        let (a, b) = (self.operand(left), self.operand(right));
-        let ((a, a_ty), (b, b_ty)) = self.pair((a?, left), (b?, right))?;
-        if !comparable(a_ty, b_ty) {
-            return self.mismatch("compare", (a_ty, left.span), (b_ty, right.span), op_span);
+        let (x, y) = (self.operand(left), self.operand(right));
+        let ((x, x_ty), (y, y_ty)) = self.pair((x?, left), (y?, right))?;
+        if !comparable(x_ty, y_ty) {
+            return self.mismatch((x_ty, left.span), (y_ty, right.span), op_span);
         }
-        self.check_operator(op, op_span, a_ty)?;
-        self.check_exact(&a, &b, a_ty.is_decimal() || b_ty.is_decimal(), op_span)?;
-        Some(Expr::Compare(op, Box::new(a), Box::new(b)))
+        self.check_operator(op, op_span, x_ty)?;
+        self.check_exact(&x, &y, x_ty.is_decimal() || y_ty.is_decimal(), op_span)?;
+        Some(Expr::Compare(op, Box::new(x), Box::new(y)))
     }
 
     /// `x == null`, `x != null` and `auth() == null`; `None` if neither side is `null`.
@@ -849,7 +862,7 @@ impl<'a> Typer<'a> {
             return self.error(
                 Code::TypeMismatch,
                 span,
-                format!("a `{found}` cannot be compared"),
+                format!("{} cannot be compared", a(&found)),
                 "lists can only be tested with `== null`",
             );
         }
@@ -916,7 +929,7 @@ impl<'a> Typer<'a> {
                 return self.error(
                     Code::TypeMismatch,
                     span,
-                    format!("a `{wanted}` is expected, not {found}"),
+                    format!("{} is expected, not {found}", a(&wanted)),
                     "there are no implicit conversions",
                 );
             }
@@ -932,12 +945,17 @@ impl<'a> Typer<'a> {
         self.error(Code::BadLiteral, span, format!("this literal is no `{wanted}`"), format!("it {why}"))
     }
 
-    fn mismatch<T>(&mut self, verb: &str, left: (Type, Span), right: (Type, Span), op_span: Span) -> Option<T> {
-        let (a, b) = (self.describe(left.0), self.describe(right.0));
+    fn mismatch<T>(&mut self, left: (Type, Span), right: (Type, Span), op_span: Span) -> Option<T> {
+        let (found, other) = (self.describe(left.0), self.describe(right.0));
+        let message = if right.0.list && !left.0.list {
+            format!("cannot look for {} in {}", a(&found), a(&other))
+        } else {
+            format!("cannot compare {} with {}", a(&found), a(&other))
+        };
         self.report(
-            Diagnostic::new(Code::TypeMismatch, op_span, format!("cannot {verb} `{a}` with `{b}`"))
-                .with(left.1, format!("this is a `{a}`"))
-                .with(right.1, format!("this is a `{b}`"))
+            Diagnostic::new(Code::TypeMismatch, op_span, message)
+                .with(left.1, format!("this is {}", a(&found)))
+                .with(right.1, format!("this is {}", a(&other)))
                 .help("there are no implicit conversions: both sides must have the same type"),
         );
         None
@@ -951,7 +969,7 @@ impl<'a> Typer<'a> {
             _ if ty.list => self.error(
                 Code::TypeMismatch,
                 op_span,
-                format!("a `{found}` cannot be compared"),
+                format!("{} cannot be compared", a(&found)),
                 "lists can only be tested with `== null`",
             ),
             FieldType::Scalar(Scalar::Json) => self.error(
@@ -963,7 +981,7 @@ impl<'a> Typer<'a> {
             FieldType::Enum(_) | FieldType::Scalar(Scalar::Boolean) if orders => self.error(
                 Code::TypeMismatch,
                 op_span,
-                format!("a `{found}` has no order"),
+                format!("{} has no order", a(&found)),
                 "compare it with `==`, `!=` or `in`",
             ),
             _ => Some(()),
@@ -1038,7 +1056,7 @@ impl<'a> Typer<'a> {
             Operand::Literal(literal, span) => self.adopt_beside(literal, span, tested, ty.0)?,
         };
         if !comparable(ty.0, found) {
-            return self.mismatch("compare", ty, (found, item.span), op_span);
+            return self.mismatch(ty, (found, item.span), op_span);
         }
         self.check_exact(tested, &expr, ty.0.is_decimal() || found.is_decimal(), op_span)?;
         Some(expr)
@@ -1064,7 +1082,7 @@ impl<'a> Typer<'a> {
         };
         if ty != of {
             let list = Type { list: true, ..of };
-            return self.mismatch("look for", (ty, value.span), (list, name.span), op_span);
+            return self.mismatch((ty, value.span), (list, name.span), op_span);
         }
         Some(Expr::InAuth(Box::new(expr), id))
     }
@@ -1154,6 +1172,12 @@ fn takes_number(scalar: Scalar) -> bool {
 
 fn takes_text(scalar: Scalar) -> bool {
     !matches!(scalar, Scalar::Int | Scalar::Float | Scalar::Boolean | Scalar::Json)
+}
+
+/// The name of a type with its article.
+pub(super) fn a(name: &str) -> String {
+    let vowel = name.starts_with(|c: char| matches!(c.to_ascii_lowercase(), 'a' | 'e' | 'i' | 'o'));
+    format!("{} `{name}`", if vowel { "an" } else { "a" })
 }
 
 /// A type as the author writes it.

@@ -1,7 +1,7 @@
 //! Fields: types, attributes, defaults and validators, each checked against the others.
 
 use super::attributes::{self, FIELD, Given, OnField, Place, bad};
-use super::expr::type_name;
+use super::expr::{a, type_name};
 use super::names::{MAX_IDENTIFIER, snake};
 use super::{Declared, Resolver, doc};
 use crate::ast::{self, ExprKind, Modifier};
@@ -29,18 +29,18 @@ const CONFLICTS: &[(OnField, OnField, &str)] = &[
     (OnField::Version, OnField::Readonly, "a version is never in an input"),
     (OnField::Version, OnField::Immutable, "a version changes with every write"),
     (OnField::Version, OnField::ServerOnly, "callers must know the version that they have seen"),
-    (OnField::Version, OnField::Id, "a version changes with every write, a key never"),
+    (OnField::Id, OnField::Version, "a version changes with every write, a key never"),
     (OnField::Version, OnField::Unique, "many rows have the same version"),
     (OnField::UpdatedAt, OnField::Default, "the engine writes the time itself"),
     (OnField::UpdatedAt, OnField::Readonly, "the time is never in an input"),
     (OnField::UpdatedAt, OnField::Immutable, "the time changes with every write"),
-    (OnField::UpdatedAt, OnField::Id, "the time changes with every write, a key never"),
+    (OnField::Id, OnField::UpdatedAt, "the time changes with every write, a key never"),
     (OnField::Readonly, OnField::Immutable, "`@readonly` keeps it out of create inputs as well"),
     (OnField::ServerOnly, OnField::Readonly, "`@server_only` keeps it out of inputs as well"),
     (OnField::ServerOnly, OnField::Immutable, "`@server_only` keeps it out of inputs as well"),
-    (OnField::ServerOnly, OnField::Id, "callers name rows by their key"),
-    (OnField::Immutable, OnField::Id, "a key never changes"),
-    (OnField::Unique, OnField::Id, "a key is unique"),
+    (OnField::Id, OnField::ServerOnly, "callers name rows by their key"),
+    (OnField::Id, OnField::Immutable, "a key never changes"),
+    (OnField::Id, OnField::Unique, "a key is unique"),
 ];
 
 impl<'a> Resolver<'a> {
@@ -385,7 +385,7 @@ impl<'a> Resolver<'a> {
         if !fits {
             let mut ty = type_name(&self.schema, field.ty);
             ty.push_str(if field.list { "[]" } else if field.optional { "?" } else { "" });
-            let message = format!("`@{}` does not fit a `{ty}`", given.attribute.name.name);
+            let message = format!("`@{}` does not fit {}", given.attribute.name.name, a(&ty));
             self.report(Diagnostic::new(Code::AttributeNotHere, given.span, message).help(wanted));
         }
         fits
@@ -420,8 +420,8 @@ impl<'a> Resolver<'a> {
                 let of = |wanted: &[Scalar]| scalar.is_some_and(|scalar| wanted.contains(&scalar));
                 let kind = match name.name.as_str() {
                     "now" => generated(of(&[Scalar::DateTime]), Default::Now, "a `DateTime`"),
-                    "uuid" => generated(of(&[Scalar::Uuid, Scalar::String]), Default::Uuid, "a `Uuid`"),
-                    "cuid" => generated(of(&[Scalar::Cuid, Scalar::String]), Default::Cuid, "a `Cuid`"),
+                    "uuid" => generated(of(&[Scalar::Uuid, Scalar::String]), Default::Uuid, "a `Uuid`, or its text"),
+                    "cuid" => generated(of(&[Scalar::Cuid, Scalar::String]), Default::Cuid, "a `Cuid`, or its text"),
                     "autoincrement" => generated(
                         of(&[Scalar::Int, Scalar::BigInt]) && !field.optional,
                         Default::AutoIncrement,
@@ -515,7 +515,13 @@ impl<'a> Resolver<'a> {
         if claim.ty != field.ty || claim.list != field.list {
             let (wanted, found) = (type_name(&self.schema, field.ty), type_name(&self.schema, claim.ty));
             let lists = if claim.list == field.list { "" } else { ", and one of them is a list" };
-            let message = format!("`{}` is a `{wanted}`, but `auth().{}` is a `{found}`{lists}", field.name, name.name);
+            let message = format!(
+                "`{}` is {}, but `auth().{}` is {}{lists}",
+                field.name,
+                a(&wanted),
+                name.name,
+                a(&found)
+            );
             self.report(
                 Diagnostic::new(Code::BadDefault, name.span, message).help("both must have exactly the same type"),
             );
@@ -566,7 +572,7 @@ impl<'a> Resolver<'a> {
                     FieldType::Scalar(Scalar::Int | Scalar::Float) => "write a number without quotes".to_owned(),
                     _ => "write it in quotes".to_owned(),
                 };
-                self.report(Diagnostic::new(code, written.span, format!("a `{wanted}` is expected")).help(help));
+                self.report(Diagnostic::new(code, written.span, format!("{} is expected", a(&wanted))).help(help));
                 return None;
             }
         };
@@ -723,7 +729,9 @@ impl<'a> Resolver<'a> {
         });
         if refused {
             let message = format!("the default of `{}` is refused by its own validators", field.name);
-            self.report(Diagnostic::new(Code::BadDefault, written.span, message).help("change the one or the other"));
+            let default = written.attributes.iter().find(|attribute| attribute.name.name == "default");
+            let span = default.map_or(written.span, |attribute| attribute.span);
+            self.report(Diagnostic::new(Code::BadDefault, span, message).help("change the one or the other"));
         }
     }
 

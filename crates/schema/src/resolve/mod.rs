@@ -278,6 +278,7 @@ impl<'a> Resolver<'a> {
     fn read_datasource(&mut self, block: &ast::Datasource) -> Option<Datasource> {
         const KEYS: [&str; 2] = ["provider", "url"];
         let (mut provider, mut url) = (None, None);
+        let mut misspelt = false;
         let mut seen: Vec<&Ident> = Vec::new();
         for setting in &block.settings {
             let name = &setting.name;
@@ -295,15 +296,19 @@ impl<'a> Resolver<'a> {
                 "url" => url = self.url(&setting.value),
                 other => {
                     let message = format!("a datasource has no setting `{other}`");
-                    let help = nearest(other, KEYS).map_or_else(
-                        || "its settings are `provider` and `url`".to_owned(),
-                        |meant| format!("did you mean `{meant}`?"),
-                    );
-                    self.report(Diagnostic::new(Code::UnknownSetting, name.span, message).help(help));
+                    let diagnostic = Diagnostic::new(Code::UnknownSetting, name.span, message);
+                    let meant = nearest(other, KEYS);
+                    misspelt |= meant == Some("provider");
+                    self.report(match meant {
+                        Some(meant) => diagnostic
+                            .help(format!("did you mean `{meant}`?"))
+                            .fix(format!("write `{meant}`"), name.span, meant),
+                        None => diagnostic.help("its settings are `provider` and `url`"),
+                    });
                 }
             }
         }
-        if !seen.iter().any(|name| name.name == "provider") {
+        if !misspelt && !seen.iter().any(|name| name.name == "provider") {
             self.report(
                 Diagnostic::new(Code::MissingSetting, block.name.span, "the datasource does not say its `provider`")
                     .help("add `provider = \"postgresql\"` or `provider = \"sqlite\"`"),

@@ -278,11 +278,11 @@ impl<'a> Resolver<'a> {
     }
 
     fn check_name(&mut self, id: ModelId, name: &str, span: Span) -> Option<String> {
-        let sound = name.starts_with(|c: char| c.is_ascii_lowercase())
+        let sound = name.starts_with(|c: char| c.is_ascii_alphabetic())
             && name.len() <= 40
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
         let problem = if !sound {
-            Some(("is no code", "use 1 to 40 lower-case letters, digits and `_`, a letter first"))
+            Some(("is no code", "use 1 to 40 letters, digits, `_` and `-`, a letter first"))
         } else if BUILT_IN_CODES.contains(&name) {
             Some(("is a code of the product itself", "callers could not tell the two apart: choose another name"))
         } else if self.schema.model(id).checks.iter().any(|check| check.name == name) {

@@ -1,7 +1,7 @@
 //! Relations: each has an owning end, which has the foreign key, and an inverse end in the other model.
 
 use super::attributes::{self, FIELD, OnField, Place, bad};
-use super::expr::type_name;
+use super::expr::{a, type_name};
 use super::names::{constraint, member};
 use super::{Resolver, doc};
 use crate::ast::{self, Ident, Modifier};
@@ -239,12 +239,12 @@ impl<'a> Resolver<'a> {
             if field.ty == reference.ty && !field.list && !reference.list {
                 continue;
             }
-            let (a, b) = (type_name(&self.schema, field.ty), type_name(&self.schema, reference.ty));
+            let (own, other) = (type_name(&self.schema, field.ty), type_name(&self.schema, reference.ty));
             let target = &self.schema.model(end.target).name;
             let message = if field.list || reference.list {
                 format!("`{}` or `{target}.{}` is a list, and a list points to nothing", field.name, reference.name)
             } else {
-                format!("`{}` is a `{a}`, but `{target}.{}` is a `{b}`", field.name, reference.name)
+                format!("`{}` is {}, but `{target}.{}` is {}", field.name, a(&own), reference.name, a(&other))
             };
             found.push(
                 Diagnostic::new(Code::BadRelation, name.span, message).help("both must have exactly the same type"),
