@@ -73,6 +73,11 @@ fn folders(parent: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 impl Case {
+    /// The case `<area>/<case>`.
+    pub fn named(name: &str) -> Result<Self, String> {
+        Self::load(corpus().join(name))
+    }
+
     fn load(folder: PathBuf) -> Result<Self, String> {
         let read = |file: &str| {
             let path = folder.join(file);

@@ -211,7 +211,9 @@ fn batch_item(model: &Model, item: Json) -> Result<Verb, Inexpressible> {
     let data = || member("data").map_or_else(|| inexpressible("the item has no data"), Ok);
     match member("op") {
         Some(Json::String(op)) if op == "create" => Ok(Verb::Create { data: data()? }),
-        Some(Json::String(op)) if op == "update" => Ok(Verb::Patch { key: key()?, expected: expected()?, data: data()? }),
+        Some(Json::String(op)) if op == "update" => {
+            Ok(Verb::Patch { key: key()?, expected: expected()?, data: data()? })
+        }
         Some(Json::String(op)) if op == "delete" => Ok(Verb::Delete { key: key()?, expected: expected()? }),
         _ => inexpressible("the item has no known `op`"),
     }
@@ -253,7 +255,9 @@ fn location(model: &Model, row: &Row) -> String {
             if plain(byte) { out + &char::from(byte).to_string() } else { format!("{out}%{byte:02X}") }
         })
     };
-    row.key.iter().fold(format!("{}/{}", crate::MOUNT, model.path), |path, segment| format!("{path}/{}", encode(segment)))
+    row.key
+        .iter()
+        .fold(format!("{}/{}", crate::MOUNT, model.path), |path, segment| format!("{path}/{}", encode(segment)))
 }
 
 fn render_row(model: &Model, row: &Row) -> Shown {
@@ -310,14 +314,16 @@ fn render_batch(model: &Model, results: &[Result<Answer, Failure>]) -> Shown {
             out + "}"
         }
         Ok(Answer::Deleted { version }) => {
-            let etag = version.map_or_else(String::new, |version| format!(",\"etag\":{}", quote(&format!("\"{version}\""))));
+            let etag =
+                version.map_or_else(String::new, |version| format!(",\"etag\":{}", quote(&format!("\"{version}\""))));
             format!("{{\"status\":204{etag}}}")
         }
         Ok(other) => format!("{{\"unexpected\":{}}}", quote(&format!("{other:?}"))),
         Err(failure) => {
             let (status, _) = status_and_word(failure.code);
             let etag = failure.current_version;
-            let etag = etag.map_or_else(String::new, |version| format!(",\"etag\":{}", quote(&format!("\"{version}\""))));
+            let etag =
+                etag.map_or_else(String::new, |version| format!(",\"etag\":{}", quote(&format!("\"{version}\""))));
             format!("{{\"status\":{status}{etag},\"problem\":{}}}", problem_json(failure))
         }
     };

@@ -231,7 +231,8 @@ mod tests {
         ];
         let answer = Shown::new(200, &headers, br#"{"items":[],"next":"abc"}"#, &[]);
         let problem = [("content-type".to_owned(), "application/problem+json".to_owned())];
-        let refused = Shown::new(404, &problem, br#"{"type":"t","status":404,"code":"not_found","requestId":"r"}"#, &[]);
+        let refused =
+            Shown::new(404, &problem, br#"{"type":"t","status":404,"code":"not_found","requestId":"r"}"#, &[]);
         Transcript {
             sections: vec![
                 Section { title: "list: GET /api/a".to_owned(), content: Content::Answer(answer) },

@@ -16,7 +16,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases: Vec<Arc<Case>> = match cases() {
+    let cases: Vec<Arc<Case>> = match cases_for(&arguments) {
         Ok(cases) => cases.into_iter().map(Arc::new).collect(),
         Err(error) => {
             eprintln!("{error}");
@@ -40,6 +40,16 @@ fn main() {
         trials.retain(|trial| trial.name().ends_with("sqlite_http") || trial.name().starts_with("matrix::"));
     }
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// The cases that the arguments can mean. A test runner that starts a process per test names one test exactly, and
+/// need not wait for all the others to be read.
+fn cases_for(arguments: &Arguments) -> Result<Vec<Case>, String> {
+    let one = arguments.filter.as_deref().filter(|_| arguments.exact);
+    match one.and_then(|name| name.strip_prefix("corpus::").or_else(|| name.strip_prefix("format::"))) {
+        Some(rest) => Ok(vec![Case::named(rest.split("::").next().unwrap_or(rest))?]),
+        None => cases(),
+    }
 }
 
 /// One run of a case, held to the case's one expectation.
@@ -73,7 +83,10 @@ fn format(case: &Arc<Case>) -> Trial {
         let once = cratestack_schema::format(&case.schema).map_err(refused)?;
         let twice = cratestack_schema::format(&once).map_err(refused)?;
         if once != twice {
-            return Err(Failed::from(format!("formatting twice differs:\n{}", diff(&once, &twice).unwrap_or_default())));
+            return Err(Failed::from(format!(
+                "formatting twice differs:\n{}",
+                diff(&once, &twice).unwrap_or_default()
+            )));
         }
         let meaning = |text: &str| cratestack_schema::compile("schema", text).0;
         if meaning(&case.schema) != meaning(&once) {
