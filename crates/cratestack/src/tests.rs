@@ -9,7 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use cratestack_engine::api::{Answer, Caller, Code, Failure, FieldError, Operation, Principal, Row, Verb};
 use cratestack_engine::json::Json;
-use cratestack_schema::ir::{ModelId, Procedure, Schema};
+use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
 use cratestack_schema::value::Value;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
@@ -125,6 +125,11 @@ impl Backend for Fake {
             Some(Json::String(id)) => Ok(Principal { claims: vec![Value::Text(id.clone())] }),
             _ => Err("no id".to_owned()),
         }
+    }
+
+    fn admit(&self, caller: &Caller, model: ModelId, _: &[Action]) -> Result<(), Failure> {
+        let anonymous = caller.principal.is_none() && model == ModelId(1);
+        if anonymous { Err(Failure::new(Code::Unauthenticated, "not without credentials")) } else { Ok(()) }
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), Failure>> {
@@ -706,6 +711,10 @@ async fn batches() {
     // Invalid credentials come first.
     let wrong = service.ask("POST /api/accounts/batch", &["authorization: no"], r#"{"items":[{"op":"upsert"}]}"#).await;
     assert_eq!(wrong.problem(), "unauthenticated");
+    // So does the 401 of a caller without any.
+    for (headers, code) in [(&[][..], "unauthenticated"), (&["authorization: ok"], "validation_failed")] {
+        assert_eq!(service.ask("POST /api/customers/batch", headers, "{}").await.problem(), code);
+    }
     // An append-only model has creates alone.
     let wrong = service.ask("POST /api/rates/batch", &[], r#"{"items":[{"op":"delete","id":["a","b"]}]}"#).await;
     assert_eq!(wrong.json()["errors"][0]["detail"], "must be one of `create`");

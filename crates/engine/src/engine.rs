@@ -199,6 +199,20 @@ impl Engine {
         Detached(Some(core.write(work, deadline).boxed())).await
     }
 
+    /// The 401 of an anonymous caller to whom the rules refuse each of `actions`, whatever the row. [`Engine::run`]
+    /// checks this itself; hosts need it where they refuse a malformed operation, which must not come before a 401.
+    pub fn admit(&self, caller: &Caller, model: ModelId, actions: &[Action]) -> Result<(), Failure> {
+        let now = self.core.now();
+        let view = self.core.view(caller, &now);
+        let refused = |action: &Action| view.decide(model, *action, None) == Decision::Refused;
+        match actions.first() {
+            Some(action) if caller.principal.is_none() && actions.iter().all(refused) => {
+                Err(unauthenticated(self.core.schema.model(model), *action))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Checks the policy and the arguments of a procedure, in that order of refusals; its body needs a Rust host, so
     /// the best outcome here is [`Code::NotImplemented`].
     pub async fn call(&self, caller: &Caller, procedure: &Procedure, body: Option<Json>) -> Result<String, Failure> {
