@@ -10,16 +10,18 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use cratestack_schema::fuzzy;
+use cratestack_schema::decimal::MAX_DIGITS;
 use cratestack_schema::ir::{
-    CompareOp, Expr, FieldId, FieldPath, FieldType, Model, ModelId, RelationId, RelationKind, Scalar, Schema, Side,
+    ArithOp, CompareOp, Expr, FieldId, FieldPath, FieldType, Model, ModelId, RelationId, RelationKind, Scalar, Schema, Side,
     StringOp,
 };
 use cratestack_schema::value::{Value, parse_text};
+use cratestack_schema::{fuzzy, parse, resolve_path};
 
 use crate::api::{Code, Failure, Limits, Principal};
 use crate::cursor::Binding;
 use crate::plan::visible;
+use crate::policy::auth_field;
 use crate::sql::Many;
 
 /// What a list shows, typed and checked.
@@ -306,8 +308,17 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn expression(&mut self, _text: &str) -> Result<(), Failure> {
-        Err(invalid("where", "is not supported yet"))
+    fn expression(&mut self, text: &str) -> Result<(), Failure> {
+        let limits = parse::Limits { depth: self.limits.expression_depth, nodes: self.limits.expression_nodes };
+        let condition = cratestack_schema::filter(self.schema, self.model, text, limits).map_err(|found| {
+            let at = text.get(..found.primary.span.start as usize).unwrap_or(text).chars().count() + 1;
+            let help = found.help.map(|help| format!("; {help}")).unwrap_or_default();
+            invalid("where", format!("is not valid at character {at}: {}{help}", found.message))
+        })?;
+        check_arithmetic(self.schema, self.model, &condition)?;
+        self.filters.push(format!("where {text}"));
+        self.conditions.push(condition);
+        Ok(())
     }
 
     /// The answer for a name that is none, or that nobody may use. `param` is where it stands.
@@ -485,21 +496,45 @@ fn total_order(model: &Model, mut sort: Vec<SortKey>) -> Vec<SortKey> {
 fn resolve(schema: &Schema, model: ModelId, path: &str) -> Option<FieldPath> {
     /// Each hop is a subquery; so many are no use to anybody.
     const MOST_HOPS: usize = 16;
-    let (mut at, mut hops) = (schema.model(model), Vec::new());
-    let mut names = path.split('.').peekable();
-    while let Some(name) = names.next() {
-        if names.peek().is_none() {
-            let field = at.field_named(name).filter(|id| !at.field(*id).server_only)?;
-            return Some(FieldPath { side: Side::Row, hops, field });
+    resolve_path(schema, model, path).filter(|path| path.hops.len() <= MOST_HOPS)
+}
+
+/// Arithmetic is exact, so a product has as many digits as its factors together; beyond this the databases give up.
+fn check_arithmetic(schema: &Schema, model: ModelId, expr: &Expr) -> Result<(), Failure> {
+    const MOST_DIGITS: usize = 4000;
+    if let Expr::Arith(..) = expr {
+        let digits = digits(schema, model, expr);
+        if digits > MOST_DIGITS {
+            let what = format!("multiplies to more than {MOST_DIGITS} digits");
+            return Err(invalid("where", what));
         }
-        let hop = at.relation_named(name).filter(|id| at.relation(*id).kind != RelationKind::Many)?;
-        hops.push(hop);
-        if hops.len() > MOST_HOPS {
-            return None;
-        }
-        at = schema.model(at.relation(hop).target);
     }
-    None
+    let inner = match expr {
+        Expr::Quantified { hops, relation, .. } => {
+            schema.model(schema.walk(model, hops)).relation(*relation).target
+        }
+        _ => model,
+    };
+    expr.children().into_iter().try_for_each(|child| check_arithmetic(schema, inner, child))
+}
+
+/// The most digits that a number can have, on either side of the point.
+fn digits(schema: &Schema, model: ModelId, expr: &Expr) -> usize {
+    let of_type = |ty| match ty {
+        FieldType::Scalar(Scalar::Decimal(Some(precision))) => precision.precision as usize,
+        FieldType::Scalar(Scalar::Decimal(None)) => MAX_DIGITS,
+        _ => 19,
+    };
+    match expr {
+        Expr::Const(_, Value::Text(text)) => text.len(),
+        Expr::Const(ty, _) => of_type(*ty),
+        Expr::Field(path) => of_type(schema.path_field(model, path).ty),
+        Expr::Auth(id) => auth_field(schema, *id).map_or(0, |field| of_type(field.ty)),
+        Expr::Arith(ArithOp::Mul, a, b) => digits(schema, model, a) + digits(schema, model, b),
+        Expr::Arith(_, a, b) => digits(schema, model, a).max(digits(schema, model, b)) + 1,
+        Expr::Neg(x) => digits(schema, model, x),
+        _ => 19,
+    }
 }
 
 /// A value of a parameter. Decimals may have more digits than the field holds: they are only compared.
