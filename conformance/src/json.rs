@@ -52,16 +52,6 @@ impl Node {
         Some(node)
     }
 
-    /// Drops members of the top object.
-    pub fn without(self, names: &[&str]) -> Self {
-        match self {
-            Self::Object(members) => {
-                Self::Object(members.into_iter().filter(|(name, _)| !names.contains(&unquote(name).as_str())).collect())
-            }
-            other => other,
-        }
-    }
-
     /// Replaces every `"next": "..."`: cursors are opaque and differ from run to run.
     pub fn mask_cursors(&mut self) {
         match self {

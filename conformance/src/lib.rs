@@ -10,8 +10,13 @@
     reason = "a test program: a failed assumption is a failed test"
 )]
 
+pub mod case;
 pub mod client;
+pub mod clock;
+pub mod database;
+pub mod in_process;
 pub mod json;
+pub mod mutate;
 pub mod steps;
 pub mod transcript;
 

@@ -47,14 +47,22 @@ pub enum Content {
 }
 
 /// An answer as shown.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Shown {
     /// The status.
     pub status: u16,
     /// Names as in [`SHOWN`].
     pub headers: Vec<(String, String)>,
-    /// Text of the body, laid out; empty for none.
+    /// Text of the body, laid out, cursors masked; empty for none.
     pub body: String,
+    /// Text of the body as it came; not part of a transcript.
+    pub raw: String,
+}
+
+impl PartialEq for Shown {
+    fn eq(&self, other: &Self) -> bool {
+        (self.status, &self.headers, &self.body) == (other.status, &other.headers, &other.body)
+    }
 }
 
 impl Transcript {
@@ -123,14 +131,13 @@ impl Shown {
             let (name, value) = line.split_once(": ").ok_or_else(|| format!("`{line}` is not a header"))?;
             Ok((name.to_owned(), value.to_owned()))
         });
-        Ok(Self { status, headers: headers.collect::<Result<_, String>>()?, body: body.to_owned() })
+        Ok(Self { status, headers: headers.collect::<Result<_, String>>()?, body: body.to_owned(), raw: String::new() })
     }
 
     fn in_process(mut self) -> Self {
-        let problem = self.headers.iter().any(|(_, value)| value == "application/problem+json");
         self.headers.retain(|(name, value)| name == "Location" || name == "ETag" && value.starts_with('"'));
-        if problem && let Some(node) = Node::parse(&self.body) {
-            self.body = node.without(&["type", "title", "requestId"]).pretty();
+        if let Some(node) = Node::parse(&self.body) {
+            self.body = without_http(node).pretty();
         }
         self
     }
@@ -152,7 +159,25 @@ impl Shown {
         } else {
             body.to_vec()
         };
-        Self { status, headers, body: lay_out(&body) }
+        Self { status, headers, body: lay_out(&body), raw: String::from_utf8_lossy(&body).into_owned() }
+    }
+}
+
+/// Without what HTTP adds: type, title and request id of problems, weak entity tags of batch items.
+fn without_http(node: Node) -> Node {
+    match node {
+        Node::Leaf(_) => node,
+        Node::Array(items) => Node::Array(items.into_iter().map(without_http).collect()),
+        Node::Object(members) => {
+            let problem = members.iter().any(|(name, _)| name == "\"code\"")
+                && members.iter().any(|(name, _)| name == "\"requestId\"");
+            let kept = |(name, node): &(String, Node)| match name.as_str() {
+                "\"type\"" | "\"title\"" | "\"requestId\"" => !problem,
+                "\"etag\"" => !node.text().is_some_and(|text| text.starts_with("W/")),
+                _ => true,
+            };
+            Node::Object(members.into_iter().filter(kept).map(|(name, node)| (name, without_http(node))).collect())
+        }
     }
 }
 
@@ -206,7 +231,8 @@ mod tests {
         ];
         let answer = Shown::new(200, &headers, br#"{"items":[],"next":"abc"}"#, &[]);
         let problem = [("content-type".to_owned(), "application/problem+json".to_owned())];
-        let refused = Shown::new(404, &problem, br#"{"type":"t","status":404,"code":"not_found"}"#, &[]);
+        let refused =
+            Shown::new(404, &problem, br#"{"type":"t","status":404,"code":"not_found","requestId":"r"}"#, &[]);
         Transcript {
             sections: vec![
                 Section { title: "list: GET /api/a".to_owned(), content: Content::Answer(answer) },
@@ -234,7 +260,7 @@ mod tests {
         404
         Content-Type: application/problem+json
 
-        {"type": "t", "status": 404, "code": "not_found"}
+        {"type": "t", "status": 404, "code": "not_found", "requestId": "r"}
 
         ### table a
         {"id": 1}

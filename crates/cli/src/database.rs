@@ -64,6 +64,7 @@ pub(crate) fn options(settings: &Settings) -> Result<Options, Failure> {
         list_default: settings.number("list-default").unwrap_or(standard.list_default),
         list_max: settings.number("list-max").unwrap_or(standard.list_max),
         include_limit: settings.number("include-limit").unwrap_or(standard.include_limit),
+        include_rows: settings.number("include-rows").unwrap_or(standard.include_rows),
         include_depth: settings.number("include-depth").unwrap_or(standard.include_depth),
         batch: settings.number("batch-max").unwrap_or(standard.batch),
         expression_depth: settings.number("expression-depth").unwrap_or(standard.expression_depth),

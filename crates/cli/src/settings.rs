@@ -78,6 +78,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("list-max", "N", Kind::Number, Scope::Both, Some("1000"), "largest `limit`"),
     setting("batch-max", "N", Kind::Number, Scope::Both, Some("1000"), "items of a batch"),
     setting("include-limit", "N", Kind::Number, Scope::Both, Some("50"), "rows of a to-many include"),
+    setting("include-rows", "N", Kind::Number, Scope::Both, Some("250000"), "rows of a page with those of its includes"),
     setting("include-depth", "N", Kind::Number, Scope::Both, Some("3"), "levels of `include`"),
     setting("expression-depth", "N", Kind::Number, Scope::Both, Some("64"), "nesting of a `where` expression"),
     setting("expression-nodes", "N", Kind::Number, Scope::Both, Some("1000"), "parts of a `where` expression"),

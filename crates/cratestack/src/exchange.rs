@@ -30,7 +30,7 @@ use crate::headers::{
 };
 use crate::media::{Format, PATCH_TYPES, POST_TYPES, negotiate};
 use crate::problem::{Problem, ProblemCode};
-use crate::routes::{RouteInfo, RouteTarget, RouteVerb, has_route};
+use crate::routes::{BATCH_ACTIONS, RouteInfo, RouteTarget, RouteVerb, has_route};
 use crate::url;
 
 /// How long the engine may overrun its deadline before the request is given up without its word.
@@ -50,6 +50,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
         body: Option<Json>,
     ) -> BoxFuture<'a, Result<String, Failure>>;
     fn principal(&self, claims: &Json) -> Result<Principal, String>;
+    fn admit(&self, caller: &Caller, model: ModelId, actions: &[Action]) -> Result<(), Failure>;
     fn ready(&self) -> BoxFuture<'_, Result<(), Failure>>;
 }
 
@@ -73,6 +74,10 @@ impl Backend for Engine {
 
     fn principal(&self, claims: &Json) -> Result<Principal, String> {
         Self::principal(self, claims)
+    }
+
+    fn admit(&self, caller: &Caller, model: ModelId, actions: &[Action]) -> Result<(), Failure> {
+        Self::admit(self, caller, model, actions)
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), Failure>> {
@@ -214,8 +219,8 @@ fn strip_body(response: &mut Response) {
 enum Work {
     Run(ModelId, Verb),
     Call(usize, Option<Json>),
-    /// A 422 that must not come before a 401.
-    Refuse(Problem),
+    /// The 422 of a malformed batch, which must not come before a 401.
+    Refuse(ModelId, Problem),
 }
 
 struct Exchange<'a> {
@@ -268,7 +273,10 @@ impl Exchange<'_> {
             request_id: &self.request_id,
         };
         match work {
-            Work::Refuse(problem) => Err(problem),
+            Work::Refuse(model, problem) => {
+                self.api.backend.admit(&caller, model, &BATCH_ACTIONS)?;
+                Err(problem)
+            }
             Work::Run(model, verb) => {
                 let operation = Operation { model, verb };
                 let answer = self.in_time(self.api.backend.run(&caller, operation)).await??;
@@ -387,7 +395,7 @@ impl Exchange<'_> {
             RouteVerb::Restore => Verb::Restore { key: key()?, expected },
             RouteVerb::Batch => match batch::parse(data, self.offer(model)) {
                 Ok((atomic, items)) => Verb::Batch { atomic, items },
-                Err(problem) => return Ok(Work::Refuse(problem)),
+                Err(problem) => return Ok(Work::Refuse(model, problem)),
             },
             RouteVerb::Call => return Err(Problem::internal("a call without a procedure")),
         };
@@ -397,13 +405,8 @@ impl Exchange<'_> {
     fn offer(&self, id: ModelId) -> Offer {
         let schema = self.api.backend.schema();
         let model = schema.model(id);
-        let has = |action| has_route(schema, model, action);
-        Offer {
-            key: model.key.len(),
-            create: has(Action::Create),
-            update: has(Action::Update),
-            delete: has(Action::Delete),
-        }
+        let [create, update, delete] = BATCH_ACTIONS.map(|action| has_route(schema, model, action));
+        Offer { key: model.key.len(), create, update, delete }
     }
 
     /// The caller, verified and typed; 401 when its credentials are not valid.

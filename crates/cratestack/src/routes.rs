@@ -62,6 +62,9 @@ pub enum RouteTarget {
     Procedure(usize),
 }
 
+/// What the items of a batch do.
+pub(crate) const BATCH_ACTIONS: [Action; 3] = [Action::Create, Action::Update, Action::Delete];
+
 /// Every route of a schema, in source order. A verb that no policy could ever allow, that `@@internal` hides, or that
 /// the model's kind excludes (`@@append_only`, `restore` without `@@soft_delete`) has none.
 pub fn routes(schema: &Schema) -> Vec<RouteInfo> {

@@ -9,11 +9,12 @@ use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use cratestack_engine::api::{Answer, Caller, Code, Failure, FieldError, Operation, Principal, Row, Verb};
 use cratestack_engine::json::Json;
-use cratestack_schema::ir::{ModelId, Procedure, Schema};
+use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
 use cratestack_schema::value::Value;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
+use proptest::prelude::*;
 use tower::ServiceExt as _;
 
 use crate::auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
@@ -124,6 +125,11 @@ impl Backend for Fake {
             Some(Json::String(id)) => Ok(Principal { claims: vec![Value::Text(id.clone())] }),
             _ => Err("no id".to_owned()),
         }
+    }
+
+    fn admit(&self, caller: &Caller, model: ModelId, _: &[Action]) -> Result<(), Failure> {
+        let anonymous = caller.principal.is_none() && model == ModelId(1);
+        if anonymous { Err(Failure::new(Code::Unauthenticated, "not without credentials")) } else { Ok(()) }
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), Failure>> {
@@ -705,6 +711,10 @@ async fn batches() {
     // Invalid credentials come first.
     let wrong = service.ask("POST /api/accounts/batch", &["authorization: no"], r#"{"items":[{"op":"upsert"}]}"#).await;
     assert_eq!(wrong.problem(), "unauthenticated");
+    // So does the 401 of a caller without any.
+    for (headers, code) in [(&[][..], "unauthenticated"), (&["authorization: ok"], "validation_failed")] {
+        assert_eq!(service.ask("POST /api/customers/batch", headers, "{}").await.problem(), code);
+    }
     // An append-only model has creates alone.
     let wrong = service.ask("POST /api/rates/batch", &[], r#"{"items":[{"op":"delete","id":["a","b"]}]}"#).await;
     assert_eq!(wrong.json()["errors"][0]["detail"], "must be one of `create`");
@@ -917,4 +927,52 @@ async fn problem_types_have_the_configured_base() {
     service.config.problem_base = "https://bank.example/p#".to_owned();
     let reply = service.ask("GET /nowhere", &[], "").await;
     assert_eq!(reply.json()["type"], "https://bank.example/p#not_found");
+}
+
+proptest! {
+    /// Whatever a client sends, the facade answers, and never with a server error of its own.
+    #[test]
+    fn no_request_breaks_it(
+        method in prop_oneof!["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "[A-Z]{1,6}"],
+        path in "(/api)?/(accounts|rates|customers|rpc|livez)?(/(batch|restore|transfer|a|%[0-9a-g]{2}|[ -~&&[^?#<>\"]]{0,4})){0,3}",
+        query in proptest::option::of("[!$-;=?-~]{0,20}"),
+        headers in proptest::collection::vec(
+            (
+                prop_oneof![
+                    Just("accept"), Just("content-type"), Just("if-match"), Just("if-none-match"), Just("prefer"),
+                    Just("x-request-id"), Just("traceparent"), Just("content-encoding"),
+                ],
+                prop_oneof![
+                    proptest::collection::vec(0x20u8..=0xfe, 0..12),
+                    "(application|\\*)/(json|cbor|\\*)(;[a-z]=[0-9.]{1,4})?".prop_map(String::into_bytes),
+                    "(W/)?\"[0-9]{0,3}(-cbor)?\"(, ?\\*)?".prop_map(String::into_bytes),
+                ],
+            ),
+            0..4,
+        ),
+        body in prop_oneof![
+            Just(Vec::new()),
+            proptest::collection::vec(any::<u8>(), 0..40),
+            "\\{\"items\":\\[(\\{\"op\":\"(create|update|delete)\",\"id\":[0-9\"\\[\\]]{1,3}\\},?){0,2}\\]\\}".prop_map(String::into_bytes),
+        ],
+    ) {
+        let mut request = Request::builder().method(method.as_str()).uri(match &query {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        });
+        for (name, value) in headers {
+            if let Ok(value) = http::HeaderValue::from_bytes(&value) {
+                request = request.header(name, value);
+            }
+        }
+        // Not every text is a URL; those that are none never reach a router.
+        let Ok(request) = request.body(Body::from(body)) else { return Ok(()) };
+        let service = Service::new(by_verb);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let reply = runtime.block_on(service.send(request));
+        prop_assert!(!reply.status.is_server_error(), "{reply:?}");
+        if reply.status.is_client_error() && method != "HEAD" {
+            reply.problem();
+        }
+    }
 }

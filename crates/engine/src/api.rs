@@ -244,6 +244,8 @@ pub struct Limits {
     pub list_max: u32,
     /// Rows of a to-many include.
     pub include_limit: u32,
+    /// Rows that a page may show at most, those of its includes counted.
+    pub include_rows: u64,
     /// Levels of `include`.
     pub include_depth: usize,
     /// Items of a batch.
@@ -262,6 +264,7 @@ impl Default for Limits {
             list_default: 50,
             list_max: 1000,
             include_limit: 50,
+            include_rows: 250_000,
             include_depth: 3,
             batch: 1000,
             expression_depth: 64,

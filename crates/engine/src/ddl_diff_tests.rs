@@ -324,6 +324,25 @@ async fn a_rebuilt_parent_keeps_its_children_and_append_only_rows_can_be_carried
     }
 }
 
+#[tokio::test]
+async fn a_reset_removes_what_was_made_and_nothing_else() {
+    for mut base in Base::both().await {
+        migrate::reset(&mut base.db()).await.unwrap();
+        base.run("CREATE TABLE invoices (id int)").await;
+        assert!(matches!(migrate::reset(&mut base.db()).await, Err(Error::Foreign(_))));
+        base.run("DROP TABLE invoices").await;
+        base.apply(&bank()).await;
+        base.run("CREATE TABLE invoices (id int); INSERT INTO invoices VALUES (1)").await;
+        base.run("INSERT INTO customers (id, email) VALUES (1, 'a@b')").await;
+        base.run("UPDATE cratestack_meta SET value = '0' WHERE name = 'ddl'").await;
+        migrate::reset(&mut base.db()).await.unwrap();
+        assert_eq!(base.read("SELECT * FROM invoices").await, "1");
+        base.run("DROP TABLE invoices").await;
+        assert!(catalog(&mut base).await.is_empty());
+        base.apply(&family(ReferentialAction::Cascade)).await;
+    }
+}
+
 // Any schema to any other.
 
 /// A small generator: the same seed, the same rolls. With a drift, some of them come out differently.

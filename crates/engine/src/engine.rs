@@ -41,6 +41,8 @@ use crate::store::sqlite::Sqlite;
 use crate::store::{Control, NoPages, Rows, Session, Statistics};
 use crate::validate::Validators;
 
+mod read;
+
 /// How often a write that lost a race between its statement and its diagnosis runs again.
 const RACES: usize = 8;
 /// How often a transaction that the database aborted runs again.
@@ -127,6 +129,8 @@ struct Core {
     store: Store,
     options: Options,
     plans: Cache<Form, Plan>,
+    lists: Cache<read::ListForm, read::ListPlan>,
+    rows: Cache<read::RowForm, read::RowPlan>,
     dependents: Cache<ModelId, Dependents>,
 }
 
@@ -164,6 +168,8 @@ impl Engine {
             store,
             options,
             plans: Cache::default(),
+            lists: Cache::default(),
+            rows: Cache::default(),
             dependents: Cache::default(),
             schema,
         };
@@ -189,14 +195,27 @@ impl Engine {
         let deadline = Instant::now() + caller.deadline;
         let Operation { model, verb } = operation;
         let work = match verb {
-            Verb::List { .. } | Verb::Read { .. } => {
-                return Err(Failure::new(Code::NotImplemented, "reads are to come"));
-            }
+            Verb::List { params } => return read::list(&self.core, caller, model, &params).await,
+            Verb::Read { key, params } => return read::one(&self.core, caller, model, &key, &params).await,
             Verb::Batch { atomic, items } => self.core.prepare_batch(caller, model, atomic, items)?,
             verb => Work::One(Mutation::prepare(&self.core, caller, model, verb)?),
         };
         let core = Arc::clone(&self.core);
         Detached(Some(core.write(work, deadline).boxed())).await
+    }
+
+    /// The 401 of an anonymous caller to whom the rules refuse each of `actions`, whatever the row. [`Engine::run`]
+    /// checks this itself; hosts need it where they refuse a malformed operation, which must not come before a 401.
+    pub fn admit(&self, caller: &Caller, model: ModelId, actions: &[Action]) -> Result<(), Failure> {
+        let now = self.core.now();
+        let view = self.core.view(caller, &now);
+        let refused = |action: &Action| view.decide(model, *action, None) == Decision::Refused;
+        match actions.first() {
+            Some(action) if caller.principal.is_none() && actions.iter().all(refused) => {
+                Err(unauthenticated(self.core.schema.model(model), *action))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks the policy and the arguments of a procedure, in that order of refusals; its body needs a Rust host, so

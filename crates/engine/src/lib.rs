@@ -15,6 +15,7 @@ pub mod migrate;
 pub mod plan;
 pub mod policy;
 pub mod predicate;
+pub mod query;
 pub mod sources;
 pub mod sql;
 pub mod storage;

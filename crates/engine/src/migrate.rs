@@ -327,15 +327,16 @@ async fn change(
     Ok(Outcome::Done)
 }
 
-/// Removes everything that was made here, rows included. An empty database stays as it is.
+/// Removes what CrateStack made, rows included, in one transaction; tables of others stay. Works on a database of
+/// another version of CrateStack too, as long as its record can be read.
 ///
 /// # Errors
-/// [`Error::Foreign`] when the tables are somebody else's.
+/// [`Error::Foreign`] when there are tables, and none is ours.
 pub async fn reset(db: &mut Db<'_>) -> Result<(), Error> {
     db.open_for_rebuilds()?;
     let done = match db.begin().await {
         Ok(()) => {
-            let done = wipe(db).await;
+            let done = remove(db).await;
             db.end(done).await
         }
         Err(error) => Err(error),
@@ -344,17 +345,33 @@ pub async fn reset(db: &mut Db<'_>) -> Result<(), Error> {
     done
 }
 
-async fn wipe(db: &mut Db<'_>) -> Result<(), Error> {
-    let applied = match inspect(db).await? {
-        State::Empty => return Ok(()),
-        State::Foreign(tables) => return Err(Error::Foreign(tables)),
-        State::Applied(applied) => *applied,
+async fn remove(db: &mut Db<'_>) -> Result<(), Error> {
+    let there = db.tables().await?;
+    if there.is_empty() {
+        return Ok(());
+    }
+    if !there.iter().any(|table| table == META_TABLE) {
+        return Err(Error::Foreign(there));
+    }
+    // Read without the types of the IR, which may be those of another version.
+    let json = db.meta("schema").await?.unwrap_or_default();
+    let schema: serde_json::Value = serde_json::from_str(&json).map_err(|error| Error::Damaged(error.to_string()))?;
+    let models = schema.get("models").and_then(serde_json::Value::as_array).into_iter().flatten();
+    let ours = models.filter_map(|model| model.get("table")?.as_str()).chain([META_TABLE]);
+    let ours: Vec<String> = ours.filter(|name| there.iter().any(|table| table == name)).map(ident).collect();
+    let statements = match db {
+        Db::Sqlite(_) => ours.iter().map(|table| format!("DROP TABLE {table}")).collect(),
+        Db::Postgres(_) => {
+            let mut statements = vec![format!("DROP TABLE {}", ours.join(", "))];
+            let sql = "SELECT 'DROP FUNCTION ' || oid::regprocedure::text FROM pg_proc \
+                       WHERE pronamespace = current_schema()::regnamespace AND proname LIKE 'cratestack\\_%'";
+            let functions = db.texts(sql).await.map_err(|error| error.while_doing("list the functions of the database"))?;
+            statements.extend(functions.into_iter().flatten());
+            statements
+        }
     };
-    let nothing = Schema { models: Vec::new(), ..applied.schema.clone() };
-    let steps = ddl_diff::diff(&applied.schema, &nothing, db.dialect()).steps;
-    let meta = format!("DROP TABLE {}", ident(META_TABLE));
-    for sql in steps.iter().flat_map(|step| &step.sql).chain([&meta]) {
-        db.execute(sql).await.map_err(|error| error.while_doing("remove what is there"))?;
+    for sql in statements {
+        db.execute(&sql).await.map_err(|error| error.while_doing("remove the tables"))?;
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ use crate::sql::{Bind, BindKind, Content, Dialect, Many, SCALED_DIGITS, Shape, S
 pub struct StorageError(String);
 
 impl StorageError {
-    fn new(what: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
         Self(what.into())
     }
 }

@@ -26,4 +26,4 @@ pub mod value;
 
 pub use compile::{compile, compile_files};
 pub use format::format;
-pub use resolve::{filter, resolve_path};
+pub use resolve::{Word, filter, resolve_path, vocabulary};

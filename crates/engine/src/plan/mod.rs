@@ -3,6 +3,7 @@
 //! What reads and writes share is here: the columns of a row's full representation, keys, and the values that fill a
 //! statement's slots.
 
+pub mod read;
 pub mod write;
 
 use cratestack_schema::ir::{Field, FieldId, FieldType, Model, Schema};

@@ -254,6 +254,35 @@ pub(super) const USE: &[Spec<()>] = &[Spec {
     repeatable: true,
 }];
 
+/// An attribute of the language, for tools and for tests that must not forget one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// `@` or `@@`.
+    pub sigil: &'static str,
+    /// The name after it.
+    pub name: &'static str,
+    /// Where it may stand: `a model`, `a field of a model`, ..
+    pub places: Vec<&'static str>,
+    /// The arguments that are given by name.
+    pub options: Vec<&'static str>,
+    /// Whether something enforces it; otherwise using it is an error that says so.
+    pub supported: bool,
+}
+
+/// Every attribute of the language.
+pub fn vocabulary() -> Vec<Word> {
+    fn words<K>(sigil: &'static str, specs: &'static [Spec<K>]) -> impl Iterator<Item = Word> {
+        specs.iter().map(move |spec| Word {
+            sigil,
+            name: spec.name,
+            places: spec.places.iter().map(|place| place.words()).collect(),
+            options: spec.params.iter().filter(|param| param.named).map(|param| param.name).collect(),
+            supported: spec.kind.is_some(),
+        })
+    }
+    words("@", FIELD).chain(words("@@", BLOCK)).chain(words("@", PROCEDURE)).chain(words("@", USE)).collect()
+}
+
 /// An attribute that exists, may stand where it stands, and has the arguments that it needs.
 #[derive(Debug)]
 pub(super) struct Given<'a, K: 'static> {

@@ -36,6 +36,7 @@ use crate::ir::{
 };
 use crate::parse;
 
+pub use attributes::{Word, vocabulary};
 pub(crate) use names::hex;
 
 /// Resolves the trees of one schema. The schema is `None` if any diagnostic is an error.

@@ -1,0 +1,261 @@
+//! Cases: where they are, and one run of one of them.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cratestack_engine::Engine;
+use cratestack_schema::ir::Schema;
+
+use crate::clock::Seeded;
+use crate::database::{Backend, TestDatabase};
+use crate::json::Node;
+use crate::steps::{Answered, Answers, Before, Request, Script, Step};
+use crate::transcript::{Content, Section, Shown, Transcript};
+use crate::{client, in_process};
+
+/// A folder of `cases/`.
+pub struct Case {
+    /// `<area>/<case>`.
+    pub name: String,
+    /// The folder.
+    pub folder: PathBuf,
+    /// Text of `schema.cstack`.
+    pub schema: String,
+    /// `steps.http`.
+    pub script: Script,
+}
+
+/// How a request reaches the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Over TCP to the facade's server.
+    Http,
+    /// As an operation.
+    InProcess,
+}
+
+impl Way {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Http, Self::InProcess];
+
+    /// For names of tests.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::InProcess => "in_process",
+        }
+    }
+}
+
+/// The folder of the corpus.
+pub fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")
+}
+
+/// Every case, by name.
+pub fn cases() -> Result<Vec<Case>, String> {
+    let mut cases = Vec::new();
+    for area in folders(&corpus())? {
+        for folder in folders(&area)? {
+            cases.push(Case::load(folder)?);
+        }
+    }
+    Ok(cases)
+}
+
+fn folders(parent: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = std::fs::read_dir(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
+    let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    Ok(folders)
+}
+
+impl Case {
+    /// The case `<area>/<case>`.
+    pub fn named(name: &str) -> Result<Self, String> {
+        Self::load(corpus().join(name))
+    }
+
+    fn load(folder: PathBuf) -> Result<Self, String> {
+        let read = |file: &str| {
+            let path = folder.join(file);
+            std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let (schema, steps) = (read("schema.cstack")?, read("steps.http")?);
+        let script = Script::parse(&steps).map_err(|error| format!("{}/steps.http: {error}", folder.display()))?;
+        let name = folder.strip_prefix(corpus()).unwrap_or(&folder).to_string_lossy().into_owned();
+        Ok(Self { name, folder, schema, script })
+    }
+
+    /// Whether the case is meant for that database.
+    pub fn runs_on(&self, backend: Backend) -> bool {
+        self.script.backend.as_ref().is_none_or(|(name, _)| name == backend.word())
+    }
+
+    /// The transcript that every run must give.
+    pub fn expected(&self) -> Result<String, String> {
+        let path = self.snapshot();
+        std::fs::read_to_string(&path)
+            .map_err(|error| format!("{}: {error}\nUPDATE_EXPECT=1 writes it", path.display()))
+    }
+
+    /// The file of the expected transcript.
+    pub fn snapshot(&self) -> PathBuf {
+        self.folder.join("expected.snap")
+    }
+
+    /// Runs the case with a schema, its own or a changed one. The error is a failure of the run, not of an expectation.
+    pub fn run(&self, schema: &str, backend: Backend, way: Way) -> Result<Transcript, String> {
+        let (compiled, found) = cratestack_schema::compile("schema", schema);
+        let Some(compiled) = compiled else {
+            let found: Vec<_> = found.iter().map(|one| one.message.clone()).collect();
+            return Err(format!("the schema does not compile: {}", found.join("; ")));
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let mut run = runtime.block_on(Run::start(self, Arc::new(compiled), backend, way))?;
+        let outcome = run.steps(&runtime);
+        runtime.block_on(run.end(outcome))
+    }
+
+    /// An expected transcript as far as that way can be held to it.
+    pub fn comparable(&self, transcript: Transcript, way: Way) -> Transcript {
+        match way {
+            Way::Http => transcript,
+            Way::InProcess => {
+                let left_out: BTreeSet<&str> = self.left_out().collect();
+                transcript.in_process(|title| !left_out.contains(title.split(':').next().unwrap_or(title)))
+            }
+        }
+    }
+
+    /// Names of the steps that are not run in process.
+    fn left_out(&self) -> impl Iterator<Item = &str> {
+        let whole = self.script.http_only.is_some();
+        self.script.steps.iter().filter(move |step| whole || step.http_only.is_some()).map(|step| step.name.as_str())
+    }
+}
+
+/// A case on its way.
+struct Run<'c> {
+    case: &'c Case,
+    schema: Arc<Schema>,
+    database: TestDatabase,
+    engine: Engine,
+    clock: Arc<Seeded>,
+    way: Way,
+    server: Option<(SocketAddr, tokio::sync::oneshot::Sender<()>)>,
+    sections: Vec<Section>,
+}
+
+impl<'c> Run<'c> {
+    async fn start(case: &'c Case, schema: Arc<Schema>, backend: Backend, way: Way) -> Result<Self, String> {
+        let mut database = TestDatabase::new(backend).await;
+        database.create(&schema).await;
+        let clock = Arc::new(Seeded::default());
+        let engine = Engine::open(Arc::clone(&schema), &database.database(), clock.options())
+            .await
+            .map_err(|error| format!("the engine does not open: {error:?}"))?;
+        let server = match way {
+            Way::Http => Some(serve(engine.clone()).await?),
+            Way::InProcess => None,
+        };
+        Ok(Self { case, schema, database, engine, clock, way, server, sections: Vec::new() })
+    }
+
+    fn steps(&mut self, runtime: &tokio::runtime::Runtime) -> Result<(), String> {
+        let mut answers = Answers::new();
+        for (number, step) in (1..).zip(&self.case.script.steps) {
+            self.clock.step(number);
+            for before in &step.before {
+                match before {
+                    Before::Advance(seconds) => self.clock.advance(*seconds),
+                    Before::Sql(sql) => {
+                        let outcome = runtime.block_on(self.database.execute(sql));
+                        let title = format!("sql: {sql}");
+                        self.sections.push(Section { title, content: Content::Lines(vec![outcome]) });
+                    }
+                }
+            }
+            let left_out = step.http_only.is_some() || self.case.script.http_only.is_some();
+            if left_out && self.way == Way::InProcess {
+                continue;
+            }
+            let fail = |error: String| format!("line {}: step `{}`: {error}", step.line, step.name);
+            let request = step.request(&self.case.script, &answers).map_err(fail)?;
+            let (answered, shown) = self.step(runtime, step, request.clone()).map_err(fail)?;
+            answers.insert(step.name.clone(), answered);
+            let title = format!("{}: {} {}", step.name, request.method, short(&request.target));
+            self.sections.push(Section { title, content: Content::Answer(shown) });
+        }
+        for table in &self.case.script.tables {
+            let lines = runtime.block_on(self.database.dump(&self.schema, table));
+            self.sections.push(Section { title: format!("table {table}"), content: Content::Lines(lines) });
+        }
+        for table in &self.case.script.indexes {
+            let lines = runtime.block_on(self.database.indexes(table));
+            self.sections.push(Section { title: format!("indexes of {table}"), content: Content::Lines(lines) });
+        }
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        runtime: &tokio::runtime::Runtime,
+        step: &Step,
+        mut request: Request,
+    ) -> Result<(Answered, Shown), String> {
+        let Some((address, _)) = &self.server else {
+            let shown = runtime
+                .block_on(in_process::run(&self.engine, &request, &step.name))
+                .map_err(|reason| format!("no operation: {}; declare it `# @http-only reason`", reason.0))?;
+            let headers = shown.headers.iter().map(|(name, value)| (name.to_lowercase(), value.clone())).collect();
+            return Ok((Answered { headers, body: Node::parse(&shown.raw) }, shown));
+        };
+        if !request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("x-request-id")) {
+            request.headers.push(("X-Request-Id".to_owned(), step.name.clone()));
+        }
+        let response = client::send(*address, &request)?;
+        let shown = Shown::new(response.status, &response.headers, &response.body, &self.case.script.show);
+        Ok((Answered { headers: response.headers, body: Node::parse(&shown.raw) }, shown))
+    }
+
+    async fn end(self, outcome: Result<(), String>) -> Result<Transcript, String> {
+        if let Some((_, stop)) = self.server {
+            let _already_gone = stop.send(());
+        }
+        self.engine.close().await;
+        self.database.remove().await;
+        outcome.map(|()| Transcript { sections: self.sections })
+    }
+}
+
+/// The facade's own server on a free port, mounted and authenticated as `dev` does.
+async fn serve(engine: Engine) -> Result<(SocketAddr, tokio::sync::oneshot::Sender<()>), String> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let router = cratestack::router(engine).auth(cratestack::DevAuth::new()).into_service();
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let shutdown = async move {
+        let _dropped_is_as_good = stopped.await;
+    };
+    tokio::spawn(cratestack::serve(listener, router, cratestack::ServerConfig::default(), shutdown));
+    Ok((address, stop))
+}
+
+/// A target for the transcript: cursors masked, not too long.
+fn short(target: &str) -> String {
+    let target = match target.split_once("cursor=") {
+        Some((before, after)) if after.len() > 40 => {
+            let end = after.find('&').unwrap_or(after.len());
+            format!("{before}cursor=<cursor>{}", &after[end..])
+        }
+        _ => target.to_owned(),
+    };
+    match target.char_indices().nth(200) {
+        Some((at, _)) => format!("{}.. ({} characters)", &target[..at], target.chars().count()),
+        None => target,
+    }
+}

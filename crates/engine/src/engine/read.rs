@@ -1,0 +1,190 @@
+//! The life of a read: parameters (400), cursor (400), rules (401, 403), one statement, and for one row 404.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cratestack_schema::ir::{Action, Model, ModelId};
+use cratestack_schema::value::Value;
+
+use super::{Core, Store, int, key_of, now, unauthenticated};
+use crate::api::{Answer, Caller, Code, Failure, Key, Row};
+use crate::cursor::SEED;
+use crate::fault::{self, Class, Remedy, StoreError};
+use crate::plan::read::{self, Cursors, List, Refused};
+use crate::plan::{Values, key_values, write};
+use crate::policy::AtomKey;
+use crate::query::{self, Projection};
+use crate::sql::Template;
+use crate::store::{Rows, Session as _};
+
+/// The statement of a page, or that the rules let the caller see none.
+pub(super) type ListPlan = Result<List, Refused>;
+/// The statement of one row, or that the rules let the caller see none.
+pub(super) type RowPlan = Result<Arc<Template>, Refused>;
+
+/// What the statement of a page depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ListForm {
+    query: String,
+    nulls: Option<Vec<bool>>,
+    atoms: AtomKey,
+}
+
+/// What the statement of one row depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct RowForm {
+    model: ModelId,
+    projection: Projection,
+    atoms: AtomKey,
+}
+
+/// The longest description of a page whose statement is kept. Filters are part of it, values included.
+const LONGEST_FORM: usize = 1024;
+
+pub(super) async fn list(
+    core: &Arc<Core>,
+    caller: &Caller,
+    model: ModelId,
+    params: &[(String, String)],
+) -> Result<Answer, Failure> {
+    let deadline = Instant::now() + caller.deadline;
+    let limits = &core.options.limits;
+    let query = query::list(&core.schema, model, limits, params)?;
+    let (clock, unix) = (core.now(), unix(core));
+    let view = core.view(caller, &clock);
+    let cursor = match &query.cursor {
+        None => None,
+        Some(cursor) => {
+            let binding = query.binding(&core.schema, caller.principal.as_ref());
+            Some(core.cursors.open(cursor, unix, limits.cursor_ttl, &binding)?)
+        }
+    };
+    let nulls: Option<Vec<bool>> =
+        cursor.as_ref().map(|values| values.iter().map(|value| *value == Value::Null).collect());
+    let dialect = core.store.dialect();
+    let make = |nulls: Option<&[bool]>| read::list(&view, dialect, limits.include_limit, &query, nulls);
+    let form = query.form();
+    let plan = if form.len() > LONGEST_FORM {
+        Arc::new(make(nulls.as_deref()))
+    } else {
+        let form = ListForm { query: form, nulls, atoms: view.key() };
+        core.lists.get(&form, || make(form.nulls.as_deref()))
+    };
+    let Ok(plan) = &*plan else { return Err(refused(core.schema.model(model), caller, Action::List)) };
+    let values = Values {
+        cursor: cursor.as_deref().unwrap_or_default(),
+        ..Values::new(&core.schema, dialect, caller.principal.as_ref(), &clock)
+    };
+    let rows = fetch(core, caller, model, &plan.template, &values, deadline).await?;
+    let page = plan.page(rows);
+    let random = random(core);
+    let cursors = Cursors {
+        schema: &core.schema,
+        keys: &core.cursors,
+        principal: caller.principal.as_ref(),
+        now: unix,
+        random: &random,
+    };
+    let next = page.next.map(|values| cursors.seal(&query, &values)).transpose()?;
+    Ok(Answer::Page { items: page.items, next, total: page.total })
+}
+
+pub(super) async fn one(
+    core: &Arc<Core>,
+    caller: &Caller,
+    model: ModelId,
+    key: &Key,
+    params: &[(String, String)],
+) -> Result<Answer, Failure> {
+    let deadline = Instant::now() + caller.deadline;
+    let limits = &core.options.limits;
+    let declared = core.schema.model(model);
+    let projection = query::read(&core.schema, model, limits, params)?;
+    let clock = core.now();
+    let view = core.view(caller, &clock);
+    let dialect = core.store.dialect();
+    let form = RowForm { model, projection, atoms: view.key() };
+    let plan =
+        core.rows.get(&form, || read::one(&view, dialect, limits.include_limit, model, &form.projection));
+    let Ok(template) = &*plan else { return Err(refused(declared, caller, Action::Detail)) };
+    let key = key_values(&core.schema, declared, key).ok_or_else(|| write::not_found(declared))?;
+    let values = Values { key: &key, ..Values::new(&core.schema, dialect, caller.principal.as_ref(), &clock) };
+    let rows = fetch(core, caller, model, template, &values, deadline).await?;
+    if rows.is_empty() {
+        return Err(write::not_found(declared));
+    }
+    let version = declared.version.and_then(|_| rows.control(0).last()).and_then(int);
+    let key = key_of(core, declared, rows.control(0).iter());
+    Ok(Answer::Row(Row { body: Some(rows.into_first()), key, version, full: form.projection.full(), created: false }))
+}
+
+fn unix(core: &Core) -> i64 {
+    core.options.clock.now().div_euclid(1_000_000)
+}
+
+fn random(core: &Core) -> impl Fn() -> Option<[u8; SEED]> + Sync {
+    || {
+        let mut seed = [0; SEED];
+        core.options.ids.random(&mut seed).then_some(seed)
+    }
+}
+
+fn refused(model: &Model, caller: &Caller, action: Action) -> Failure {
+    if caller.principal.is_none() {
+        return unauthenticated(model, action);
+    }
+    Failure::new(Code::Forbidden, format!("the rules of `{}` do not let this caller {} it", model.name, action.word()))
+}
+
+/// Runs a statement that only reads; once more on another connection if the first one is lost.
+async fn fetch(
+    core: &Arc<Core>,
+    caller: &Caller,
+    model: ModelId,
+    template: &Arc<Template>,
+    values: &Values<'_>,
+    deadline: Instant,
+) -> Result<Rows, Failure> {
+    let failed = |error: StoreError| fault::failure(&core.schema, model, &error);
+    let statement = template
+        .fill(|slot| values.bind(slot))
+        .map_err(|error| failed(StoreError::new(Class::Other, error.to_string())))?;
+    match &core.store {
+        Store::Sqlite(database) => {
+            let (core, principal) = (Arc::clone(core), caller.principal.clone());
+            let work = move |session: &mut crate::store::sqlite::SqliteSession<'_>| {
+                let random = random(&core);
+                let mut cursors = Cursors {
+                    schema: &core.schema,
+                    keys: &core.cursors,
+                    principal: principal.as_ref(),
+                    now: unix(&core),
+                    random: &random,
+                };
+                now(session.fetch(&statement, &mut cursors))
+            };
+            database.read(deadline, work).await.map_err(failed)
+        }
+        Store::Postgres(pool) => {
+            let mut again = true;
+            loop {
+                let random = random(core);
+                let mut cursors = Cursors {
+                    schema: &core.schema,
+                    keys: &core.cursors,
+                    principal: caller.principal.as_ref(),
+                    now: unix(core),
+                    random: &random,
+                };
+                let done = match pool.session(deadline.into()).await {
+                    Ok(mut session) => session.fetch(&statement, &mut cursors).await,
+                    Err(error) => Err(error),
+                };
+                match done {
+                    Err(error) if error.class.remedy() != Remedy::None && again => again = false,
+                    done => break done.map_err(failed),
+                }
+            }
+        }
+    }
+}
