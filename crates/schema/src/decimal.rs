@@ -83,9 +83,8 @@ fn parse_exponent(text: &str) -> Result<i64, DecimalError> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(DecimalError::Syntax);
     }
-    let value = digits
-        .bytes()
-        .fold(0_i64, |sum, b| sum.saturating_mul(10).saturating_add(i64::from(b - b'0')).min(1 << 40));
+    let value =
+        digits.bytes().fold(0_i64, |sum, b| sum.saturating_mul(10).saturating_add(i64::from(b - b'0')).min(1 << 40));
     Ok(if negative { -value } else { value })
 }
 
@@ -254,8 +253,7 @@ fn columns<'a>(a: &'a [u8], b: &'a [u8]) -> impl Iterator<Item = (u8, u8)> + 'a 
 
 fn add_magnitudes(a: &[u8], b: &[u8]) -> Vec<u8> {
     let mut carry = 0;
-    let mut digits: Vec<u8> =
-        columns(a, b).map(|(x, y)| take_digit(&mut carry, u32::from(x) + u32::from(y))).collect();
+    let mut digits: Vec<u8> = columns(a, b).map(|(x, y)| take_digit(&mut carry, u32::from(x) + u32::from(y))).collect();
     digits.push(u8::from(carry > 0));
     digits.reverse();
     digits
@@ -360,7 +358,8 @@ mod tests {
 
     #[test]
     fn refused_text() {
-        for input in ["", "-", ".5", "5.", "1.2.3", "1e", "e5", "NaN", "Infinity", " 1", "1_000", "0x10", "--1", "１"] {
+        for input in ["", "-", ".5", "5.", "1.2.3", "1e", "e5", "NaN", "Infinity", " 1", "1_000", "0x10", "--1", "１"]
+        {
             assert_eq!(input.parse::<Decimal>(), Err(DecimalError::Syntax), "{input}");
         }
         for input in ["1e1000", "1e-1001", "1e99999999999999999999", &"9".repeat(1001)] {

@@ -193,6 +193,7 @@ pub enum FieldType {
 
 /// A column of a model, or a member of a `type` or of the `auth` block.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each attribute that is there or not")]
 pub struct Field {
     /// Name in schema and JSON.
     pub name: String,

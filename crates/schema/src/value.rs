@@ -332,8 +332,7 @@ pub mod instant {
             let days = days + 719_468;
             let era = days.div_euclid(146_097);
             let day_of_era = days.rem_euclid(146_097);
-            let year_of_era =
-                (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+            let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
             let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
             let march_month = (5 * day_of_year + 2) / 153;
             let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };

@@ -2,9 +2,9 @@
 //!
 //! Everything that can be said about an attribute without knowing its field is said here, from tables.
 
+use super::suggest::{suggest, suggest_as};
 use crate::ast;
 use crate::diag::{Code, Diagnostic, Span};
-use crate::fuzzy::nearest;
 
 /// Where attributes stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,12 +207,7 @@ pub(super) const BLOCK: &[Spec<OnBlock>] = &[
         MODEL_AND_MIXIN,
         &[value("fields"), option("where"), option("using"), option("name")],
     ),
-    many(
-        "check",
-        OnBlock::Check,
-        MODEL_AND_MIXIN,
-        &[value("expression"), value("message"), option("name")],
-    ),
+    many("check", OnBlock::Check, MODEL_AND_MIXIN, &[value("expression"), value("message"), option("name")]),
     once("map", OnBlock::Map, MODEL, &[value("table")]),
     once("path", OnBlock::Path, MODEL, &[value("segment")]),
     once("soft_delete", OnBlock::SoftDelete, MODEL, &[]),
@@ -246,13 +241,8 @@ pub(super) const PROCEDURE: &[Spec<OnProcedure>] = &[
 ];
 
 /// The only attribute that stands alone on a line.
-pub(super) const USE: &[Spec<()>] = &[Spec {
-    name: "use",
-    kind: Some(()),
-    places: &[Place::Model],
-    params: &[value("mixin")],
-    repeatable: true,
-}];
+pub(super) const USE: &[Spec<()>] =
+    &[Spec { name: "use", kind: Some(()), places: &[Place::Model], params: &[value("mixin")], repeatable: true }];
 
 /// An attribute of the language, for tools and for tests that must not forget one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -326,10 +316,14 @@ pub(super) fn read<'a, K: Copy>(
         };
         if let Some(first) = seen.iter().find(|first| first.name == name.name && !spec.repeatable) {
             diags.push(
-                Diagnostic::new(Code::DuplicateAttribute, name.span, format!("`{sigil}{}` is written twice", name.name))
-                    .with(first.span, "first here")
-                    .help("keep one of the two")
-                    .fix("remove the second one", attribute.span, ""),
+                Diagnostic::new(
+                    Code::DuplicateAttribute,
+                    name.span,
+                    format!("`{sigil}{}` is written twice", name.name),
+                )
+                .with(first.span, "first here")
+                .help("keep one of the two")
+                .fix("remove the second one", attribute.span, ""),
             );
             continue;
         }
@@ -347,12 +341,13 @@ fn unknown<K>(table: &[Spec<K>], sigil: &str, name: &ast::Ident) -> Diagnostic {
     if let Some(place) = elsewhere(&name.name) {
         return diagnostic.help(place);
     }
-    match nearest(&name.name, table.iter().map(|spec| spec.name)) {
-        Some(meant) => diagnostic
-            .help(format!("did you mean `{sigil}{meant}`?"))
-            .fix(format!("write `{sigil}{meant}`"), name.span, format!("{sigil}{meant}")),
-        None => diagnostic.help("the attributes of the language are a closed list, which has none that is spelled like this"),
-    }
+    suggest_as(
+        diagnostic,
+        &name.name,
+        table.iter().map(|spec| spec.name),
+        |meant| format!("{sigil}{meant}"),
+        "the attributes of the language are a closed list, which has none that is spelled like this",
+    )
 }
 
 fn misplaced<K>(spec: &Spec<K>, sigil: &str, place: Place, name: &ast::Ident) -> Diagnostic {
@@ -404,14 +399,9 @@ fn arguments<'a, K>(
             ),
             (None, Some(name)) => {
                 let message = format!("`{sigil}{}` has no argument `{}`", spec.name, name.name);
-                let diagnostic = Diagnostic::new(Code::UnknownArgument, name.span, message).help(usage());
+                let diagnostic = Diagnostic::new(Code::UnknownArgument, name.span, message);
                 let options = spec.params.iter().filter(|param| param.named).map(|param| param.name);
-                diags.push(match nearest(&name.name, options) {
-                    Some(meant) => diagnostic
-                        .label(format!("did you mean `{meant}`?"))
-                        .fix(format!("write `{meant}`"), name.span, meant),
-                    None => diagnostic,
-                });
+                diags.push(suggest(diagnostic, &name.name, options, usage()));
             }
             (None, None) => {
                 let message = format!("`{sigil}{}` does not take this argument", spec.name);
@@ -476,12 +466,16 @@ pub(super) fn name<'a>(value: &'a ast::Expr, what: &str, diags: &mut Vec<Diagnos
     match &value.kind {
         ast::ExprKind::Path(path) => match path.as_slice() {
             [name] => return Some(name),
-            _ => diags.push(bad(value.span, format!("{what} must be a single name")).help("write the name without dots")),
+            _ => {
+                diags.push(bad(value.span, format!("{what} must be a single name")).help("write the name without dots"))
+            }
         },
         ast::ExprKind::String(text) => diags.push(
-            bad(value.span, format!("{what} is written without quotes"))
-                .help(format!("write `{text}`"))
-                .fix("remove the quotes", value.span, text.clone()),
+            bad(value.span, format!("{what} is written without quotes")).help(format!("write `{text}`")).fix(
+                "remove the quotes",
+                value.span,
+                text.clone(),
+            ),
         ),
         _ => diags.push(bad(value.span, format!("{what} must be a name")).help("write a bare name")),
     }
@@ -512,7 +506,9 @@ pub(super) fn name_list<'a>(
     let names: Vec<&ast::Ident> = items.iter().filter_map(|item| name(item, "each of the fields", diags)).collect();
     for (at, ident) in names.iter().enumerate() {
         if names.iter().take(at).any(|first| first.name == ident.name) {
-            diags.push(bad(ident.span, format!("`{}` stands in the list twice", ident.name)).help("name each field once"));
+            diags.push(
+                bad(ident.span, format!("`{}` stands in the list twice", ident.name)).help("name each field once"),
+            );
         }
     }
     (diags.len() == before).then_some(names)
@@ -525,7 +521,9 @@ pub(super) fn count(value: &ast::Expr, what: &str, diags: &mut Vec<Diagnostic>) 
         _ => None,
     };
     if number.is_none() {
-        diags.push(bad(value.span, format!("{what} must be a whole number, 0 or more")).help("write digits alone, as in `80`"));
+        diags.push(
+            bad(value.span, format!("{what} must be a whole number, 0 or more")).help("write digits alone, as in `80`"),
+        );
     }
     number
 }

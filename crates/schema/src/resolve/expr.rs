@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use super::exact::{self, Inexact};
+use super::suggest::{a, listing, suggest};
 use crate::ast::{self, BinaryOp, ExprKind, Ident, LogicalOp, UnaryOp};
 use crate::decimal::Decimal;
 use crate::diag::{Code, Diagnostic, Span};
@@ -193,12 +194,9 @@ impl<'a> Typer<'a> {
             ExprKind::String(text) => Some(Operand::Literal(Literal::Text(text), written.span)),
             ExprKind::Bool(value) => Some(boolean(Expr::Const(BOOLEAN.of, Value::Bool(*value)))),
             ExprKind::Path(path) => self.path(path, written.span),
-            ExprKind::List(_) => self.error(
-                Code::TypeMismatch,
-                written.span,
-                "a list can only stand after `in`",
-                "write `x in [a, b]`",
-            ),
+            ExprKind::List(_) => {
+                self.error(Code::TypeMismatch, written.span, "a list can only stand after `in`", "write `x in [a, b]`")
+            }
             ExprKind::Call { name, args } => self.call(name, args, written.span),
             ExprKind::Select { base, name } => self.select(base, name),
             ExprKind::Method { base, name, args } => self.method(base, name, args, written.span),
@@ -326,7 +324,12 @@ impl<'a> Typer<'a> {
             } else {
                 format!("name a field of it, such as `{}.{example}`", last.name)
             };
-            return self.error(Code::RelationAsValue, span, format!("`{}` is a relation, not a value", last.name), help);
+            return self.error(
+                Code::RelationAsValue,
+                span,
+                format!("`{}` is a relation, not a value", last.name),
+                help,
+            );
         }
         self.unknown_member(model, last)
     }
@@ -401,13 +404,8 @@ impl<'a> Typer<'a> {
         let members: Vec<&str> = members.chain(of.relations.iter().map(|relation| relation.name.as_str())).collect();
         let message = format!("`{}` has no member `{}`", of.name, name.name);
         let diagnostic = Diagnostic::new(Code::UnknownName, name.span, message);
-        let known = nearest(&name.name, members.iter().copied());
-        self.report(match known {
-            Some(meant) => diagnostic
-                .help(format!("did you mean `{meant}`?"))
-                .fix(format!("write `{meant}`"), name.span, meant),
-            None => diagnostic.help(format!("its members are {}", listing(&members))),
-        });
+        let known = format!("its members are {}", listing(&members));
+        self.report(suggest(diagnostic, &name.name, members, known));
         None
     }
 
@@ -422,13 +420,8 @@ impl<'a> Typer<'a> {
         let variants: Vec<&str> = wanted.variants.iter().map(|variant| variant.name.as_str()).collect();
         let message = format!("`{}` is no value of the enum `{}`", name.name, wanted.name);
         let diagnostic = Diagnostic::new(Code::UnknownVariant, name.span, message);
-        let known = nearest(&name.name, variants.iter().copied());
-        self.report(match known {
-            Some(meant) => diagnostic
-                .help(format!("did you mean `{meant}`?"))
-                .fix(format!("write `{meant}`"), name.span, meant),
-            None => diagnostic.help(format!("its values are {}", listing(&variants))),
-        });
+        let known = format!("its values are {}", listing(&variants));
+        self.report(suggest(diagnostic, &name.name, variants, known));
         None
     }
 
@@ -450,12 +443,10 @@ impl<'a> Typer<'a> {
             "changed" => self.changed(args, span),
             other => {
                 let message = format!("there is no function `{other}()` in an expression");
-                let known = nearest(other, ["now", "auth", "changed"]);
-                let help = known.map_or_else(
-                    || "the functions are `auth()`, `now()` and `changed(field)`".to_owned(),
-                    |meant| format!("did you mean `{meant}()`?"),
-                );
-                self.error(Code::UnknownFunction, name.span, message, help)
+                let diagnostic = Diagnostic::new(Code::UnknownFunction, name.span, message);
+                let known = "the functions are `auth()`, `now()` and `changed(field)`";
+                self.report(suggest(diagnostic, other, ["now", "auth", "changed"], known));
+                None
             }
         }
     }
@@ -499,9 +490,7 @@ impl<'a> Typer<'a> {
         }
         if let Some(relation) = model.relation_named(&name.name) {
             let fields = match &model.relation(relation).kind {
-                RelationKind::Owning { fields, .. } => {
-                    fields.iter().map(|id| model.field(*id).name.as_str()).collect()
-                }
+                RelationKind::Owning { fields, .. } => fields.iter().map(|id| model.field(*id).name.as_str()).collect(),
                 _ => Vec::new(),
             };
             return self.error(
@@ -548,13 +537,8 @@ impl<'a> Typer<'a> {
         let claims: Vec<&str> = auth.fields.iter().map(|field| field.name.as_str()).collect();
         let message = format!("`{}` has no field `{}`", auth.name, name.name);
         let diagnostic = Diagnostic::new(Code::UnknownName, name.span, message);
-        let known = nearest(&name.name, claims.iter().copied());
-        self.report(match known {
-            Some(meant) => diagnostic
-                .help(format!("did you mean `{meant}`?"))
-                .fix(format!("write `{meant}`"), name.span, meant),
-            None => diagnostic.help(format!("its fields are {}", listing(&claims))),
-        });
+        let known = format!("its fields are {}", listing(&claims));
+        self.report(suggest(diagnostic, &name.name, claims, known));
         None
     }
 
@@ -590,15 +574,9 @@ impl<'a> Typer<'a> {
                     ["some", "every", "none", "startsWith", "endsWith", "contains", "length", "hasRole"];
                 let message = format!("there is no function `.{other}()`");
                 let diagnostic = Diagnostic::new(Code::UnknownFunction, name.span, message);
-                self.report(match nearest(other, METHODS) {
-                    Some(meant) => diagnostic
-                        .help(format!("did you mean `.{meant}()`?"))
-                        .fix(format!("write `{meant}`"), name.span, meant),
-                    None => diagnostic.help(
-                        "strings have `.startsWith(x)`, `.endsWith(x)`, `.contains(x)`, `.length()`; to-many relations \
-                         have `.some(..)`, `.every(..)`, `.none(..)`",
-                    ),
-                });
+                let known = "strings have `.startsWith(x)`, `.endsWith(x)`, `.contains(x)` and `.length()`; to-many \
+                             relations have `.some(..)`, `.every(..)` and `.none(..)`";
+                self.report(suggest(diagnostic, other, METHODS, known));
                 return None;
             }
         };
@@ -747,8 +725,8 @@ impl<'a> Typer<'a> {
     // Comparisons
 
     fn compare(&mut self, op: CompareOp, op_span: Span, left: &ast::Expr, right: &ast::Expr) -> Option<Expr> {
-        if let Some(test) = self.null_test(op, op_span, left, right) {
-            return test;
+        if left.kind == ExprKind::Null || right.kind == ExprKind::Null {
+            return self.null_test(op, op_span, left, right);
         }
         let (x, y) = (self.operand(left), self.operand(right));
         let ((x, x_ty), (y, y_ty)) = self.pair((x?, left), (y?, right))?;
@@ -760,54 +738,42 @@ impl<'a> Typer<'a> {
         Some(Expr::Compare(op, Box::new(x), Box::new(y)))
     }
 
-    /// `x == null`, `x != null` and `auth() == null`; `None` if neither side is `null`.
-    fn null_test(&mut self, op: CompareOp, op_span: Span, left: &ast::Expr, right: &ast::Expr) -> Option<Option<Expr>> {
-        let is_null = |expr: &ast::Expr| expr.kind == ExprKind::Null;
-        let operand = match (is_null(left), is_null(right)) {
-            (false, false) => return None,
-            (false, true) => left,
-            (true, false) => right,
-            (true, true) => {
-                return Some(self.error(
-                    Code::NullOperand,
-                    left.span.to(right.span),
-                    "`null` is compared with itself",
-                    "compare a field with it",
-                ));
-            }
-        };
+    /// `x == null`, `x != null` and `auth() == null`.
+    fn null_test(&mut self, op: CompareOp, op_span: Span, left: &ast::Expr, right: &ast::Expr) -> Option<Expr> {
+        let operand = if left.kind == ExprKind::Null { right } else { left };
         let negated = match op {
             CompareOp::Eq => false,
             CompareOp::Ne => true,
             _ => {
-                return Some(self.error(
+                return self.error(
                     Code::NullOperand,
                     op_span,
                     "`null` has no order",
                     "test it with `== null` or `!= null`",
-                ));
+                );
             }
         };
         let test = if is_auth(operand) {
-            self.outside_world(operand.span, "auth()").map(|()| Expr::Anonymous)
+            self.outside_world(operand.span, "auth()")?;
+            Expr::Anonymous
         } else {
-            match self.operand(operand) {
-                Some(Operand::Typed(expr, _)) => Some(Expr::IsNull(Box::new(expr))),
-                Some(Operand::Literal(Literal::Name(name), _)) => self.unknown_name(name),
-                Some(Operand::Literal(..)) => self.error(
-                    Code::NullOperand,
-                    operand.span,
-                    "a literal is never `null`",
-                    "compare a field with `null`",
-                ),
-                None => None,
+            match self.operand(operand)? {
+                Operand::Typed(expr, _) => Expr::IsNull(Box::new(expr)),
+                Operand::Literal(Literal::Name(name), _) => return self.unknown_name(name),
+                Operand::Literal(..) => {
+                    return self.error(
+                        Code::NullOperand,
+                        operand.span,
+                        "a literal is compared with `null`",
+                        "compare a field with `null`",
+                    );
+                }
             }
         };
-        Some(test.map(|test| if negated { Expr::Not(Box::new(test)) } else { test }))
+        Some(if negated { Expr::Not(Box::new(test)) } else { test })
     }
 
     /// Gives literals the type of their partner.
-    #[expect(clippy::type_complexity, reason = "two operands, each with its type")]
     fn pair(
         &mut self,
         (a, left): (Operand<'_>, &ast::Expr),
@@ -1030,7 +996,12 @@ impl<'a> Typer<'a> {
             );
         };
         if items.is_empty() {
-            return self.error(Code::WrongArguments, list.span, "nothing is in an empty list", "name at least one value");
+            return self.error(
+                Code::WrongArguments,
+                list.span,
+                "nothing is in an empty list",
+                "name at least one value",
+            );
         }
         let tested = self.operand(value)?;
         let Operand::Typed(tested, ty) = tested else {
@@ -1094,13 +1065,7 @@ impl<'a> Typer<'a> {
         Some(Operand::Typed(Expr::Neg(Box::new(expr)), ty))
     }
 
-    fn arith<'e>(
-        &mut self,
-        op: ArithOp,
-        op_span: Span,
-        left: &ast::Expr,
-        right: &ast::Expr,
-    ) -> Option<Operand<'e>> {
+    fn arith<'e>(&mut self, op: ArithOp, op_span: Span, left: &ast::Expr, right: &ast::Expr) -> Option<Operand<'e>> {
         let (a, b) = (self.numeric(left), self.numeric(right));
         let ((a, a_ty), (b, b_ty)) = (a?, b?);
         let ty = match (a_ty.of, b_ty.of) {
@@ -1174,12 +1139,6 @@ fn takes_text(scalar: Scalar) -> bool {
     !matches!(scalar, Scalar::Int | Scalar::Float | Scalar::Boolean | Scalar::Json)
 }
 
-/// The name of a type with its article.
-pub(super) fn a(name: &str) -> String {
-    let vowel = name.starts_with(|c: char| matches!(c.to_ascii_lowercase(), 'a' | 'e' | 'i' | 'o'));
-    format!("{} `{name}`", if vowel { "an" } else { "a" })
-}
-
 /// A type as the author writes it.
 pub(super) fn type_name(schema: &Schema, of: FieldType) -> String {
     match of {
@@ -1195,19 +1154,5 @@ fn scalar_name(scalar: Scalar) -> String {
         Scalar::Decimal(Some(Precision { precision, scale })) => format!("Decimal({precision}, {scale})"),
         Scalar::Decimal(None) => "Decimal".to_owned(),
         other => format!("{other:?}"),
-    }
-}
-
-/// `a`, `b` and `c`, at most a dozen of them.
-pub(super) fn listing(names: &[&str]) -> String {
-    const MOST: usize = 12;
-    let mut quoted: Vec<String> = names.iter().take(MOST).map(|name| format!("`{name}`")).collect();
-    if names.len() > MOST {
-        return format!("{}, ..", quoted.join(", "));
-    }
-    match (quoted.pop(), quoted.is_empty()) {
-        (Some(last), false) => format!("{} and {last}", quoted.join(", ")),
-        (Some(last), true) => last,
-        (None, _) => "none".to_owned(),
     }
 }

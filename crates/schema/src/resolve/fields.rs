@@ -1,14 +1,13 @@
 //! Fields: types, attributes, defaults and validators, each checked against the others.
 
 use super::attributes::{self, FIELD, Given, OnField, Place, bad};
-use super::expr::{a, type_name};
+use super::expr::type_name;
 use super::names::{MAX_IDENTIFIER, snake};
+use super::suggest::{a, listing, suggest};
 use super::{Declared, Resolver, doc};
 use crate::ast::{self, ExprKind, Modifier};
 use crate::diag::{Code, Diagnostic, Span};
-use crate::ir::{
-    Auth, Default, EnumId, Field, FieldId, FieldType, Scalar, TypeDef, TypeId, Validator, ValidatorKind,
-};
+use crate::ir::{Auth, Default, EnumId, Field, FieldId, FieldType, Scalar, TypeDef, TypeId, Validator, ValidatorKind};
 use crate::value::{self, Value};
 
 /// A field that was read, and what its attributes mean beyond itself.
@@ -62,7 +61,9 @@ impl<'a> Resolver<'a> {
                 continue;
             };
             let at = FieldId(super::count(&fields));
-            for (mark, slot, word) in [(read.field.id.then_some(()), &mut id, "@id"), (read.tenant.map(|_| ()), &mut tenant, "@tenant")] {
+            for (mark, slot, word) in
+                [(read.field.id.then_some(()), &mut id, "@id"), (read.tenant.map(|_| ()), &mut tenant, "@tenant")]
+            {
                 if mark.is_none() {
                     continue;
                 }
@@ -73,8 +74,12 @@ impl<'a> Resolver<'a> {
                     );
                 } else if slot.replace(at).is_some() {
                     self.diags.push(
-                        Diagnostic::new(Code::DuplicateAttribute, written.span, format!("a second field is marked `{word}`"))
-                            .help("mark one field"),
+                        Diagnostic::new(
+                            Code::DuplicateAttribute,
+                            written.span,
+                            format!("a second field is marked `{word}`"),
+                        )
+                        .help("mark one field"),
                     );
                 }
             }
@@ -259,8 +264,7 @@ impl<'a> Resolver<'a> {
         for (a, b, why) in CONFLICTS {
             let find = |kind: OnField| given.iter().find(|one| one.kind == kind);
             if let (Some(a), Some(b)) = (find(*a), find(*b)) {
-                let message =
-                    format!("`@{}` cannot stand beside `@{}`", b.attribute.name.name, a.attribute.name.name);
+                let message = format!("`@{}` cannot stand beside `@{}`", b.attribute.name.name, a.attribute.name.name);
                 self.report(
                     Diagnostic::new(Code::ConflictingAttributes, b.span, message)
                         .with(a.span, "because of this")
@@ -303,8 +307,9 @@ impl<'a> Resolver<'a> {
             OnField::Deprecated => field.deprecated = self.sentence(given, "why", "the reason"),
             OnField::Rename => {
                 let from = given.arg("from");
-                field.rename_from =
-                    from.and_then(|value| attributes::string(value, "the old name", &mut self.diags)).map(str::to_owned);
+                field.rename_from = from
+                    .and_then(|value| attributes::string(value, "the old name", &mut self.diags))
+                    .map(str::to_owned);
             }
             OnField::DbEnforce => self.db_enforce(given, all),
             _ => {
@@ -336,8 +341,12 @@ impl<'a> Resolver<'a> {
             && !text.chars().any(|c| c.is_control() || c == '"' || c == '`');
         if !sound {
             self.report(
-                Diagnostic::new(Code::BadDatabaseName, value.span, format!("{what} is no name that both databases take"))
-                    .help(format!("use 1 to {MAX_IDENTIFIER} octets without quotes and control characters")),
+                Diagnostic::new(
+                    Code::BadDatabaseName,
+                    value.span,
+                    format!("{what} is no name that both databases take"),
+                )
+                .help(format!("use 1 to {MAX_IDENTIFIER} octets without quotes and control characters")),
             );
             return None;
         }
@@ -351,20 +360,15 @@ impl<'a> Resolver<'a> {
         let single = !field.list && !field.optional;
         let (fits, wanted) = match given.kind {
             OnField::Id => (
-                !field.list
-                    && !field.optional
-                    && !matches!(scalar, Some(Float | Decimal(_) | Bytes | Json)),
+                !field.list && !field.optional && !matches!(scalar, Some(Float | Decimal(_) | Bytes | Json)),
                 "a key is a single `String`, `Int`, `BigInt`, `Uuid`, `Cuid`, `Date`, `DateTime`, `Boolean` or enum, never `?`",
             ),
-            OnField::Unique => {
-                (!field.list && scalar != Some(Json), "lists and `Json` cannot be unique")
-            }
+            OnField::Unique => (!field.list && scalar != Some(Json), "lists and `Json` cannot be unique"),
             OnField::Version => (single && scalar == Some(Int), "a version is an `Int`, never `?`"),
             OnField::UpdatedAt => (single && scalar == Some(DateTime), "it is a `DateTime`, never `?`"),
-            OnField::Length => (
-                !field.list && matches!(scalar, Some(Text | Bytes)),
-                "`String` and `Bytes` have a length",
-            ),
+            OnField::Length => {
+                (!field.list && matches!(scalar, Some(Text | Bytes)), "`String` and `Bytes` have a length")
+            }
             OnField::Range => (
                 !field.list && matches!(scalar, Some(Int | BigInt | Float | Decimal(_) | Date | DateTime)),
                 "`Int`, `BigInt`, `Float`, `Decimal`, `Date` and `DateTime` have a range",
@@ -384,7 +388,13 @@ impl<'a> Resolver<'a> {
         };
         if !fits {
             let mut ty = type_name(&self.schema, field.ty);
-            ty.push_str(if field.list { "[]" } else if field.optional { "?" } else { "" });
+            ty.push_str(if field.list {
+                "[]"
+            } else if field.optional {
+                "?"
+            } else {
+                ""
+            });
             let message = format!("`@{}` does not fit {}", given.attribute.name.name, a(&ty));
             self.report(Diagnostic::new(Code::AttributeNotHere, given.span, message).help(wanted));
         }
@@ -392,13 +402,16 @@ impl<'a> Resolver<'a> {
     }
 
     fn db_enforce(&mut self, given: &Given<'a, OnField>, all: &[Given<'a, OnField>]) {
-        let enforceable =
-            all.iter().any(|one| matches!(one.kind, OnField::Length | OnField::Range | OnField::Iso4217));
+        let enforceable = all.iter().any(|one| matches!(one.kind, OnField::Length | OnField::Range | OnField::Iso4217));
         if !enforceable {
             self.report(
-                Diagnostic::new(Code::DbEnforceAlone, given.span, "`@db_enforce` has nothing that a database can enforce")
-                    .help("it stands beside `@range`, `@length` or `@iso4217`; the other validators run in the engine")
-                    .fix("remove it", given.span, ""),
+                Diagnostic::new(
+                    Code::DbEnforceAlone,
+                    given.span,
+                    "`@db_enforce` has nothing that a database can enforce",
+                )
+                .help("it stands beside `@range`, `@length` or `@iso4217`; the other validators run in the engine")
+                .fix("remove it", given.span, ""),
             );
         }
     }
@@ -430,7 +443,8 @@ impl<'a> Resolver<'a> {
                     "dbgenerated" => return self.dbgenerated(written, args),
                     "auth" => {
                         self.report(
-                            bad(written.span, "the caller as a whole is no value").help("name a claim: `auth().tenantId`"),
+                            bad(written.span, "the caller as a whole is no value")
+                                .help("name a claim: `auth().tenantId`"),
                         );
                         return None;
                     }
@@ -462,14 +476,9 @@ impl<'a> Resolver<'a> {
         const FUNCTIONS: [&str; 6] = ["now", "uuid", "cuid", "autoincrement", "dbgenerated", "auth"];
         let message = format!("there is no default function `{}()`", name.name);
         let diagnostic = Diagnostic::new(Code::UnknownFunction, name.span, message);
-        self.report(match crate::fuzzy::nearest(&name.name, FUNCTIONS) {
-            Some(meant) => diagnostic
-                .help(format!("did you mean `{meant}()`?"))
-                .fix(format!("write `{meant}`"), name.span, meant),
-            None => diagnostic.help(
-                "the functions are `now()`, `uuid()`, `cuid()`, `autoincrement()`, `dbgenerated(\"sql\")` and `auth().x`",
-            ),
-        });
+        let known =
+            "the functions are `now()`, `uuid()`, `cuid()`, `autoincrement()`, `dbgenerated(\"sql\")` and `auth().x`";
+        self.report(suggest(diagnostic, &name.name, FUNCTIONS, known));
         None
     }
 
@@ -503,25 +512,19 @@ impl<'a> Resolver<'a> {
         let Some((claim, id)) = auth.fields.iter().zip(0..).find(|(claim, _)| claim.name == name.name) else {
             let claims: Vec<&str> = auth.fields.iter().map(|claim| claim.name.as_str()).collect();
             let message = format!("`{}` has no field `{}`", auth.name, name.name);
-            let help = crate::fuzzy::nearest(&name.name, claims.iter().copied()).map_or_else(
-                || format!("its fields are {}", super::expr::listing(&claims)),
-                |meant| format!("did you mean `{meant}`?"),
-            );
+            let known = format!("its fields are {}", listing(&claims));
+            let diagnostic = Diagnostic::new(Code::UnknownName, name.span, message);
+            let diagnostic = suggest(diagnostic, &name.name, claims, known);
             if !self.broken.has_claim(&name.name) {
-                self.report(Diagnostic::new(Code::UnknownName, name.span, message).help(help));
+                self.report(diagnostic);
             }
             return None;
         };
         if claim.ty != field.ty || claim.list != field.list {
             let (wanted, found) = (type_name(&self.schema, field.ty), type_name(&self.schema, claim.ty));
             let lists = if claim.list == field.list { "" } else { ", and one of them is a list" };
-            let message = format!(
-                "`{}` is {}, but `auth().{}` is {}{lists}",
-                field.name,
-                a(&wanted),
-                name.name,
-                a(&found)
-            );
+            let message =
+                format!("`{}` is {}, but `auth().{}` is {}{lists}", field.name, a(&wanted), name.name, a(&found));
             self.report(
                 Diagnostic::new(Code::BadDefault, name.span, message).help("both must have exactly the same type"),
             );
@@ -536,8 +539,12 @@ impl<'a> Resolver<'a> {
         }
         let ExprKind::List(items) = &written.kind else {
             self.report(
-                Diagnostic::new(Code::BadDefault, written.span, format!("`{}` is a list, so its default is one", field.name))
-                    .help("write `[]` or `[a, b]`"),
+                Diagnostic::new(
+                    Code::BadDefault,
+                    written.span,
+                    format!("`{}` is a list, so its default is one", field.name),
+                )
+                .help("write `[]` or `[a, b]`"),
             );
             return None;
         };
@@ -566,7 +573,7 @@ impl<'a> Resolver<'a> {
                     FieldType::Enum(id) => {
                         let variants = &self.schema.enumeration(id).variants;
                         let names: Vec<&str> = variants.iter().map(|variant| variant.name.as_str()).collect();
-                        format!("its values are {}, without quotes", super::expr::listing(&names))
+                        format!("its values are {}, without quotes", listing(&names))
                     }
                     FieldType::Scalar(Scalar::Boolean) => "write `true` or `false`".to_owned(),
                     FieldType::Scalar(Scalar::Int | Scalar::Float) => "write a number without quotes".to_owned(),
@@ -601,12 +608,8 @@ impl<'a> Resolver<'a> {
         let names: Vec<&str> = wanted.variants.iter().map(|variant| variant.name.as_str()).collect();
         let message = format!("`{}` is no value of the enum `{}`", name.name, wanted.name);
         let diagnostic = Diagnostic::new(Code::UnknownVariant, name.span, message);
-        let diagnostic = match crate::fuzzy::nearest(&name.name, names.iter().copied()) {
-            Some(meant) => diagnostic
-                .help(format!("did you mean `{meant}`?"))
-                .fix(format!("write `{meant}`"), name.span, meant),
-            None => diagnostic.help(format!("its values are {}", super::expr::listing(&names))),
-        };
+        let known = format!("its values are {}", listing(&names));
+        let diagnostic = suggest(diagnostic, &name.name, names, known);
         self.report(diagnostic);
         None
     }
@@ -703,7 +706,10 @@ impl<'a> Resolver<'a> {
         };
         let name = attributes::name(value, "the argument of `@iso4217`", &mut self.diags)?;
         if name.name != "any" {
-            self.report(bad(value.span, format!("`@iso4217` does not know `{}`", name.name)).help("write `@iso4217` or `@iso4217(any)`"));
+            self.report(
+                bad(value.span, format!("`@iso4217` does not know `{}`", name.name))
+                    .help("write `@iso4217` or `@iso4217(any)`"),
+            );
             return None;
         }
         Some(ValidatorKind::Iso4217 { any: true })
@@ -751,12 +757,8 @@ impl<'a> Resolver<'a> {
                 let message = format!("there is no mixin `{}`", name.name);
                 let diagnostic = Diagnostic::new(Code::UnknownMixin, name.span, message);
                 let known = self.mixins.iter().map(|mixin| mixin.name.name.as_str());
-                self.report(match crate::fuzzy::nearest(&name.name, known) {
-                    Some(meant) => diagnostic
-                        .help(format!("did you mean `{meant}`?"))
-                        .fix(format!("write `{meant}`"), name.span, meant),
-                    None => diagnostic.help(format!("declare it: `mixin {} {{ .. }}`", name.name)),
-                });
+                let help = format!("declare it: `mixin {} {{ .. }}`", name.name);
+                self.report(suggest(diagnostic, &name.name, known, help));
                 None
             }
         }

@@ -1,15 +1,13 @@
 //! What a table is apart from its columns: names, keys, unique constraints, indexes, and how it may be changed.
 
 use super::attributes::{self, Given, OnBlock, bad};
-use super::expr::{Use, listing};
+use super::expr::Use;
 use super::names::{MAX_IDENTIFIER, constraint};
+use super::suggest::{listing, suggest};
 use super::{Draft, Resolver};
 use crate::ast;
 use crate::diag::{Code, Diagnostic, Span};
-use crate::fuzzy::nearest;
-use crate::ir::{
-    Action, Default, Effect, Field, FieldId, FieldType, Index, ModelId, Scalar,
-};
+use crate::ir::{Action, Default, Effect, Field, FieldId, FieldType, Index, ModelId, Scalar};
 
 /// The source of an entry of [`crate::ir::Model::uniques`] or [`crate::ir::Model::indexes`].
 pub(super) struct Filter<'a> {
@@ -118,7 +116,8 @@ impl<'a> Resolver<'a> {
             if table.len() > MAX_IDENTIFIER {
                 let message = format!("the table name `{table}` is longer than {MAX_IDENTIFIER} octets");
                 self.report(
-                    Diagnostic::new(Code::BadDatabaseName, span, message).help("give it a shorter one with `@@map(\"..\")`"),
+                    Diagnostic::new(Code::BadDatabaseName, span, message)
+                        .help("give it a shorter one with `@@map(\"..\")`"),
                 );
             }
         }
@@ -133,7 +132,8 @@ impl<'a> Resolver<'a> {
             let Some(first) = seen.insert(name.to_ascii_lowercase(), id) else { continue };
             let span = |id: ModelId| self.drafts.get(id.index()).map(|draft| draft.record.name.span);
             let (Some(here), Some(there)) = (span(id), span(first)) else { continue };
-            let message = format!("`{}` and `{}` have the same {what}, `{name}`", self.schema.model(first).name, model.name);
+            let message =
+                format!("`{}` and `{}` have the same {what}, `{name}`", self.schema.model(first).name, model.name);
             self.report(
                 Diagnostic::new(Code::DuplicateDatabaseName, here, message)
                     .with(there, "the other model")
@@ -164,9 +164,13 @@ impl<'a> Resolver<'a> {
         }
         for (name, span, first) in found {
             self.report(
-                Diagnostic::new(Code::DuplicateDatabaseName, span, format!("the name `{name}` is taken in the database"))
-                    .with(first, "taken here")
-                    .help("give it another with `name: \"..\"`, or remove it if it is the same twice"),
+                Diagnostic::new(
+                    Code::DuplicateDatabaseName,
+                    span,
+                    format!("the name `{name}` is taken in the database"),
+                )
+                .with(first, "taken here")
+                .help("give it another with `name: \"..\"`, or remove it if it is the same twice"),
             );
         }
     }
@@ -180,7 +184,8 @@ impl<'a> Resolver<'a> {
             let column = field.column.to_ascii_lowercase();
             let first = model.fields().take(at.index()).find(|(_, first)| first.column.eq_ignore_ascii_case(&column));
             if let Some((first, _)) = first {
-                let message = format!("`{}` and `{}` have the same column, `{column}`", model.field(first).name, field.name);
+                let message =
+                    format!("`{}` and `{}` have the same column, `{column}`", model.field(first).name, field.name);
                 found.push(
                     Diagnostic::new(Code::DuplicateDatabaseName, draft.span(at), message)
                         .with(draft.span(first), "the other field")
@@ -255,8 +260,15 @@ impl<'a> Resolver<'a> {
             if self.broken.has(id, NAME) {
                 return;
             }
-            let clash = model.relation_named(NAME).is_some();
-            debug_assert!(!clash, "relations are added later");
+            if let Some(relation) = self.drafts.get(id.index()).and_then(|draft| draft.relation_named(NAME)) {
+                let diagnostic = Diagnostic::new(
+                    Code::BadDeletedAt,
+                    relation,
+                    "`@@soft_delete` needs the name `deletedAt` for the time of the deletion",
+                );
+                self.report(diagnostic.help("give the relation another name"));
+                return;
+            }
             let at = FieldId(super::count(&model.fields));
             let model = self.model_mut(id);
             model.fields.push(deleted_at(NAME));
@@ -273,8 +285,12 @@ impl<'a> Resolver<'a> {
             let span = self.drafts.get(id.index()).map(|draft| draft.span(found));
             if let Some(span) = span {
                 self.report(
-                    Diagnostic::new(Code::BadDeletedAt, span, "`@@soft_delete` needs `deletedAt` to be a plain `DateTime?`")
-                        .help("declare it as `deletedAt DateTime?`, or leave it out: `@@soft_delete` adds it"),
+                    Diagnostic::new(
+                        Code::BadDeletedAt,
+                        span,
+                        "`@@soft_delete` needs `deletedAt` to be a plain `DateTime?`",
+                    )
+                    .help("declare it as `deletedAt DateTime?`, or leave it out: `@@soft_delete` adds it"),
                 );
             }
             return;
@@ -324,9 +340,10 @@ impl<'a> Resolver<'a> {
             ([one], None) => vec![*one],
             ([first, second, ..], None) => {
                 let names: Vec<&str> = marked.iter().map(|id| model.field(*id).name.as_str()).collect();
-                let diagnostic = Diagnostic::new(Code::DuplicateKey, draft.span(*second), "a second field is marked `@id`")
-                    .with(draft.span(*first), "the first one")
-                    .help(format!("for a key of several fields write `@@id([{}])`", names.join(", ")));
+                let diagnostic =
+                    Diagnostic::new(Code::DuplicateKey, draft.span(*second), "a second field is marked `@id`")
+                        .with(draft.span(*first), "the first one")
+                        .help(format!("for a key of several fields write `@@id([{}])`", names.join(", ")));
                 self.report(diagnostic);
                 vec![*first]
             }
@@ -359,10 +376,7 @@ impl<'a> Resolver<'a> {
             let found = model.field(*field);
             let fits = !found.list
                 && !found.optional
-                && !matches!(
-                    found.scalar(),
-                    Some(Scalar::Float | Scalar::Decimal(_) | Scalar::Bytes | Scalar::Json)
-                );
+                && !matches!(found.scalar(), Some(Scalar::Float | Scalar::Decimal(_) | Scalar::Bytes | Scalar::Json));
             let fixed = !found.version && !found.updated_at && !found.server_only;
             if !fits || !fixed {
                 let message = format!("`{}` cannot be part of a key", ident.name);
@@ -408,31 +422,24 @@ impl<'a> Resolver<'a> {
         if self.broken.has(id, &name.name) {
             return None;
         }
-        let relation = self.drafts.get(id.index()).and_then(|draft| draft.relations.iter().find(|end| end.is(name)));
-        let (message, help) = match relation {
-            Some(end) => {
-                let fields = end.field_names();
-                (
-                    format!("`{}` is a relation, and a field is expected", name.name),
-                    if fields.is_empty() {
-                        "name fields of this model".to_owned()
-                    } else {
-                        format!("name its fields: {}", listing(&fields))
-                    },
-                )
-            }
-            None => {
-                let fields: Vec<&str> = model.fields.iter().map(|field| field.name.as_str()).collect();
-                (
-                    format!("`{}` has no field `{}`", model.name, name.name),
-                    nearest(&name.name, fields.iter().copied()).map_or_else(
-                        || format!("its fields are {}", listing(&fields)),
-                        |meant| format!("did you mean `{meant}`?"),
-                    ),
-                )
-            }
+        let relation =
+            self.drafts.get(id.index()).and_then(|draft| draft.relations.iter().find(|end| end.name() == name.name));
+        let diagnostic = if let Some(end) = relation {
+            let fields = end.field_names();
+            let message = format!("`{}` is a relation, and a field is expected", name.name);
+            let help = if fields.is_empty() {
+                "name fields of this model".to_owned()
+            } else {
+                format!("name its fields: {}", listing(&fields))
+            };
+            Diagnostic::new(Code::UnknownName, name.span, message).help(help)
+        } else {
+            let fields: Vec<&str> = model.fields.iter().map(|field| field.name.as_str()).collect();
+            let message = format!("`{}` has no field `{}`", model.name, name.name);
+            let known = format!("its fields are {}", listing(&fields));
+            suggest(Diagnostic::new(Code::UnknownName, name.span, message), &name.name, fields, known)
         };
-        self.report(Diagnostic::new(Code::UnknownName, name.span, message).help(help));
+        self.report(diagnostic);
         None
     }
 

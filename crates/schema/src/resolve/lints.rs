@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::attributes::OnBlock;
-use super::{Resolver, expr::listing};
+use super::{Resolver, suggest::listing};
 use crate::ast::Block;
 use crate::diag::{Code, Diagnostic, Span};
 use crate::ir::{Action, Effect, Expr, FieldId, Model, ModelId, Writable};
@@ -69,10 +69,8 @@ impl<'a> Resolver<'a> {
     /// A create that every input must fail, because a required field can neither be sent nor be made up.
     fn impossible_creates(&mut self, id: ModelId) {
         let model = self.schema.model(id);
-        let creatable = model
-            .rules
-            .iter()
-            .any(|rule| rule.effect == Effect::Allow && rule.actions.contains(&Action::Create));
+        let creatable =
+            model.rules.iter().any(|rule| rule.effect == Effect::Allow && rule.actions.contains(&Action::Create));
         if !creatable || model.internal.contains(&Action::Create) {
             return;
         }
@@ -119,7 +117,10 @@ impl<'a> Resolver<'a> {
                 } else {
                     return None;
                 };
-                Some(Diagnostic::new(Code::IdleDeny, given.span, message).help("remove it, or mend its action or condition"))
+                Some(
+                    Diagnostic::new(Code::IdleDeny, given.span, message)
+                        .help("remove it, or mend its action or condition"),
+                )
             })
             .collect();
         self.diags.extend(found);
@@ -140,12 +141,10 @@ impl<'a> Resolver<'a> {
                 let names = unguarded(model, &check.expr);
                 let first = names.first()?;
                 let message = format!("the check `{}` passes whenever {} is null", check.name, listing(&names));
-                Some(
-                    Diagnostic::new(Code::CheckMayBeUnknown, given.span, message).help(format!(
-                        "a check refuses what is false, and a comparison with null is not: if that is meant, say \
+                Some(Diagnostic::new(Code::CheckMayBeUnknown, given.span, message).help(format!(
+                    "a check refuses what is false, and a comparison with null is not: if that is meant, say \
                          `{first} == null || ..`; if not, `{first} != null && ..`"
-                    )),
-                )
+                )))
             })
             .collect();
         self.diags.extend(found);

@@ -22,11 +22,13 @@ mod models;
 mod names;
 mod procedures;
 mod relations;
+mod suggest;
 
 use std::collections::{HashMap, HashSet};
 
 use self::attributes::{Given, OnBlock};
 use self::expr::{Broken, Use};
+use self::suggest::{listing, suggest};
 use crate::ast::{self, Block, Ident, RecordKind, Tree};
 use crate::diag::{Code, Diagnostic, Span};
 use crate::fuzzy::nearest;
@@ -136,6 +138,11 @@ impl Draft<'_> {
     /// Where a field is declared: its name, or the model's for synthetic ones.
     fn span(&self, id: FieldId) -> Span {
         self.fields.get(id.index()).copied().flatten().map_or(self.record.name.span, |field| field.name.span)
+    }
+
+    /// Where the relation member of that name is declared.
+    fn relation_named(&self, name: &str) -> Option<Span> {
+        self.relations.iter().find(|end| end.name() == name).map(relations::End::span)
     }
 }
 
@@ -298,14 +305,8 @@ impl<'a> Resolver<'a> {
                 other => {
                     let message = format!("a datasource has no setting `{other}`");
                     let diagnostic = Diagnostic::new(Code::UnknownSetting, name.span, message);
-                    let meant = nearest(other, KEYS);
-                    misspelt |= meant == Some("provider");
-                    self.report(match meant {
-                        Some(meant) => diagnostic
-                            .help(format!("did you mean `{meant}`?"))
-                            .fix(format!("write `{meant}`"), name.span, meant),
-                        None => diagnostic.help("its settings are `provider` and `url`"),
-                    });
+                    misspelt |= nearest(other, KEYS) == Some("provider");
+                    self.report(suggest(diagnostic, other, KEYS, "its settings are `provider` and `url`"));
                 }
             }
         }
@@ -319,8 +320,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn provider(&mut self, value: &ast::Expr) -> Option<Provider> {
-        const PROVIDERS: [(&str, Provider); 2] =
-            [("postgresql", Provider::Postgresql), ("sqlite", Provider::Sqlite)];
+        const PROVIDERS: [(&str, Provider); 2] = [("postgresql", Provider::Postgresql), ("sqlite", Provider::Sqlite)];
         let text = attributes::string(value, "the provider", &mut self.diags)?;
         if let Some((_, provider)) = PROVIDERS.iter().find(|(name, _)| *name == text) {
             return Some(*provider);
@@ -380,13 +380,8 @@ impl<'a> Resolver<'a> {
             self.report(diagnostic);
             return None;
         }
-        let given = attributes::read(
-            attributes::FIELD,
-            "@",
-            attributes::Place::Variant,
-            &written.attributes,
-            &mut self.diags,
-        );
+        let given =
+            attributes::read(attributes::FIELD, "@", attributes::Place::Variant, &written.attributes, &mut self.diags);
         let map = given.first().and_then(|given| given.arg("name"));
         let stored = match map {
             Some(value) => attributes::string(value, "the stored text", &mut self.diags)?.to_owned(),
@@ -431,7 +426,8 @@ impl<'a> Resolver<'a> {
             Declared::Auth | Declared::Mixin(_) => {
                 let message = format!("`{}` is {}, not a type", name.name, declared.words());
                 self.report(
-                    Diagnostic::new(Code::TypeNotHere, name.span, message).help("a field's type is a scalar or an enum"),
+                    Diagnostic::new(Code::TypeNotHere, name.span, message)
+                        .help("a field's type is a scalar or an enum"),
                 );
                 None
             }
@@ -439,22 +435,15 @@ impl<'a> Resolver<'a> {
     }
 
     fn unknown_type(&self, name: &Ident) -> Diagnostic {
-        let diagnostic =
-            Diagnostic::new(Code::UnknownType, name.span, format!("there is no type `{}`", name.name));
+        let diagnostic = Diagnostic::new(Code::UnknownType, name.span, format!("there is no type `{}`", name.name));
         let foreign = FOREIGN_TYPES.iter().find(|(word, _)| word.eq_ignore_ascii_case(&name.name));
         // Names from a map have no order of their own, and a suggestion must not depend on chance.
         let mut declared: Vec<&str> = self.declared.keys().copied().collect();
         declared.sort_unstable();
         let known = SCALARS.iter().map(|(word, _)| *word).chain(declared);
-        match foreign.map(|(_, meant)| *meant).or_else(|| nearest(&name.name, known)) {
-            Some(meant) => diagnostic
-                .help(format!("did you mean `{meant}`?"))
-                .fix(format!("write `{meant}`"), name.span, meant),
-            None => {
-                let scalars: Vec<&str> = SCALARS.iter().map(|(word, _)| *word).collect();
-                diagnostic.help(format!("the scalars are {}", expr::listing(&scalars)))
-            }
-        }
+        let scalars: Vec<&str> = SCALARS.iter().map(|(word, _)| *word).collect();
+        let word = foreign.map_or(name.name.as_str(), |(_, meant)| *meant);
+        suggest(diagnostic, word, known, format!("the scalars are {}", listing(&scalars)))
     }
 
     fn scalar_of(&mut self, scalar: Scalar, written: &ast::Type) -> Option<Scalar> {

@@ -2,10 +2,10 @@
 
 use super::attributes::{self, BLOCK, Given, OnBlock, Place, USE};
 use super::expr::Use;
+use super::suggest::{listing, suggest_as};
 use super::{Draft, Resolver, doc, names, relations};
 use crate::ast;
 use crate::diag::{Code, Diagnostic, Span};
-use crate::fuzzy::nearest;
 use crate::ir::{Action, Check, Effect, FieldId, Model, ModelId, Rule};
 
 /// Codes of problems and of failing members that the product itself answers with (http.md), so that no `@@check` may
@@ -119,10 +119,11 @@ impl<'a> Resolver<'a> {
             ast::Member::Attribute(attribute) => Some(attribute),
             _ => None,
         });
-        let mut placed: Vec<(u32, Given<'a, OnBlock>)> = attributes::read(BLOCK, "@@", Place::Model, own, &mut self.diags)
-            .into_iter()
-            .map(|given| (given.span.start, given))
-            .collect();
+        let mut placed: Vec<(u32, Given<'a, OnBlock>)> =
+            attributes::read(BLOCK, "@@", Place::Model, own, &mut self.diags)
+                .into_iter()
+                .map(|given| (given.span.start, given))
+                .collect();
         let mut seen: Vec<(&'a str, Span)> = Vec::new();
         for member in &record.members {
             match member {
@@ -267,7 +268,8 @@ impl<'a> Resolver<'a> {
             Some(value) => attributes::string(value, "the name of a check", &mut self.diags),
             None => Some(UNNAMED),
         };
-        let name = name.and_then(|name| self.check_name(id, name, given.arg("name").map_or(given.span, |value| value.span)));
+        let name =
+            name.and_then(|name| self.check_name(id, name, given.arg("name").map_or(given.span, |value| value.span)));
         let written = given.arg("expression");
         let expr = written.and_then(|written| self.condition(Some(id), Use::Check, written));
         let (Some(name), Some(message), Some(expr)) = (name, message, expr) else { return };
@@ -318,13 +320,12 @@ impl<'a> Resolver<'a> {
         let found = actions(word, effect);
         if found.is_none() {
             let diagnostic = Diagnostic::new(Code::UnknownAction, value.span, format!("there is no action `{word}`"));
-            self.report(match nearest(word, ACTION_WORDS) {
-                Some(meant) => diagnostic
-                    .help(format!("did you mean `{meant}`?"))
-                    .fix(format!("write `{meant}`"), value.span, format!("\"{meant}\"")),
-                None if word.contains([',', ' ']) => diagnostic.help("write one attribute for each action"),
-                None => diagnostic.help(format!("the actions are {}", super::expr::listing(&ACTION_WORDS))),
-            });
+            let known = if word.contains([',', ' ']) {
+                "write one attribute for each action".to_owned()
+            } else {
+                format!("the actions are {}", listing(&ACTION_WORDS))
+            };
+            self.report(suggest_as(diagnostic, word, ACTION_WORDS, |meant| format!("\"{meant}\""), known));
         }
         found
     }
@@ -348,12 +349,15 @@ impl<'a> Resolver<'a> {
         if actions.is_empty() {
             let span = given.arg("action").map_or(given.span, |value| value.span);
             self.report(
-                Diagnostic::new(Code::RuleWithoutEffect, span, "an append-only model never lets anyone update or delete")
-                    .help("allow `\"read\"` and `\"create\"` instead, or remove `@@append_only`"),
+                Diagnostic::new(
+                    Code::RuleWithoutEffect,
+                    span,
+                    "an append-only model never lets anyone update or delete",
+                )
+                .help("allow `\"read\"` and `\"create\"` instead, or remove `@@append_only`"),
             );
         }
     }
-
 }
 
 fn covers(outer: Span, inner: Span) -> bool {

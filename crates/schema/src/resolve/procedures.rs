@@ -2,6 +2,7 @@
 
 use super::attributes::{self, Given, OnProcedure, PROCEDURE, Place, bad};
 use super::expr::Use;
+use super::suggest::{listing, suggest_as};
 use super::{Resolver, doc};
 use crate::ast::{self, Block, Modifier};
 use crate::diag::{Code, Diagnostic, Span};
@@ -85,11 +86,7 @@ impl<'a> Resolver<'a> {
 
     fn returns(&mut self, written: &'a ast::Type) -> Option<Returns> {
         let ty = self.type_of(written)?;
-        Some(Returns {
-            ty,
-            list: written.modifier == Modifier::List,
-            optional: written.modifier == Modifier::Optional,
-        })
+        Some(Returns { ty, list: written.modifier == Modifier::List, optional: written.modifier == Modifier::Optional })
     }
 
     fn procedure_attribute(&mut self, procedure: &mut Procedure, given: &Given<'a, OnProcedure>) {
@@ -114,12 +111,8 @@ impl<'a> Resolver<'a> {
             let words: Vec<&str> = ISOLATIONS.iter().map(|(word, _)| *word).collect();
             let diagnostic = bad(value.span, format!("there is no isolation level `{word}`"));
             let normal = word.to_lowercase().replace([' ', '-'], "_");
-            self.report(match crate::fuzzy::nearest(&normal, words.iter().copied()) {
-                Some(meant) => diagnostic
-                    .help(format!("did you mean `{meant}`?"))
-                    .fix(format!("write `{meant}`"), value.span, format!("\"{meant}\"")),
-                None => diagnostic.help(format!("the levels are {}", super::expr::listing(&words))),
-            });
+            let known = format!("the levels are {}", listing(&words));
+            self.report(suggest_as(diagnostic, &normal, words, |meant| format!("\"{meant}\""), known));
             return None;
         };
         if !mutation && *level == Isolation::ReadCommitted {

@@ -1,12 +1,12 @@
 //! Relations: each has an owning end, which has the foreign key, and an inverse end in the other model.
 
 use super::attributes::{self, FIELD, OnField, Place, bad};
-use super::expr::{a, type_name};
+use super::expr::type_name;
 use super::names::{constraint, member};
+use super::suggest::{a, listing, suggest};
 use super::{Resolver, doc};
 use crate::ast::{self, Ident, Modifier};
 use crate::diag::{Code, Diagnostic, Span};
-use crate::fuzzy::nearest;
 use crate::ir::{Default, FieldId, ModelId, ReferentialAction, Relation, RelationId, RelationKind};
 
 /// A relation member as written.
@@ -87,9 +87,9 @@ impl<'a> End<'a> {
         (diags.len() == before).then_some(Self { written, target, name, owning })
     }
 
-    /// Whether the member has that name.
-    pub(super) fn is(&self, name: &Ident) -> bool {
-        self.written.name.name == name.name
+    /// The member's name.
+    pub(super) fn name(&self) -> &'a str {
+        &self.written.name.name
     }
 
     /// The own fields of the foreign key; empty for an inverse end.
@@ -97,7 +97,8 @@ impl<'a> End<'a> {
         self.owning.iter().flat_map(|owning| owning.fields.iter().map(|field| field.name.as_str())).collect()
     }
 
-    fn span(&self) -> Span {
+    /// Where the name stands.
+    pub(super) fn span(&self) -> Span {
         self.written.name.span
     }
 
@@ -113,12 +114,8 @@ fn action(value: &ast::Expr, diags: &mut Vec<Diagnostic>) -> Option<(Referential
     }
     let words: Vec<&str> = ACTIONS.iter().map(|(word, _)| *word).collect();
     let diagnostic = bad(value.span, format!("there is no referential action `{}`", name.name));
-    diags.push(match nearest(&name.name, words.iter().copied()) {
-        Some(meant) => diagnostic
-            .help(format!("did you mean `{meant}`?"))
-            .fix(format!("write `{meant}`"), value.span, meant),
-        None => diagnostic.help(format!("the actions are {}", super::expr::listing(&words))),
-    });
+    let known = format!("the actions are {}", listing(&words));
+    diags.push(suggest(diagnostic, &name.name, words, known));
     None
 }
 
@@ -264,18 +261,15 @@ impl<'a> Resolver<'a> {
         let is_key = key.len() == references.len() && target.key.iter().all(|field| references.contains(field));
         if target.soft_delete.is_some() && !is_key {
             let message = format!("`{}` is soft-deleted, so a relation can reference nothing but its key", target.name);
-            let help = format!(
-                "reference {}: other unique values are free again once their row is deleted",
-                super::expr::listing(&key)
-            );
+            let help =
+                format!("reference {}: other unique values are free again once their row is deleted", listing(&key));
             self.report(Diagnostic::new(Code::BadReference, span, message).help(help));
         } else if !self.identifies(end.target, references) {
-            let message =
-                format!("{} of `{}` can be the same in several rows", super::expr::listing(&names), target.name);
+            let message = format!("{} of `{}` can be the same in several rows", listing(&names), target.name);
             let help = if let [name] = names.as_slice() {
-                format!("mark `{name}` as `@unique`, or reference the key, {}", super::expr::listing(&key))
+                format!("mark `{name}` as `@unique`, or reference the key, {}", listing(&key))
             } else {
-                format!("add `@@unique([{}])` there, or reference the key, {}", names.join(", "), super::expr::listing(&key))
+                format!("add `@@unique([{}])` there, or reference the key, {}", names.join(", "), listing(&key))
             };
             self.report(Diagnostic::new(Code::BadReference, span, message).help(help));
         }
@@ -311,19 +305,15 @@ impl<'a> Resolver<'a> {
         fields: &[FieldId],
     ) -> ReferentialAction {
         let of = self.schema.model(model);
-        match owning.on_delete {
-            Some((action, span)) => {
-                self.action_fits(model, "onDelete", action, span, fields);
-                action
-            }
-            None => {
-                let clearable = fields.iter().all(|field| of.field(*field).optional) && !of.append_only;
-                if end.written.ty.modifier == Modifier::Optional && clearable {
-                    ReferentialAction::SetNull
-                } else {
-                    ReferentialAction::Restrict
-                }
-            }
+        if let Some((action, span)) = owning.on_delete {
+            self.action_fits(model, "onDelete", action, span, fields);
+            return action;
+        }
+        let clearable = fields.iter().all(|field| of.field(*field).optional) && !of.append_only;
+        if end.written.ty.modifier == Modifier::Optional && clearable {
+            ReferentialAction::SetNull
+        } else {
+            ReferentialAction::Restrict
         }
     }
 
@@ -339,14 +329,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn action_fits(
-        &mut self,
-        model: ModelId,
-        option: &str,
-        action: ReferentialAction,
-        span: Span,
-        fields: &[FieldId],
-    ) {
+    fn action_fits(&mut self, model: ModelId, option: &str, action: ReferentialAction, span: Span, fields: &[FieldId]) {
         let of = self.schema.model(model);
         let changes = !matches!(action, ReferentialAction::Restrict | ReferentialAction::NoAction);
         if of.append_only && changes {
@@ -362,9 +345,8 @@ impl<'a> Resolver<'a> {
             fields.iter().map(|field| of.field(*field)).find(|field| !test(field)).map(|field| field.name.clone())
         };
         let problem = match action {
-            ReferentialAction::SetNull => {
-                unable(|field| field.optional).map(|name| (format!("`{name}` cannot be null"), "make it optional (`?`)"))
-            }
+            ReferentialAction::SetNull => unable(|field| field.optional)
+                .map(|name| (format!("`{name}` cannot be null"), "make it optional (`?`)")),
             ReferentialAction::SetDefault => unable(|field| {
                 field.optional || matches!(field.default, Some(Default::Value(_) | Default::DbGenerated(_)))
             })
@@ -433,12 +415,10 @@ impl<'a> Resolver<'a> {
             None => format!("there are several relations to `{target}`, and nothing tells them apart"),
             Some(name) => format!("there are several relations named `{name}` to `{target}`"),
         };
-        Diagnostic::new(Code::AmbiguousRelation, end.span(), message)
-            .with(first.span(), "the other one")
-            .help(format!(
-                "give each a name, the same at both ends: `@relation(name: \"{}\", ..)`",
-                end.written.name.name
-            ))
+        Diagnostic::new(Code::AmbiguousRelation, end.span(), message).with(first.span(), "the other one").help(format!(
+            "give each a name, the same at both ends: `@relation(name: \"{}\", ..)`",
+            end.written.name.name
+        ))
     }
 
     /// The inverse of a one-to-one needs a foreign key that no two rows share.
@@ -465,7 +445,7 @@ impl<'a> Resolver<'a> {
             "`{}` has one `{}` at most, but {} can be the same in several rows",
             self.schema.model(end.target).name,
             of.name,
-            super::expr::listing(&names)
+            listing(&names)
         );
         let help = match names.as_slice() {
             [name] => format!("mark `{name}` as `@unique`, or write `{}[]` at the other end", of.name),
@@ -481,7 +461,9 @@ impl<'a> Resolver<'a> {
         let (own, target) = (self.schema.model(model), self.schema.model(end.target));
         // A broken end over there has been reported, and may be the partner.
         let suspect = self.drafts.get(end.target.index())?.record.members.iter().any(|member| match member {
-            ast::Member::Field(field) => field.ty.name.name == own.name && self.broken.has(end.target, &field.name.name),
+            ast::Member::Field(field) => {
+                field.ty.name.name == own.name && self.broken.has(end.target, &field.name.name)
+            }
             _ => false,
         });
         if suspect {
@@ -506,8 +488,8 @@ impl<'a> Resolver<'a> {
         if end.owning.is_some() {
             return Some(self.no_inverse(model, end));
         }
-        let both_many = end.many()
-            && ends.get(end.target.index())?.iter().any(|other| other.target == model && other.many());
+        let both_many =
+            end.many() && ends.get(end.target.index())?.iter().any(|other| other.target == model && other.many());
         if both_many && end.target != model {
             let message = format!("`{}` and `{}` are lists at both ends", end.written.name.name, own.name);
             return Some(
@@ -522,19 +504,25 @@ impl<'a> Resolver<'a> {
     fn no_inverse(&self, model: ModelId, end: &End<'a>) -> Diagnostic {
         let (own, target) = (self.schema.model(model), self.schema.model(end.target));
         let mut name = member(&own.name, true);
-        if target.field_named(&name).is_some() || self.drafts.get(end.target.index()).is_some_and(|draft| {
-            draft.record.members.iter().any(|member| matches!(member, ast::Member::Field(field) if field.name.name == name))
-        }) {
+        if target.field_named(&name).is_some()
+            || self.drafts.get(end.target.index()).is_some_and(|draft| {
+                draft
+                    .record
+                    .members
+                    .iter()
+                    .any(|member| matches!(member, ast::Member::Field(field) if field.name.name == name))
+            })
+        {
             name = format!("{name}By{}", capital(&end.written.name.name));
         }
         let attribute = end.name.as_ref().map(|name| format!(" @relation(name: \"{name}\")")).unwrap_or_default();
         let line = format!("{name} {}[]{attribute}", own.name);
         let message = format!("`{}` does not declare the other end of `{}`", target.name, end.written.name.name);
-        let diagnostic = Diagnostic::new(Code::NoInverse, end.span(), message)
-            .help(format!("add `{line}` to `{}`", target.name));
+        let diagnostic =
+            Diagnostic::new(Code::NoInverse, end.span(), message).help(format!("add `{line}` to `{}`", target.name));
         let place = self.drafts.get(end.target.index()).and_then(|draft| {
-            let fields = draft.record.members.iter().filter(|member| matches!(member, ast::Member::Field(_)));
-            fields.last().map(|member| member.span().after())
+            let mut members = draft.record.members.iter().rev();
+            members.find(|member| matches!(member, ast::Member::Field(_))).map(|member| member.span().after())
         });
         match place {
             Some(place) => diagnostic.fix(format!("add `{line}`"), place, format!("\n  {line}")),
@@ -559,9 +547,11 @@ impl<'a> Resolver<'a> {
         let field = format!("{}Id", end.written.name.name);
         let attribute = format!("@relation(fields: [{field}], references: [{}])", key.join(", "));
         if own.field_named(&field).is_some() && key.len() == 1 && end.written.attributes.is_empty() {
-            return diagnostic
-                .help(format!("add `{attribute}`"))
-                .fix("add the attribute", end.written.span.after(), format!(" {attribute}"));
+            return diagnostic.help(format!("add `{attribute}`")).fix(
+                "add the attribute",
+                end.written.span.after(),
+                format!(" {attribute}"),
+            );
         }
         diagnostic.help(format!("declare the foreign key and name it: `{attribute}`"))
     }
