@@ -27,7 +27,8 @@ pub fn format(text: &str) -> Result<String, Vec<Diagnostic>> {
     if parsed.found.iter().any(Diagnostic::is_error) {
         return Err(parsed.found);
     }
-    let mut printer = Printer { text, tokens: &tokens, next: 0, out: String::with_capacity(text.len()), last: Last::Nothing };
+    let mut printer =
+        Printer { text, tokens: &tokens, next: 0, out: String::with_capacity(text.len()), last: Last::Nothing };
     for block in &parsed.tree.blocks {
         printer.top_comments(block.span().start);
         printer.block(block);
@@ -365,9 +366,11 @@ impl<'a> Printer<'a> {
             RightParen,
         };
         match (before.kind, token.kind) {
-            (_, Comma | Dot | Colon | Question | RightParen | RightBracket) | (LeftParen | LeftBracket | Dot, _) => false,
+            (_, Comma | Dot | Colon | Question | RightParen | RightBracket)
+            | (LeftParen | LeftBracket | Dot, _)
+            | (Attribute | BlockAttribute, LeftParen)
+            | (RightParen, LeftBracket) => false,
             (Ident, LeftParen | LeftBracket) => self.is_operator(before),
-            (Attribute | BlockAttribute, LeftParen) | (RightParen, LeftBracket) => false,
             _ => true,
         }
     }

@@ -314,7 +314,9 @@ impl<'a> Lexer<'a> {
             let written = self.text.get(start..self.at).unwrap_or("");
             self.found.push(
                 Diagnostic::new(Code::BadEscape, self.span(start, self.at), format!("`{written}` is not an escape"))
-                    .help("the escapes are `\\\"`, `\\\\`, `\\n`, `\\t` and `\\u{1F4B6}`; a NUL character is not allowed"),
+                    .help(
+                        "the escapes are `\\\"`, `\\\\`, `\\n`, `\\t` and `\\u{1F4B6}`; a NUL character is not allowed",
+                    ),
             );
         }
     }
@@ -476,22 +478,4 @@ pub fn unescape(token: &str) -> String {
         rest = rest.get(length..).unwrap_or("");
     }
     value
-}
-
-/// The token text of a string with that value.
-pub fn escape(value: &str) -> String {
-    let mut text = String::with_capacity(value.len() + 2);
-    text.push('"');
-    for next in value.chars() {
-        match next {
-            '"' => text.push_str("\\\""),
-            '\\' => text.push_str("\\\\"),
-            '\n' => text.push_str("\\n"),
-            '\t' => text.push_str("\\t"),
-            next if is_forbidden(next) || next == '\r' => text.push_str(&format!("\\u{{{:x}}}", u32::from(next))),
-            next => text.push(next),
-        }
-    }
-    text.push('"');
-    text
 }

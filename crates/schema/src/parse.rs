@@ -96,13 +96,17 @@ type Parse<T> = Result<T, Failed>;
 /// The words that open a block.
 const BLOCK_WORDS: [&str; 8] = ["auth", "datasource", "enum", "mixin", "model", "mutation", "procedure", "type"];
 
+/// What they open.
+const BLOCKS: &str =
+    "the blocks are `datasource`, `enum`, `auth`, `mixin`, `type`, `model`, `procedure` and `mutation procedure`";
+
 /// What to do where something else was expected, by the start of what was.
 const HELP: &[(&str, &str)] = &[
     ("a value", "a value is a literal, a name, a call such as `now()`, or a list `[a, b]`"),
     ("`,` or `)`", "separate arguments with commas"),
     ("`,` or `]`", "separate values with commas"),
     ("a name after", "after a dot stands a field, a relation or a method"),
-    ("a block", "the blocks are `datasource`, `enum`, `auth`, `mixin`, `type`, `model`, `procedure` and `mutation procedure`"),
+    ("a block", BLOCKS),
     ("`procedure` after", "only a procedure can be a `mutation`"),
     ("the name of", "a name starts with a letter, and has letters, digits and `_`"),
     ("`{` after", "the members of a block stand in braces: `model Account { .. }`"),
@@ -421,25 +425,15 @@ impl<'a> Parser<'a> {
             return Ok(word);
         }
         let span = self.span_of(token);
-        let meant = nearest(written, BLOCK_WORDS);
         let report = Diagnostic::new(Code::UnknownBlock, span, format!("`{}` opens no block", shorten(written)));
-        match meant {
-            Some(word) => {
-                self.report(
-                    report
-                        .label("unknown word")
-                        .help(format!("did you mean `{word}`?"))
-                        .fix(format!("write `{word}`"), span, word),
-                );
-                Ok(word)
-            }
-            None => {
-                self.report(report.label("unknown word").help(
-                    "the blocks are `datasource`, `enum`, `auth`, `mixin`, `type`, `model`, `procedure` and `mutation procedure`",
-                ));
-                Err(Failed)
-            }
+        let report = report.label("unknown word");
+        if let Some(word) = nearest(written, BLOCK_WORDS) {
+            let help = format!("did you mean `{word}`?");
+            self.report(report.help(help).fix(format!("write `{word}`"), span, word));
+            return Ok(word);
         }
+        self.report(report.help(BLOCKS));
+        Err(Failed)
     }
 
     /// Whether the tokens before `index` look like the end of a procedure's signature or attributes.
@@ -674,9 +668,9 @@ impl<'a> Parser<'a> {
                     self.span_of(token),
                     format!("`{written}` stands on the line of a field"),
                 );
-                self.report(report.help(format!(
-                    "write `{single}` for the field, or put `{written}` on a line of its own"
-                )));
+                self.report(
+                    report.help(format!("write `{single}` for the field, or put `{written}` on a line of its own")),
+                );
                 Err(Failed)
             }
             TokenKind::BlockAttribute => self.attribute().map(Member::Attribute),
@@ -686,12 +680,12 @@ impl<'a> Parser<'a> {
                 let report =
                     Diagnostic::new(Code::MisplacedAttribute, span, format!("`{written}` belongs to no field"));
                 let report = match nearest(written, ["@use"]) {
-                    Some(meant) => report
-                        .help(format!("did you mean `{meant}`?"))
-                        .fix(format!("write `{meant}`"), span, meant),
-                    None => report.help(
-                        "attributes of a field stand on its line; those of the whole block start with `@@`",
-                    ),
+                    Some(meant) => {
+                        report.help(format!("did you mean `{meant}`?")).fix(format!("write `{meant}`"), span, meant)
+                    }
+                    None => {
+                        report.help("attributes of a field stand on its line; those of the whole block start with `@@`")
+                    }
                 };
                 self.report(report);
                 Err(Failed)
@@ -709,9 +703,13 @@ impl<'a> Parser<'a> {
         if let Some(colon) = self.eat_same_line(TokenKind::Colon) {
             let span = self.span_of(colon);
             self.report(
-                Diagnostic::new(Code::UnexpectedToken, span, format!("expected the type of `{}`, found `:`", shorten(&name.name)))
-                    .help("a field is written without a colon: `name Type`")
-                    .fix("remove it", span, ""),
+                Diagnostic::new(
+                    Code::UnexpectedToken,
+                    span,
+                    format!("expected the type of `{}`, found `:`", shorten(&name.name)),
+                )
+                .help("a field is written without a colon: `name Type`")
+                .fix("remove it", span, ""),
             );
         }
         if !self.at(TokenKind::Ident) || !self.same_line() {
@@ -811,12 +809,8 @@ impl<'a> Parser<'a> {
     fn attribute(&mut self) -> Parse<Attribute> {
         let start = self.next;
         let token = self.bump();
-        let name = Ident {
-            name: self.text_of(token).trim_start_matches('@').to_owned(),
-            span: self.span_of(token),
-        };
-        let args =
-            if self.at(TokenKind::LeftParen) && self.same_line() { Some(self.arguments()?) } else { None };
+        let name = Ident { name: self.text_of(token).trim_start_matches('@').to_owned(), span: self.span_of(token) };
+        let args = if self.at(TokenKind::LeftParen) && self.same_line() { Some(self.arguments()?) } else { None };
         Ok(Attribute { name, args, span: self.since(start) })
     }
 

@@ -41,7 +41,7 @@ fn every_file_gives_what_it_expects() {
         }
         found.iter().for_each(common::check_style);
         wrong.extend(bad_fixes(&name, text, &found));
-        let said: String = common::render(text, &found).lines().map(|line| format!("// {line}\n")).collect();
+        let said: String = common::render(text, &found).lines().flat_map(|line| ["// ", line, "\n"]).collect();
         if said == expected {
             continue;
         }
@@ -88,7 +88,8 @@ fn every_code_has_a_file() {
 fn limits() {
     let large = " ".repeat(cratestack_schema::lex::MAX_FILE + 1);
     assert_eq!(compile("test", &large).1[0].code, Code::FileTooLarge);
-    let long = format!("model A {{\n  id Int @id\n  @@check(id in [{}], \"x\", name: \"x\")\n}}\n", "1,".repeat(10_001));
+    let long =
+        format!("model A {{\n  id Int @id\n  @@check(id in [{}], \"x\", name: \"x\")\n}}\n", "1,".repeat(10_001));
     assert_eq!(compile("test", &long).1[0].code, Code::ExpressionTooLarge);
 }
 

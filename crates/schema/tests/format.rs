@@ -6,6 +6,11 @@ use cratestack_schema::lex::{TokenKind, lex};
 use cratestack_schema::parse::parse;
 use proptest::prelude::*;
 
+/// The pairs, one after the other.
+fn joined<A: AsRef<str>, B: AsRef<str>>(pairs: &[(A, B)]) -> String {
+    pairs.iter().flat_map(|(first, second)| [first.as_ref(), second.as_ref()]).collect()
+}
+
 /// The tree without positions.
 fn tree(text: &str) -> String {
     let spans = regex::Regex::new(r"Span \{ file: \d+, start: \d+, end: \d+ \}").unwrap();
@@ -19,7 +24,9 @@ fn comments(text: &str) -> Vec<String> {
     tokens
         .iter()
         .filter(|token| is_comment(token.kind))
-        .map(|token| text.get(token.start as usize..token.end as usize).unwrap().trim_start_matches('/').trim().to_owned())
+        .map(|token| {
+            text.get(token.start as usize..token.end as usize).unwrap().trim_start_matches('/').trim().to_owned()
+        })
         .collect()
 }
 
@@ -60,9 +67,18 @@ fn small_things() {
         ("enum E { a @map( \"x\" ) b }", "enum E { a @map(\"x\") b }\n"),
         ("procedure  p ( ) :Int\n@allow( true )@status(201)", "procedure p(): Int\n  @allow(true)\n  @status(201)\n"),
         ("type A { a Int } type B { b Int }", "type A { a Int }\n\ntype B { b Int }\n"),
-        ("model A {\n  @@check(a- -1>=( b+c )*2&&!d , \"m\" , )\n}", "model A {\n  @@check(a - -1 >= (b + c) * 2 && !d, \"m\")\n}\n"),
-        ("model A {\n  @@check(\n a\n > b, [\n c,\n ])\n}", "model A {\n  @@check(\n    a\n    > b, [\n      c,\n    ])\n}\n"),
-        ("model A {\n  @@index([\n a, // first\n b\n ])\n}", "model A {\n  @@index([\n    a, // first\n    b\n  ])\n}\n"),
+        (
+            "model A {\n  @@check(a- -1>=( b+c )*2&&!d , \"m\" , )\n}",
+            "model A {\n  @@check(a - -1 >= (b + c) * 2 && !d, \"m\")\n}\n",
+        ),
+        (
+            "model A {\n  @@check(\n a\n > b, [\n c,\n ])\n}",
+            "model A {\n  @@check(\n    a\n    > b, [\n      c,\n    ])\n}\n",
+        ),
+        (
+            "model A {\n  @@index([\n a, // first\n b\n ])\n}",
+            "model A {\n  @@index([\n    a, // first\n    b\n  ])\n}\n",
+        ),
     ] {
         assert_eq!(check(text), expected, "{text:?}");
     }
@@ -100,8 +116,16 @@ fn between() -> BoxedStrategy<&'static str> {
 }
 
 fn name() -> BoxedStrategy<&'static str> {
-    prop_oneof![Just("a"), Just("balance"), Just("createdAt"), Just("x_1"), Just("model"), Just("type"), Just("procedure")]
-        .boxed()
+    prop_oneof![
+        Just("a"),
+        Just("balance"),
+        Just("createdAt"),
+        Just("x_1"),
+        Just("model"),
+        Just("type"),
+        Just("procedure")
+    ]
+    .boxed()
 }
 
 // Strategies are boxed because, nested by value, they do not fit on the stack of a test's thread.
@@ -118,7 +142,14 @@ fn expression() -> BoxedStrategy<String> {
     ];
     leaf.prop_recursive(4, 24, 4, |inner| {
         let operator = prop_oneof![
-            Just("+"), Just("-"), Just("*"), Just("&&"), Just("||"), Just("=="), Just("<"), Just(" in "),
+            Just("+"),
+            Just("-"),
+            Just("*"),
+            Just("&&"),
+            Just("||"),
+            Just("=="),
+            Just("<"),
+            Just(" in "),
             Just("\nnot\nin ")
         ]
         .boxed();
@@ -128,11 +159,12 @@ fn expression() -> BoxedStrategy<String> {
                 .boxed(),
             (inner.clone(), free()).prop_map(|(operand, gap)| format!("!{gap}{operand}")).boxed(),
             (inner.clone(), free()).prop_map(|(operand, gap)| format!("-{gap}({operand})")).boxed(),
-            (proptest::collection::vec(inner.clone(), 0..4), free(), any::<bool>()).prop_map(|(items, gap, comma)| {
-                let end = if comma && !items.is_empty() { "," } else { "" };
-                format!("[{gap}{}{end}{gap}]", items.join(&format!(",{gap}")))
-            })
-            .boxed(),
+            (proptest::collection::vec(inner.clone(), 0..4), free(), any::<bool>())
+                .prop_map(|(items, gap, comma)| {
+                    let end = if comma && !items.is_empty() { "," } else { "" };
+                    format!("[{gap}{}{end}{gap}]", items.join(&format!(",{gap}")))
+                })
+                .boxed(),
             (inner.clone(), inner, free())
                 .prop_map(|(base, arg, gap)| format!("({base}){gap}.{gap}some({gap}{arg}{gap})"))
                 .boxed(),
@@ -161,19 +193,23 @@ fn attribute(sign: &'static str) -> BoxedStrategy<String> {
 
 fn ty() -> BoxedStrategy<&'static str> {
     prop_oneof![
-        Just("Int"), Just("Decimal( 18,4 )"), Just("Entry [ ]"), Just("String ?"), Just("Decimal(\n18, // p\n4)?"), Just("DateTime")
+        Just("Int"),
+        Just("Decimal( 18,4 )"),
+        Just("Entry [ ]"),
+        Just("String ?"),
+        Just("Decimal(\n18, // p\n4)?"),
+        Just("DateTime")
     ]
     .boxed()
 }
 
 fn field() -> BoxedStrategy<String> {
-    (name(), tight(), ty(), proptest::collection::vec((tight(), attribute("@")), 0..3)).prop_map(
-        |(name, gap, ty, attributes)| {
-            let attributes: String = attributes.into_iter().map(|(gap, attribute)| format!("{gap}{attribute}")).collect();
+    (name(), tight(), ty(), proptest::collection::vec((tight(), attribute("@")), 0..3))
+        .prop_map(|(name, gap, ty, attributes)| {
+            let attributes = joined(&attributes);
             format!("{name}{gap}{ty}{attributes}")
-        },
-    )
-    .boxed()
+        })
+        .boxed()
 }
 
 fn block() -> BoxedStrategy<String> {
@@ -185,19 +221,22 @@ fn block() -> BoxedStrategy<String> {
     let members = proptest::collection::vec((member, between()), 0..6);
     let kind = prop_oneof![Just("model"), Just("type"), Just("auth"), Just("mixin")];
     let record = (kind, between(), between(), members).prop_map(|(kind, head, first, members)| {
-        let members: String = members.into_iter().map(|(member, gap)| format!("{member}{gap}")).collect();
+        let members = joined(&members);
         format!("{kind} A{head}{{{first}{members}}}")
     });
     let variant = (name(), proptest::collection::vec(attribute("@"), 0..2))
         .prop_map(|(name, attributes)| format!("{name} {}", attributes.join(" ")));
-    let variants = proptest::collection::vec((prop_oneof![4 => variant, 1 => attribute("@@")], prop_oneof![Just(" "), between()]), 0..6);
+    let variants = proptest::collection::vec(
+        (prop_oneof![4 => variant, 1 => attribute("@@")], prop_oneof![Just(" "), between()]),
+        0..6,
+    );
     let enumeration = variants.prop_map(|variants| {
-        let variants: String = variants.into_iter().map(|(variant, gap)| format!("{variant}{gap}")).collect();
+        let variants = joined(&variants);
         format!("enum E {{ {variants} }}")
     });
     let setting = (name(), tight(), expression()).prop_map(|(name, gap, value)| format!("{name}{gap}={gap}({value})"));
     let datasource = proptest::collection::vec((setting, between()), 0..4).prop_map(|settings| {
-        let settings: String = settings.into_iter().map(|(setting, gap)| format!("{setting}{gap}")).collect();
+        let settings = joined(&settings);
         format!("datasource db {{ {settings} }}")
     });
     let parameter = (name(), ty(), free()).prop_map(|(name, ty, gap)| format!("{gap}{name}:{gap}{ty}"));
@@ -209,7 +248,7 @@ fn block() -> BoxedStrategy<String> {
         proptest::collection::vec((prop_oneof![Just(" "), between()], attribute("@")), 0..3),
     )
         .prop_map(|(mutation, parameters, gap, ty, attributes)| {
-            let attributes: String = attributes.into_iter().map(|(gap, one)| format!("{gap}{one}")).collect();
+            let attributes = joined(&attributes);
             let word = if mutation { "mutation procedure" } else { "procedure" };
             format!("{word} p({}){gap}: {ty}{attributes}", parameters.join(","))
         });
@@ -217,11 +256,11 @@ fn block() -> BoxedStrategy<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     #[test]
     fn any_schema_is_formatted_once_and_for_all(blocks in proptest::collection::vec((between(), block()), 0..4), last in between()) {
-        let text: String = blocks.into_iter().map(|(gap, block)| format!("{gap}{block}")).collect();
+        let text = joined(&blocks);
         check(&format!("{text}{last}"));
     }
 

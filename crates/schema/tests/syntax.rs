@@ -93,12 +93,18 @@ fn precedence_is_that_of_rust() {
         ("- 1", "-1"),
         ("x not in [a, 1, \"s\",]", "(x not in [a, 1, \"s\"])"),
         ("auth().role in [teller] && x in auth().tags", "((auth().role in [teller]) && (x in auth().tags))"),
-        ("entries.some(amount > 0 && memo.startsWith(\"x\"))", "entries.some(((amount > 0) && memo.startsWith(\"x\")))"),
+        (
+            "entries.some(amount > 0 && memo.startsWith(\"x\"))",
+            "entries.some(((amount > 0) && memo.startsWith(\"x\")))",
+        ),
         ("customer.country.length() < 3", "(customer.country.length() < 3)"),
         ("auth().hasRole(\"x\")", "auth().hasRole(\"x\")"),
         ("changed(f) || old.f == new.f", "(changed(f) || (old.f == new.f))"),
         ("a\n== // why\nb", "(a == b)"),
-        ("in in [not, in] && not not in [in] || not == in", "(((in in [not, in]) && (not not in [in])) || (not == in))"),
+        (
+            "in in [not, in] && not not in [in] || not == in",
+            "(((in in [not, in]) && (not not in [in])) || (not == in))",
+        ),
         ("\"\\u{1F4B6}\\n\\\"\" == x", "(\"💶\\n\\\"\" == x)"),
     ] {
         let parsed = parse_expression(text, Limits::default());
@@ -160,11 +166,9 @@ fn depth_and_size_are_bounded_whatever_the_shape() {
         let found = codes(&schema);
         assert_eq!(found.iter().filter(|code| **code == "CST0021").count(), 2, "{}.. {found:?}", &text[..20]);
     }
-    for text in [
-        format!("a{}", " && a".repeat(MANY)),
-        format!("[{}]", "a, ".repeat(MANY)),
-        format!("a{}", ".b".repeat(MANY)),
-    ] {
+    for text in
+        [format!("a{}", " && a".repeat(MANY)), format!("[{}]", "a, ".repeat(MANY)), format!("a{}", ".b".repeat(MANY))]
+    {
         let found = parse_expression(&text, Limits::default()).unwrap_err();
         assert_eq!(found.code, Code::ExpressionTooLarge, "{}..", &text[..20]);
     }
@@ -217,19 +221,68 @@ model F { id Int @id }
 #[test]
 fn nothing_makes_it_panic_or_lose_its_place() {
     for text in [
-        "", "\u{feff}", "\u{feff}\u{feff}", "\r", "\r\n", "model", "model A", "model A {", "model A { id", "model A { id Int",
-        "model A { id Int @", "model A { id Int @@", "@@@", "@", "@@", "}", "{", ")", "]", "procedure", "mutation",
-        "mutation model", "procedure p(", "procedure p(a", "procedure p(a:", "procedure p(a: Int", "procedure p(a: Int)",
-        "procedure p(a: Int):", "///", "/", "/*", "/**/", "#", "\"", "'", "\\", "\"\\", "\"\\u", "\"\\u{", "\"\\u{41",
-        "datasource d { a = }", "datasource d { = 1 }", "enum E {", "enum E { @ }", "enum E { @@map }", "model A { @use }",
-        "model A { \u{0} }", "é", "model é {}", "model A { a Int[ }", "model A { a Int?[]?? }", "model A { a Decimal( }",
+        "",
+        "\u{feff}",
+        "\u{feff}\u{feff}",
+        "\r",
+        "\r\n",
+        "model",
+        "model A",
+        "model A {",
+        "model A { id",
+        "model A { id Int",
+        "model A { id Int @",
+        "model A { id Int @@",
+        "@@@",
+        "@",
+        "@@",
+        "}",
+        "{",
+        ")",
+        "]",
+        "procedure",
+        "mutation",
+        "mutation model",
+        "procedure p(",
+        "procedure p(a",
+        "procedure p(a:",
+        "procedure p(a: Int",
+        "procedure p(a: Int)",
+        "procedure p(a: Int):",
+        "///",
+        "/",
+        "/*",
+        "/**/",
+        "#",
+        "\"",
+        "'",
+        "\\",
+        "\"\\",
+        "\"\\u",
+        "\"\\u{",
+        "\"\\u{41",
+        "datasource d { a = }",
+        "datasource d { = 1 }",
+        "enum E {",
+        "enum E { @ }",
+        "enum E { @@map }",
+        "model A { @use }",
+        "model A { \u{0} }",
+        "é",
+        "model é {}",
+        "model A { a Int[ }",
+        "model A { a Int?[]?? }",
+        "model A { a Decimal( }",
     ] {
         let parsed = parse(0, text);
         for one in &parsed.found {
             assert!(one.primary.span.end as usize <= text.len(), "{text:?} {one:?}");
             assert!(text.is_char_boundary(one.primary.span.start as usize), "{text:?} {one:?}");
         }
-        let wrong = !matches!(text, "" | "\u{feff}" | "\r\n" | "enum E { @@map }" | "model A { @use }" | "procedure p(a: Int): Int");
+        let wrong = !matches!(
+            text,
+            "" | "\u{feff}" | "\r\n" | "enum E { @@map }" | "model A { @use }" | "procedure p(a: Int): Int"
+        );
         assert_eq!(!parsed.found.is_empty(), wrong, "{text:?} {:?}", parsed.found);
     }
 }

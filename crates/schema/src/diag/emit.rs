@@ -117,9 +117,8 @@ pub fn sarif(files: &[File<'_>]) -> String {
         };
         let place = |span: Span| json!({ "artifactLocation": artifact, "region": region(span) });
         let related = one.labels.iter().filter(|label| label.span.file == one.primary.span.file);
-        let related = related.map(|label| {
-            json!({ "message": { "text": label.text }, "physicalLocation": place(label.span) })
-        });
+        let related =
+            related.map(|label| json!({ "message": { "text": label.text }, "physicalLocation": place(label.span) }));
         let mut result = json!({
             "ruleId": one.code.id(),
             "ruleIndex": codes.binary_search(&one.code).unwrap_or(0),
@@ -129,9 +128,10 @@ pub fn sarif(files: &[File<'_>]) -> String {
             "relatedLocations": related.collect::<Value>(),
         });
         if let (Some(fix), Some(result)) = (fix(one), result.as_object_mut()) {
-            let edits = fix.edits.iter().map(|edit| {
-                json!({ "deletedRegion": region(edit.span), "insertedContent": { "text": edit.text } })
-            });
+            let edits = fix
+                .edits
+                .iter()
+                .map(|edit| json!({ "deletedRegion": region(edit.span), "insertedContent": { "text": edit.text } }));
             let change = json!({ "artifactLocation": artifact, "replacements": edits.collect::<Value>() });
             let fixes = json!([{ "description": { "text": fix.title }, "artifactChanges": [change] }]);
             result.insert("fixes".to_owned(), fixes);
@@ -206,7 +206,10 @@ fn uri(path: &str) -> String {
         match byte {
             b'\\' => text.push('/'),
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => text.push(char::from(byte)),
-            byte => text.push_str(&format!("%{byte:02X}")),
+            byte => {
+                let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0').to_ascii_uppercase();
+                text.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+            }
         }
     }
     text

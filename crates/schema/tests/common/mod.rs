@@ -67,7 +67,7 @@ pub fn mend(text: &str, one: &Diagnostic) -> Option<String> {
 pub fn check_style(one: &Diagnostic) {
     let lower = |text: &str| !text.starts_with(char::is_uppercase) && !text.ends_with('.') && !text.contains('\n');
     assert!(lower(&one.message), "{}: {}", one.code, one.message);
-    assert!(one.message.matches('`').count() % 2 == 0, "{}: {}", one.code, one.message);
+    assert!(one.message.matches('`').count().is_multiple_of(2), "{}: {}", one.code, one.message);
     if let Some(help) = &one.help {
         assert!(lower(help) || help.ends_with("(..)`") || help.ends_with(".."), "{}: {help}", one.code);
     }
