@@ -467,7 +467,8 @@ pub(super) fn name<'a>(value: &'a ast::Expr, what: &str, diags: &mut Vec<Diagnos
         ast::ExprKind::Path(path) => match path.as_slice() {
             [name] => return Some(name),
             _ => {
-                diags.push(bad(value.span, format!("{what} must be a single name")).help("write the name without dots"))
+                diags
+                    .push(bad(value.span, format!("{what} must be a single name")).help("write the name without dots"));
             }
         },
         ast::ExprKind::String(text) => diags.push(

@@ -687,9 +687,11 @@ impl<'a> Resolver<'a> {
     fn regex(&mut self, given: &Given<'a, OnField>) -> Option<ValidatorKind> {
         let value = given.arg("pattern")?;
         let pattern = attributes::string(value, "the pattern", &mut self.diags)?;
-        match crate::pattern::compile(pattern) {
-            Ok(_) => Some(ValidatorKind::Regex(pattern.to_owned())),
-            Err(why) => {
+        // Most of a schema's time would go into compiling the patterns that its fields share.
+        let problem = self.patterns.entry(pattern).or_insert_with(|| crate::pattern::compile(pattern).err());
+        match problem.clone() {
+            None => Some(ValidatorKind::Regex(pattern.to_owned())),
+            Some(why) => {
                 let message = format!("this pattern does not compile: {why}");
                 self.report(
                     Diagnostic::new(Code::BadRegex, value.span, message)

@@ -23,6 +23,8 @@ mod names;
 mod procedures;
 mod relations;
 mod suggest;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 
@@ -157,6 +159,8 @@ struct Resolver<'a> {
     types: Vec<&'a ast::Record>,
     models: Vec<&'a ast::Record>,
     drafts: Vec<Draft<'a>>,
+    /// What is wrong with each pattern of a `@regex`, if anything is.
+    patterns: HashMap<&'a str, Option<String>>,
     /// Names of enums, mixins and types that something refers to.
     used: HashSet<&'a str>,
 }
@@ -182,6 +186,7 @@ impl<'a> Resolver<'a> {
             types: Vec::new(),
             models: Vec::new(),
             drafts: Vec::new(),
+            patterns: HashMap::new(),
             used: HashSet::new(),
         }
     }
