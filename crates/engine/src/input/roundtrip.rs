@@ -1,6 +1,6 @@
 //! Every scalar through the whole engine, on both databases: what a caller sends, patches to, and is answered.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,9 @@ model Thing {
   strings  String[]
   ints     Int[]
   uuids    Uuid[]
+  parentId Int?
+  parent   Thing?   @relation(fields: [parentId], references: [id], name: "tree")
+  children Thing[]  @relation(name: "tree")
 
   @@allow("all", true)
 }
@@ -88,9 +91,13 @@ const CASES: &[(&str, &str, &str)] = &[
     ("strings", "[]", "[]"),
 ];
 
-async fn run(engine: &Engine, verb: Verb) -> Result<Row, Failure> {
+async fn run_any(engine: &Engine, verb: Verb) -> Result<Answer, Failure> {
     let caller = Caller { principal: None, request_id: "test".into(), deadline: Duration::from_secs(30) };
-    match engine.run(&caller, Operation { model: ModelId(0), verb }).await? {
+    engine.run(&caller, Operation { model: ModelId(0), verb }).await
+}
+
+async fn run(engine: &Engine, verb: Verb) -> Result<Row, Failure> {
+    match run_any(engine, verb).await? {
         Answer::Row(row) => Ok(row),
         other => panic!("{other:?}"),
     }
@@ -107,13 +114,16 @@ fn member(row: &Row, name: &str) -> String {
 }
 
 async fn every_scalar(engine: &Engine) {
-    let patch = |data: &str| Verb::Patch { key: vec!["0".into()], expected: Expected::Missing, data: read(data) };
+    let patch = |data: &str| Verb::Patch { key: vec!["1000".into()], expected: Expected::Missing, data: read(data) };
     let empty = run(engine, Verb::Create { data: read(r#"{"id": 0}"#) }).await.unwrap();
     assert_eq!(member(&empty, "strings"), "[]");
+    let mut rows = vec![empty.body.clone().unwrap()];
+    run(engine, Verb::Create { data: read(r#"{"id": 1000}"#) }).await.unwrap();
     for (number, (field, sent, answered)) in (1..).zip(CASES) {
-        let data = read(&format!("{{\"id\": {number}, \"{field}\": {sent}}}"));
+        let data = read(&format!("{{\"id\": {number}, \"parentId\": 0, \"{field}\": {sent}}}"));
         let row = run(engine, Verb::Create { data }).await.unwrap_or_else(|error| panic!("{field} {sent}: {error:?}"));
         assert_eq!(member(&row, field), *answered, "create {field} {sent}");
+        rows.push(row.body.clone().unwrap());
         let patched = run(engine, patch(&format!("{{\"{field}\": {sent}}}"))).await;
         let patched = patched.unwrap_or_else(|error| panic!("{field} {sent}: {error:?}"));
         assert_eq!(member(&patched, field), *answered, "patch {field} {sent}");
@@ -124,6 +134,29 @@ async fn every_scalar(engine: &Engine) {
             let cleared = run(engine, patch(&format!("{{\"{field}\": null}}"))).await.unwrap();
             assert_eq!(member(&cleared, field), "null", "{field}");
         }
+    }
+    let key = vec!["1000".to_owned()];
+    run_any(engine, Verb::Delete { key, expected: Expected::Missing }).await.unwrap();
+    every_way_to_read(engine, &rows).await;
+}
+
+/// A row reads alike by its key, in a list, as the parent and as a child of another.
+async fn every_way_to_read(engine: &Engine, rows: &[String]) {
+    let read_one = |key: String, params: &[(&str, &str)]| {
+        let params = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        run(engine, Verb::Read { key: vec![key], params })
+    };
+    for (key, body) in rows.iter().enumerate() {
+        assert_eq!(read_one(key.to_string(), &[]).await.unwrap().body.as_ref(), Some(body));
+    }
+    let parent = member(&read_one("1".into(), &[("include", "parent")]).await.unwrap(), "parent");
+    assert_eq!(parent, rows[0]);
+    let children = member(&read_one("0".into(), &[("include", "children")]).await.unwrap(), "children");
+    assert_eq!(children, format!("{{\"items\":[{}],\"next\":null}}", rows[1..].join(",")));
+    let verb = Verb::List { params: vec![("limit".into(), "1000".into())] };
+    match run_any(engine, verb).await.unwrap() {
+        Answer::Page { items, next: None, .. } => assert_eq!(items, format!("[{}]", rows.join(","))),
+        other => panic!("{other:?}"),
     }
 }
 
