@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{Answer, Caller, Expected, Failure, Operation, Row, Verb};
+use proptest::prelude::*;
+
+use crate::api::{Answer, Caller, Code, Expected, Failure, Operation, Row, Verb};
 use crate::json::{self, Json};
 use crate::testing::PgDatabase;
 use crate::{Database, Engine, Options, migrate};
@@ -180,4 +182,64 @@ async fn postgres_answers_every_scalar() {
     let engine = Engine::open(schema(), &url, Options::default()).await.unwrap();
     every_scalar(&engine).await;
     engine.close().await;
+}
+
+/// Something that a caller may send for any field: of the right kind, nearly so, or not at all.
+fn anything() -> impl Strategy<Value = String> {
+    let string = prop_oneof![
+        ".*",
+        "[\\u{0}-\\u{40}]{0,8}",
+        "-?[0-9]{0,40}(\\.[0-9]{0,40})?(e-?[0-9]{1,6})?",
+        "[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})?)?",
+        "[0-9a-fA-F]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+        "[A-Za-z0-9+/]{0,12}={0,2}",
+        Just("open".to_owned()),
+    ];
+    let string = string.prop_map(|text| serde_json::to_string(&text).unwrap());
+    let number = "-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,40})?([eE][+-]?[0-9]{1,6})?";
+    let leaf = prop_oneof![string.clone(), number, Just("null".to_owned()), Just("true".to_owned())];
+    leaf.prop_recursive(3, 16, 4, move |inner| {
+        let members = prop::collection::btree_map(string.clone(), inner.clone(), 0..4);
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+            members.prop_map(|members| {
+                let members: Vec<String> = members.iter().map(|(name, value)| format!("{name}:{value}")).collect();
+                format!("{{{}}}", members.join(","))
+            }),
+        ]
+    })
+}
+
+/// Whatever is sent is stored alike on both databases, or refused alike, and never a fault of ours.
+#[test]
+fn anything_is_stored_alike_or_refused_alike() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let Some(database) = runtime.block_on(PgDatabase::new()) else { return };
+    let (sqlite, postgres) = runtime.block_on(async {
+        let mut connection = database.connect().await;
+        let mut db = migrate::Db::Postgres(&mut connection);
+        migrate::apply_create(&mut db, &schema(), [7; 32], &mut |_| {}).await.unwrap();
+        let url = Database::Postgres(database.url.clone());
+        let sqlite = Engine::open(schema(), &Database::SqliteMemory, Options::default()).await.unwrap();
+        (sqlite, Engine::open(schema(), &url, Options::default()).await.unwrap())
+    });
+    let fields: Vec<String> = schema().models[0].fields.iter().skip(1).map(|field| field.name.clone()).collect();
+    let fields: Vec<String> = fields.into_iter().filter(|name| name != "parentId").collect();
+    let keys = std::cell::Cell::new(0);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(500));
+    let strategy = (prop::sample::select(fields), anything());
+    let result = runner.run(&strategy, |(field, sent)| {
+        let key = keys.get() + 1;
+        keys.set(key);
+        let data = read(&format!("{{\"id\": {key}, \"{field}\": {sent}}}"));
+        let one = runtime.block_on(run(&sqlite, Verb::Create { data: data.clone() }));
+        let other = runtime.block_on(run(&postgres, Verb::Create { data }));
+        if let Err(failure) = &one {
+            prop_assert_eq!(failure.code, Code::ValidationFailed, "{:?}", failure);
+        }
+        prop_assert_eq!(one, other);
+        Ok(())
+    });
+    result.unwrap();
+    runtime.block_on(postgres.close());
 }
