@@ -28,6 +28,9 @@ use crate::validate::Validators;
 /// The most errors of one input; the rest is left out.
 pub const MAX_ERRORS: usize = 100;
 
+/// Octets of a member's name in a pointer; the rest of a longer one is left out.
+pub const MAX_NAME: usize = 256;
+
 /// How much longer than it was sent a `Json` value may become when its numbers are written in plain notation, as both
 /// databases store them. Octets.
 pub const MAX_JSON_GROWTH: usize = 64 * 1024;
@@ -141,7 +144,7 @@ impl At<'_> {
             Self::Root => pointer.push('#'),
             Self::Member(parent, name) => {
                 parent.write(pointer);
-                push_pointer(pointer, name);
+                push_pointer(pointer, name.get(..name.floor_char_boundary(MAX_NAME)).unwrap_or_default());
             }
             Self::Item(parent, index) => {
                 parent.write(pointer);
