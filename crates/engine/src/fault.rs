@@ -10,6 +10,9 @@ use rusqlite::ffi;
 use crate::api::{Code, Failure, FieldError};
 use crate::ddl::bounded;
 
+#[cfg(test)]
+mod tests;
+
 /// A kind of database error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
@@ -357,6 +360,10 @@ impl StoreError {
                 let constraint = text.strip_prefix("CHECK constraint failed: ").map(str::to_owned);
                 Self { constraint, ..found }
             }
+            // `ON DELETE RESTRICT` is a trigger of SQLite's own.
+            _ if code == ffi::SQLITE_CONSTRAINT_TRIGGER && text == "FOREIGN KEY constraint failed" => {
+                Self { class: Class::ForeignKey, ..found }
+            }
             _ if code == ffi::SQLITE_CONSTRAINT_TRIGGER => found.with_raised(text),
             _ => found,
         }
@@ -382,10 +389,6 @@ impl StoreError {
     fn with_raised(mut self, text: &str) -> Self {
         let mut parts = text.splitn(3, ':');
         if parts.next() != Some("cratestack") {
-            // SQLite runs RESTRICT as a trigger of its own.
-            if text == "FOREIGN KEY constraint failed" {
-                self.class = Class::Restrict;
-            }
             return self;
         }
         match (parts.next(), parts.next()) {

@@ -521,7 +521,9 @@ impl Plan {
             // A tombstone shows itself to those alone who may bring it back.
             return Verdict::Refused(not_found(model));
         }
-        if !allowed {
+        // A rule may follow a reference that the row would have. Where the reference names a row that the caller may not
+        // read, what the rule makes of it must not show: such a reference comes before the rule.
+        if !allowed && missing.is_empty() {
             return Verdict::Refused(forbidden(model, form.kind));
         }
         let current = match version {
