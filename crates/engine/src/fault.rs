@@ -8,7 +8,7 @@ use cratestack_schema::ir::{Field, FieldId, Index, Model, ModelId, RelationKind,
 use rusqlite::ffi;
 
 use crate::api::{Code, Failure, FieldError};
-use crate::ddl::bounded;
+use crate::ddl::{bounded, primary_key_name};
 
 #[cfg(test)]
 mod tests;
@@ -318,6 +318,17 @@ impl StoreError {
         Self { class, table: None, constraint: None, columns: Vec::new(), message: message.into() }
     }
 
+    /// The same error where it is certain that nothing was changed.
+    #[must_use]
+    pub fn harmless(self) -> Self {
+        let class = match self.class {
+            Class::ConnectionLost => Class::NoConnection,
+            Class::Deadline => Class::Timeout,
+            class => class,
+        };
+        Self { class, ..self }
+    }
+
     /// What PostgreSQL or its driver says.
     pub fn postgres(error: &sqlx::Error) -> Self {
         use sqlx::postgres::PgDatabaseError;
@@ -438,7 +449,7 @@ fn unique(failure: &mut Failure, model: &Model, error: &StoreError) {
     let index = |index: &&Index| Some(index.name.as_str()) == error.constraint.as_deref();
     let fields = match model.uniques.iter().find(index) {
         Some(index) => index.fields.clone(),
-        None if error.columns.is_empty() => model.key.clone(),
+        None if error.constraint == Some(primary_key_name(model)) => model.key.clone(),
         None => columns(model, &error.columns),
     };
     failure.errors = errors_at(model, fields, "unique", "another row has this value");

@@ -618,3 +618,140 @@ async fn a_write_is_one_statement_and_one_round_trip() {
     base.patch("teller", "Account", "no-uuid", 1, r#"{"owner":"C"}"#).await.unwrap_err();
     assert_eq!(cost(), (0, 0), "what needs no row asks for none");
 }
+
+#[tokio::test]
+async fn a_read_survives_lost_connections() {
+    let Some(base) = Base::postgres(BANK).await else { return };
+    let id = base.account("a@x", "0").await;
+    let read = || base.run("teller", "Account", Verb::Read { key: split(&id), params: Vec::new() });
+    let (one, two) = tokio::join!(read(), read());
+    one.and(two).unwrap();
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cratestack' AND \
+                datname = current_database()";
+    sqlx::query(kill).execute(&mut base.postgres.as_ref().unwrap().connect().await).await.unwrap();
+    assert_eq!(row(read().await.unwrap()).version, Some(1));
+}
+
+/// Children come and go under a parent that becomes a tombstone and comes back: no live child is ever left under it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_row_is_born_under_a_tombstone() {
+    for base in Base::durable(BANK).await {
+        let base = Arc::new(base);
+        base.create("manager", "Customer", r#"{"id":1,"name":"C"}"#).await.unwrap();
+        let mut tasks = Vec::new();
+        for writer in 0..6 {
+            let base = Arc::clone(&base);
+            tasks.push(tokio::spawn(async move {
+                for round in 0..12 {
+                    let data = format!(r#"{{"owner":"A","email":"{writer} {round}@x","customerId":1}}"#);
+                    match base.create("teller", "Account", &data).await {
+                        Ok(row) => {
+                            // Reaches for the parent again while others change it.
+                            let patch = r#"{"customerId":1,"owner":"B"}"#;
+                            if let Err(failure) = base.patch("teller", "Account", &row.key[0], -1, patch).await {
+                                let gone = [Code::NotFound, Code::ValidationFailed];
+                                assert!(gone.contains(&failure.code), "{failure:?}");
+                            }
+                        }
+                        Err(failure) => assert_eq!(failure.code, Code::ValidationFailed, "{failure:?}"),
+                    }
+                }
+            }));
+        }
+        for _ in 0..6 {
+            base.delete("manager", "Customer", "1", -1).await.unwrap();
+            tokio::task::yield_now().await;
+            base.restore("manager", "Customer", "1", -1).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        base.delete("manager", "Customer", "1", -1).await.unwrap();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let Answer::Page { total, .. } = base
+            .run("manager", "Account", Verb::List { params: vec![("count".to_owned(), "exact".to_owned())] })
+            .await
+            .unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(total, Some(0), "{}", base.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_that_block_each_other_run_again() {
+    for base in Base::durable(BANK).await {
+        let base = Arc::new(base);
+        let (one, two) = (base.account("1@x", "0").await, base.account("2@x", "0").await);
+        let mut tasks = Vec::new();
+        for writer in 0..3 {
+            let base = Arc::clone(&base);
+            let (first, second) = if writer % 2 == 0 { (one.clone(), two.clone()) } else { (two.clone(), one.clone()) };
+            tasks.push(tokio::spawn(async move {
+                let data = format!(r#"{{"owner":"{writer}"}}"#);
+                let items = [first, second].map(|key| BatchItem { verb: patch(&key, -1, &data) });
+                base.run("teller", "Account", Verb::Batch { atomic: true, items: items.into() }).await
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        for key in [&one, &two] {
+            assert_eq!(base.patch("teller", "Account", key, -1, "{}").await.unwrap().version, Some(4), "{}", base.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_lack_what_a_row_takes_from_them() {
+    let text = r#"
+        auth Principal { id String @id  branch String? }
+        model Note {
+          id     Int @id
+          branch String @default(auth().branch)
+          text   String?
+          @@allow("all", true)
+        }"#;
+    for base in Base::all(text).await {
+        let model = base.engine.schema().model_named("Note").unwrap();
+        let create = |principal| {
+            let caller = Caller { principal, request_id: String::new(), deadline: Duration::from_secs(5) };
+            let operation = Operation { model, verb: Verb::Create { data: json(r#"{"id":1}"#) } };
+            let engine = base.engine.clone();
+            async move { engine.run(&caller, operation).await }
+        };
+        let without = base.engine.principal(&json(r#"{"id":"ann"}"#)).unwrap();
+        let with = base.engine.principal(&json(r#"{"id":"ann","branch":"north"}"#)).unwrap();
+        assert_eq!(create(None).await.unwrap_err().code, Code::Unauthenticated, "{}", base.name);
+        assert_eq!(create(Some(without)).await.unwrap_err().code, Code::Forbidden, "{}", base.name);
+        let body = row(create(Some(with)).await.unwrap()).body.unwrap();
+        assert_eq!(body, r#"{"id":1,"branch":"north","text":null}"#, "{}", base.name);
+    }
+}
+
+#[tokio::test]
+async fn values_that_the_database_makes() {
+    let text = r#"
+        model Note {
+          id    Int    @id @default(autoincrement())
+          label String @default(dbgenerated("upper('abc')"))
+          tag   Cuid   @default(cuid())
+          tags  String[]
+          @@allow("read", true)
+          @@allow("create", label == "ABC")
+          @@deny("create", label != "ABC")
+        }
+        model Empty {
+          id Int @id @default(autoincrement())
+          @@allow("all", true)
+        }"#;
+    for base in Base::all(text).await {
+        let first = base.create("", "Note", "{}").await.unwrap();
+        assert_eq!(first.key, ["1"], "{}", base.name);
+        let row = members(&first);
+        assert_eq!((row["label"].as_str(), row["tags"].to_string().as_str()), (Some("ABC"), "[]"), "{}", base.name);
+        assert_eq!(base.create("", "Note", r#"{"tags":["a","b"]}"#).await.unwrap().key, ["2"], "{}", base.name);
+        assert_eq!(base.create("", "Empty", "{}").await.unwrap().body.as_deref(), Some(r#"{"id":1}"#), "{}", base.name);
+    }
+}
