@@ -34,6 +34,8 @@ pub enum Class {
     InvalidText,
     /// A row of an `@@append_only` table was to be changed.
     AppendOnly,
+    /// A deletion that would go through too many levels of rows.
+    TooDeep,
     /// Two transactions waited for each other.
     Deadlock,
     /// Concurrent transactions could not be put in an order.
@@ -158,6 +160,15 @@ const FAULTS: &[Fault] = &[
         remedy: Remedy::None,
         detail: "rows of this model are never changed or deleted",
         postgres: &["CS001"],
+        sqlite: &[],
+    },
+    Fault {
+        class: Class::TooDeep,
+        code: Code::ForeignKeyViolation,
+        remedy: Remedy::None,
+        detail: "too many levels of rows depend on this row",
+        postgres: &["54001"],
+        // SQLite has no code for it: see `StoreError::sqlite`.
         sqlite: &[],
     },
     Fault {
@@ -376,6 +387,9 @@ impl StoreError {
                 Self { class: Class::ForeignKey, ..found }
             }
             _ if code == ffi::SQLITE_CONSTRAINT_TRIGGER => found.with_raised(text),
+            _ if code == ffi::SQLITE_ERROR && text == "too many levels of trigger recursion" => {
+                Self { class: Class::TooDeep, ..found }
+            }
             _ => found,
         }
     }
