@@ -4,15 +4,24 @@
 //! is mounted wherever the host likes, beside routes and under layers of its own:
 //!
 //! ```no_run
+//! use std::sync::Arc;
+//!
 //! use cratestack::axum::{Router, routing::get};
+//! use cratestack::engine::{Database, Options};
 //! use cratestack::{DevAuth, Engine, ServerConfig, router, serve};
 //!
-//! async fn run(engine: Engine) -> std::io::Result<()> {
-//!     let api = router(engine).auth(DevAuth::new()).into_router();
+//! async fn run(text: &str) -> Result<(), Box<dyn std::error::Error>> {
+//!     let (schema, diagnostics) = cratestack::schema::compile("bank", text);
+//!     let schema = schema.ok_or_else(|| format!("the schema has {} findings", diagnostics.len()))?;
+//!     let engine = Engine::open(Arc::new(schema), &Database::SqliteMemory, Options::default()).await?;
+//!
+//!     let api = router(engine.clone()).auth(DevAuth::new()).into_router();
 //!     let app = Router::new().nest("/api", api).route("/hello", get(|| async { "hello" }));
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
 //!     let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
-//!     serve(listener, app, ServerConfig::default(), interrupted).await
+//!     serve(listener, app, ServerConfig::default(), interrupted).await?;
+//!     engine.close().await;
+//!     Ok(())
 //! }
 //! ```
 //!

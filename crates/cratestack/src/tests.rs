@@ -16,6 +16,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use proptest::prelude::*;
 use tower::ServiceExt as _;
+use tracing::instrument::WithSubscriber as _;
 
 use crate::auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
 use crate::config::HttpConfig;
@@ -927,6 +928,53 @@ async fn problem_types_have_the_configured_base() {
     service.config.problem_base = "https://bank.example/p#".to_owned();
     let reply = service.ask("GET /nowhere", &[], "").await;
     assert_eq!(reply.json()["type"], "https://bank.example/p#not_found");
+}
+
+/// What the log says while `work` runs.
+async fn logged(work: impl Future<Output = Reply>) -> (Reply, String) {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(octets);
+            Ok(octets.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let reply = work.with_subscriber(subscriber).await;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    (reply, text)
+}
+
+#[tokio::test]
+async fn the_log_has_what_the_answer_must_not() {
+    let service = Service::new(|_, _| Err(Failure::new(Code::Internal, "bug").with_internal("secret cause")));
+    let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = ["x-request-id: req-1", trace, "authorization: ok"];
+    let (reply, log) = logged(service.ask("GET /api/customers/personal-key", &headers, "")).await;
+    assert!(!reply.text().contains("secret cause"));
+    for part in ["secret cause", "req-1", "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "/customers/{id}"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(!log.contains("personal-key"), "{log}");
+
+    let (reply, log) = logged(service.ask("GET /api/accounts", &["authorization: no"], "")).await;
+    assert_eq!(reply.problem(), "unauthenticated");
+    assert!(log.contains("secret reason") && !reply.text().contains("secret reason"));
+    let (_, log) = logged(service.ask("GET /api/accounts", &["authorization: panic"], "")).await;
+    assert!(log.contains("panic: secret panic") && log.contains("\"level\":\"ERROR\""), "{log}");
 }
 
 proptest! {

@@ -716,7 +716,7 @@ async fn which_refusal() {
 async fn sql_is_only_text() {
     let service = Service::with_rows().await;
     let evil = "'; DROP TABLE accounts; --\" ) OR 1=1";
-    let encoded: String = evil.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let encoded = evil.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02x}"));
     assert_eq!(service.get(AUDITOR, &format!("/accounts/{encoded}")).await.status, 404);
     for pattern in ["owner=EVIL", "owner.contains=EVIL", "owner.in=EVIL,x"] {
         let reply = service.get(AUDITOR, &format!("/accounts?{}", pattern.replace("EVIL", &encoded))).await;

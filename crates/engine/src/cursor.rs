@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     const NOW: i64 = 1_800_000_000;
-    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY: Duration = Duration::from_hours(24);
 
     fn binding(part: &str) -> Binding {
         let mut binding = Binding::default();

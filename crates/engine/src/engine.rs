@@ -42,6 +42,8 @@ use crate::store::{Control, NoPages, Rows, Session, Statistics};
 use crate::validate::Validators;
 
 mod read;
+#[cfg(test)]
+mod tests;
 
 /// How often a write that lost a race between its statement and its diagnosis runs again.
 const RACES: usize = 8;
@@ -128,7 +130,7 @@ struct Core {
     cursors: CursorKeys,
     store: Store,
     options: Options,
-    plans: Cache<Form, Plan>,
+    plans: Cache<Form, Option<Plan>>,
     lists: Cache<read::ListForm, read::ListPlan>,
     rows: Cache<read::RowForm, read::RowPlan>,
     dependents: Cache<ModelId, Dependents>,
@@ -164,7 +166,11 @@ impl Engine {
         let core = Core {
             policies: Policies::new(&schema),
             validators: Validators::compile(&schema).map_err(OpenError::Database)?,
-            cursors: CursorKeys::new(if options.cursor_keys.is_empty() { vec![key] } else { options.cursor_keys.clone() }),
+            cursors: CursorKeys::new(if options.cursor_keys.is_empty() {
+                vec![key]
+            } else {
+                options.cursor_keys.clone()
+            }),
             store,
             options,
             plans: Cache::default(),
@@ -192,7 +198,7 @@ impl Engine {
     /// Runs one operation in one transaction. A mutation that has begun runs to its end, even if the returned future
     /// is dropped.
     pub async fn run(&self, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {
-        let deadline = Instant::now() + caller.deadline;
+        let deadline = deadline(caller);
         let Operation { model, verb } = operation;
         let work = match verb {
             Verb::List { params } => return read::list(&self.core, caller, model, &params).await,
@@ -220,6 +226,7 @@ impl Engine {
 
     /// Checks the policy and the arguments of a procedure, in that order of refusals; its body needs a Rust host, so
     /// the best outcome here is [`Code::NotImplemented`].
+    #[expect(clippy::unused_async, reason = "bodies of procedures will wait")]
     pub async fn call(&self, caller: &Caller, procedure: &Procedure, body: Option<Json>) -> Result<String, Failure> {
         let core = &self.core;
         let now = core.now();
@@ -273,6 +280,13 @@ impl Engine {
             Store::Sqlite(database) => database.close().await,
         }
     }
+}
+
+/// The longest that an operation may take, whatever its caller says.
+const LONGEST: Duration = Duration::from_hours(24);
+
+fn deadline(caller: &Caller) -> Instant {
+    Instant::now() + caller.deadline.min(LONGEST)
 }
 
 async fn open_postgres(
@@ -451,10 +465,8 @@ impl Work {
                         // A connection that is gone has rolled back by itself.
                         let _ = session.control(Control::Rollback).await;
                         Err(match stop {
-                            Stop::Database(error) if error.class.outcome_unknown() => {
-                                Stop::Database(StoreError { class: Class::NoConnection, ..error })
-                            }
-                            stop => stop,
+                            Stop::Database(error) => Stop::Database(error.harmless()),
+                            stop @ Stop::Refused(_) => stop,
                         })
                     }
                 }
@@ -502,7 +514,7 @@ async fn run_batch<S: Session>(
 #[derive(Debug)]
 struct Mutation {
     form: Form,
-    plan: Arc<Plan>,
+    plan: Arc<Option<Plan>>,
     /// Empty for a create.
     key: Vec<Value>,
     fields: Vec<(FieldId, Value)>,
@@ -528,9 +540,8 @@ impl Mutation {
         let now = core.now();
         let view = core.view(caller, &now);
         let anonymous = caller.principal.is_none();
-        let refused = |decision: Decision| decision == Decision::Refused;
         let action = kind.action();
-        if anonymous && refused(view.decide(model_id, action, None)) {
+        if anonymous && view.decide(model_id, action, None) == Decision::Refused {
             return Err(unauthenticated(model, action));
         }
         let mut fields = match (kind, &data) {
@@ -540,27 +551,32 @@ impl Mutation {
         }
         .map_err(Failure::validation)?;
         let (versions, expected) = VersionTest::of(model, &expected).map(|(test, list)| (test, list.to_vec()))?;
-        let patched = fields.iter().map(|(id, _)| *id).collect();
-        if refused(view.decide(model_id, action, (kind == Kind::Patch).then_some(&patched))) {
+        let sent: Vec<FieldId> = fields.iter().map(|(id, _)| *id).collect();
+        let mut missing = None;
+        if kind == Kind::Create {
+            (fields, missing) = core.with_defaults(model, fields, caller, &now);
+        }
+        let form = Form {
+            kind,
+            model: model_id,
+            atoms: view.key(),
+            references: write::references(model, &fields, |id| sent.binary_search(&id).is_ok()),
+            fields: fields.iter().map(|(id, _)| *id).collect(),
+            versions,
+        };
+        // What the rules make of a caller depends on the form alone, so this too is worked out once.
+        let plan = core.plans.get(&form, || write::plan(&view, core.store.dialect(), &form));
+        if plan.is_none() {
             return Err(if anonymous { unauthenticated(model, action) } else { write::forbidden(model, kind) });
+        }
+        if let Some(failure) = missing {
+            return Err(failure);
         }
         check_possible(model, kind)?;
         let key = match key {
             Some(key) => key_values(&core.schema, model, &key).ok_or_else(|| write::not_found(model))?,
             None => Vec::new(),
         };
-        if kind == Kind::Create {
-            fields = core.with_defaults(model, fields, caller, &now)?;
-        }
-        let form = Form {
-            kind,
-            model: model_id,
-            atoms: view.key(),
-            fields: fields.iter().map(|(id, _)| *id).collect(),
-            references: write::references(model, &fields, |id| kind == Kind::Patch || patched.contains(&id)),
-            versions,
-        };
-        let plan = core.plans.get(&form, || write::plan(&view, core.store.dialect(), &form));
         let deletion = if kind == Kind::Tombstone { core.options.ids.uuid() } else { String::new() };
         let principal = caller.principal.clone();
         Ok(Self { form, plan, key, fields, expected, principal, now, deletion })
@@ -630,16 +646,18 @@ fn check_possible(model: &Model, kind: Kind) -> Result<(), Failure> {
 }
 
 impl Core {
-    /// The value of every column that the database does not fill by itself, sorted by field.
+    /// The value of every column that the database does not fill by itself, sorted by field; and the refusal of a
+    /// caller whose credentials lack one.
     fn with_defaults(
         &self,
         model: &Model,
         given: Vec<(FieldId, Value)>,
         caller: &Caller,
         now: &str,
-    ) -> Result<Vec<(FieldId, Value)>, Failure> {
+    ) -> (Vec<(FieldId, Value)>, Option<Failure>) {
         let mut given = given.into_iter().peekable();
         let mut fields = Vec::with_capacity(model.fields.len());
+        let mut missing = None;
         for (id, field) in write::bound_fields(model) {
             let sent = given.next_if(|(sent, _)| *sent == id).map(|(_, value)| value);
             let value = match (sent, &field.default) {
@@ -651,13 +669,10 @@ impl Core {
                 (None, Some(IrDefault::Uuid)) => Value::Text(self.options.ids.uuid()),
                 (None, Some(IrDefault::Cuid)) => Value::Text(self.options.ids.cuid()),
                 (None, Some(IrDefault::Auth(claim))) => {
-                    let claims = caller.principal.as_ref().map(|principal| principal.claims.as_slice());
-                    let claim = claims.and_then(|claims| claims.get(claim.index())).cloned().unwrap_or(Value::Null);
+                    let claim = caller.principal.as_ref().and_then(|principal| principal.claims.get(claim.index()));
+                    let claim = claim.cloned().unwrap_or(Value::Null);
                     if claim == Value::Null && !field.optional {
-                        let detail =
-                            format!("`{}` comes from the caller's credentials, and these do not have it", field.name);
-                        let code = if caller.principal.is_none() { Code::Unauthenticated } else { Code::Forbidden };
-                        return Err(Failure::new(code, detail));
+                        missing = Some(claim_missing(&field.name, caller));
                     }
                     claim
                 }
@@ -668,15 +683,21 @@ impl Core {
             };
             fields.push((id, value));
         }
-        Ok(fields)
+        (fields, missing)
     }
+}
+
+fn claim_missing(field: &str, caller: &Caller) -> Failure {
+    let code = if caller.principal.is_none() { Code::Unauthenticated } else { Code::Forbidden };
+    Failure::new(code, format!("`{field}` comes from the caller's credentials, and these do not have it"))
 }
 
 /// Runs one write: its statement and, when that changed nothing, its diagnosis.
 async fn perform<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) -> Result<Answer, Stop> {
     let model = core.schema.model(mutation.form.model);
+    let Some(plan) = &*mutation.plan else { return Err(Stop::Refused(write::forbidden(model, mutation.form.kind))) };
     for _ in 0..RACES {
-        if let Some(template) = &mutation.plan.write {
+        if let Some(template) = &plan.write {
             let statement = mutation.statement(core, template)?;
             match session.fetch(&statement, &mut NoPages).await {
                 Ok(rows) if !rows.is_empty() => return Ok(mutation.written(core, rows)),
@@ -684,9 +705,9 @@ async fn perform<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) 
                 Err(error) => return Err(refused_by_database(core, session, mutation, error).await),
             }
         }
-        let statement = mutation.statement(core, &mutation.plan.diagnosis)?;
-        let rows = session.fetch(&statement, &mut NoPages).await?;
-        match mutation.plan.interpret(model, &mutation.form, &mutation.expected, rows) {
+        let statement = mutation.statement(core, &plan.diagnosis)?;
+        let rows = session.fetch(&statement, &mut NoPages).await.map_err(StoreError::harmless)?;
+        match plan.interpret(model, &mutation.form, &mutation.expected, rows) {
             Verdict::Refused(failure) => return Err(Stop::Refused(failure)),
             Verdict::Unchanged { version, rows } => return Ok(mutation.unchanged(core, version, rows)),
             Verdict::Again => {}

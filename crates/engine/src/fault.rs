@@ -8,7 +8,10 @@ use cratestack_schema::ir::{Field, FieldId, Index, Model, ModelId, RelationKind,
 use rusqlite::ffi;
 
 use crate::api::{Code, Failure, FieldError};
-use crate::ddl::bounded;
+use crate::ddl::{bounded, primary_key_name};
+
+#[cfg(test)]
+mod tests;
 
 /// A kind of database error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +34,8 @@ pub enum Class {
     InvalidText,
     /// A row of an `@@append_only` table was to be changed.
     AppendOnly,
+    /// A deletion that would go through too many levels of rows.
+    TooDeep,
     /// Two transactions waited for each other.
     Deadlock,
     /// Concurrent transactions could not be put in an order.
@@ -155,6 +160,15 @@ const FAULTS: &[Fault] = &[
         remedy: Remedy::None,
         detail: "rows of this model are never changed or deleted",
         postgres: &["CS001"],
+        sqlite: &[],
+    },
+    Fault {
+        class: Class::TooDeep,
+        code: Code::ForeignKeyViolation,
+        remedy: Remedy::None,
+        detail: "too many levels of rows depend on this row",
+        postgres: &["54001"],
+        // SQLite has no code for it: see `StoreError::sqlite`.
         sqlite: &[],
     },
     Fault {
@@ -315,6 +329,17 @@ impl StoreError {
         Self { class, table: None, constraint: None, columns: Vec::new(), message: message.into() }
     }
 
+    /// The same error where it is certain that nothing was changed.
+    #[must_use]
+    pub fn harmless(self) -> Self {
+        let class = match self.class {
+            Class::ConnectionLost => Class::NoConnection,
+            Class::Deadline => Class::Timeout,
+            class => class,
+        };
+        Self { class, ..self }
+    }
+
     /// What PostgreSQL or its driver says.
     pub fn postgres(error: &sqlx::Error) -> Self {
         use sqlx::postgres::PgDatabaseError;
@@ -357,7 +382,14 @@ impl StoreError {
                 let constraint = text.strip_prefix("CHECK constraint failed: ").map(str::to_owned);
                 Self { constraint, ..found }
             }
+            // `ON DELETE RESTRICT` is a trigger of SQLite's own.
+            _ if code == ffi::SQLITE_CONSTRAINT_TRIGGER && text == "FOREIGN KEY constraint failed" => {
+                Self { class: Class::ForeignKey, ..found }
+            }
             _ if code == ffi::SQLITE_CONSTRAINT_TRIGGER => found.with_raised(text),
+            _ if code == ffi::SQLITE_ERROR && text == "too many levels of trigger recursion" => {
+                Self { class: Class::TooDeep, ..found }
+            }
             _ => found,
         }
     }
@@ -382,10 +414,6 @@ impl StoreError {
     fn with_raised(mut self, text: &str) -> Self {
         let mut parts = text.splitn(3, ':');
         if parts.next() != Some("cratestack") {
-            // SQLite runs RESTRICT as a trigger of its own.
-            if text == "FOREIGN KEY constraint failed" {
-                self.class = Class::Restrict;
-            }
             return self;
         }
         match (parts.next(), parts.next()) {
@@ -435,7 +463,7 @@ fn unique(failure: &mut Failure, model: &Model, error: &StoreError) {
     let index = |index: &&Index| Some(index.name.as_str()) == error.constraint.as_deref();
     let fields = match model.uniques.iter().find(index) {
         Some(index) => index.fields.clone(),
-        None if error.columns.is_empty() => model.key.clone(),
+        None if error.constraint == Some(primary_key_name(model)) => model.key.clone(),
         None => columns(model, &error.columns),
     };
     failure.errors = errors_at(model, fields, "unique", "another row has this value");

@@ -28,6 +28,9 @@ use crate::validate::Validators;
 /// The most errors of one input; the rest is left out.
 pub const MAX_ERRORS: usize = 100;
 
+/// Octets of a member's name in a pointer; the rest of a longer one is left out.
+pub const MAX_NAME: usize = 256;
+
 /// How much longer than it was sent a `Json` value may become when its numbers are written in plain notation, as both
 /// databases store them. Octets.
 pub const MAX_JSON_GROWTH: usize = 64 * 1024;
@@ -141,7 +144,7 @@ impl At<'_> {
             Self::Root => pointer.push('#'),
             Self::Member(parent, name) => {
                 parent.write(pointer);
-                push_pointer(pointer, name);
+                push_pointer(pointer, name.get(..name.floor_char_boundary(MAX_NAME)).unwrap_or_default());
             }
             Self::Item(parent, index) => {
                 parent.write(pointer);
@@ -171,11 +174,16 @@ impl<'a> Reader<'a> {
     }
 
     fn fail(&mut self, at: &At<'_>, code: &str, detail: impl Into<String>) {
-        if self.errors.len() < MAX_ERRORS {
+        if !self.full() {
             let mut pointer = String::new();
             at.write(&mut pointer);
             self.errors.push(FieldError { pointer, code: code.to_owned(), detail: detail.into() });
         }
+    }
+
+    /// Whether there is nothing more to report, so that the rest of a hostile input costs no time.
+    fn full(&self) -> bool {
+        self.errors.len() == MAX_ERRORS
     }
 
     fn invalid(&mut self, at: &At<'_>, invalid: Invalid) {
@@ -197,6 +205,9 @@ impl<'a> Reader<'a> {
         let mut sent = vec![false; model.fields.len()];
         let mut values: Vec<(FieldId, Value)> = Vec::with_capacity(members.len());
         for (name, json) in members {
+            if self.full() {
+                break;
+            }
             let at = At::Member(&At::Root, name);
             let known = model.field_named(name).filter(|id| !model.field(*id).server_only);
             let Some(id) = known else {
@@ -240,6 +251,9 @@ impl<'a> Reader<'a> {
         let mut values: Vec<Option<Argument>> = fields.iter().map(|_| None).collect();
         let mut sent = vec![false; fields.len()];
         for (name, json) in members {
+            if self.full() {
+                break;
+            }
             let at = At::Member(at, name);
             let position = fields.iter().position(|field| field.name == *name);
             let Some((position, field)) = position.and_then(|at| Some((at, fields.get(at)?))) else {
@@ -287,6 +301,9 @@ impl<'a> Reader<'a> {
     fn list(&mut self, at: &At<'_>, field: &Field, items: &[Json]) -> Option<Argument> {
         let mut read = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
+            if self.full() {
+                break;
+            }
             let at = At::Item(at, index);
             if *item == Json::Null {
                 self.fail(&at, "required", "must not be null");

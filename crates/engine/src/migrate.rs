@@ -365,7 +365,8 @@ async fn remove(db: &mut Db<'_>) -> Result<(), Error> {
             let mut statements = vec![format!("DROP TABLE {}", ours.join(", "))];
             let sql = "SELECT 'DROP FUNCTION ' || oid::regprocedure::text FROM pg_proc \
                        WHERE pronamespace = current_schema()::regnamespace AND proname LIKE 'cratestack\\_%'";
-            let functions = db.texts(sql).await.map_err(|error| error.while_doing("list the functions of the database"))?;
+            let functions =
+                db.texts(sql).await.map_err(|error| error.while_doing("list the functions of the database"))?;
             statements.extend(functions.into_iter().flatten());
             statements
         }

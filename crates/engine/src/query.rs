@@ -480,15 +480,21 @@ impl Projection {
     }
 }
 
-/// Appends the primary key, in the direction of the last key, so that one index serves both.
+/// Appends the primary key, in the direction of the last key, so that one index serves both. What comes behind a whole
+/// primary key orders nothing.
 fn total_order(model: &Model, mut sort: Vec<SortKey>) -> Vec<SortKey> {
     let descending = sort.last().is_some_and(|key| key.descending);
+    let place = |sort: &[SortKey], id: FieldId| {
+        sort.iter().position(|key| key.path.hops.is_empty() && key.path.field == id)
+    };
     for id in &model.key {
-        let path = FieldPath { side: Side::Row, hops: Vec::new(), field: *id };
-        if !sort.iter().any(|key| key.path == path) {
+        if place(&sort, *id).is_none() {
+            let path = FieldPath { side: Side::Row, hops: Vec::new(), field: *id };
             sort.push(SortKey { path, descending });
         }
     }
+    let whole = model.key.iter().filter_map(|id| place(&sort, *id)).max().map_or(0, |last| last + 1);
+    sort.truncate(whole);
     sort
 }
 

@@ -4,9 +4,14 @@
 
 use std::str::FromStr as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::sql::{Bind, Shape, SqlType, Statement, Template};
 
@@ -54,6 +59,62 @@ impl Drop for PgDatabase {
             });
         };
         std::thread::spawn(drop).join().unwrap();
+    }
+}
+
+/// Stands between an engine and PostgreSQL and counts what the client asks an answer for: each `Sync` and each simple
+/// `Query` is one round trip.
+pub(crate) struct Proxy {
+    pub(crate) url: String,
+    trips: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    pub(crate) async fn before(database: &PgDatabase) -> Self {
+        let options = PgConnectOptions::from_str(&database.url).unwrap();
+        let server = (options.get_host().to_owned(), options.get_port());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let trips = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&trips);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(&server).await.unwrap();
+                let (from_client, mut to_client) = client.into_split();
+                let (mut from_server, to_server) = server.into_split();
+                tokio::spawn(forward(from_client, to_server, Arc::clone(&count)));
+                tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+            }
+        });
+        let url = format!("postgres://{}@127.0.0.1:{port}/{}?sslmode=disable", options.get_username(), database.name);
+        Self { url, trips }
+    }
+
+    /// Round trips so far.
+    pub(crate) fn trips(&self) -> u64 {
+        self.trips.load(Ordering::SeqCst)
+    }
+}
+
+async fn forward(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, trips: Arc<AtomicU64>) -> std::io::Result<()> {
+    // The first message has no type.
+    let length = client.read_u32().await?;
+    let mut rest = vec![0; length as usize - 4];
+    client.read_exact(&mut rest).await?;
+    server.write_u32(length).await?;
+    server.write_all(&rest).await?;
+    loop {
+        let kind = client.read_u8().await?;
+        let length = client.read_u32().await?;
+        let mut rest = vec![0; length as usize - 4];
+        client.read_exact(&mut rest).await?;
+        if matches!(kind, b'S' | b'Q') {
+            trips.fetch_add(1, Ordering::SeqCst);
+        }
+        let mut message = vec![kind];
+        message.extend(length.to_be_bytes());
+        message.extend(rest);
+        server.write_all(&message).await?;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use cratestack_schema::ir::{Action, Model, ModelId};
 use cratestack_schema::value::Value;
 
-use super::{Core, Store, int, key_of, now, unauthenticated};
+use super::{Core, Store, deadline, int, key_of, now, unauthenticated};
 use crate::api::{Answer, Caller, Code, Failure, Key, Row};
 use crate::cursor::SEED;
 use crate::fault::{self, Class, Remedy, StoreError};
@@ -47,7 +47,7 @@ pub(super) async fn list(
     model: ModelId,
     params: &[(String, String)],
 ) -> Result<Answer, Failure> {
-    let deadline = Instant::now() + caller.deadline;
+    let deadline = deadline(caller);
     let limits = &core.options.limits;
     let query = query::list(&core.schema, model, limits, params)?;
     let (clock, unix) = (core.now(), unix(core));
@@ -96,7 +96,7 @@ pub(super) async fn one(
     key: &Key,
     params: &[(String, String)],
 ) -> Result<Answer, Failure> {
-    let deadline = Instant::now() + caller.deadline;
+    let deadline = deadline(caller);
     let limits = &core.options.limits;
     let declared = core.schema.model(model);
     let projection = query::read(&core.schema, model, limits, params)?;
@@ -104,8 +104,7 @@ pub(super) async fn one(
     let view = core.view(caller, &clock);
     let dialect = core.store.dialect();
     let form = RowForm { model, projection, atoms: view.key() };
-    let plan =
-        core.rows.get(&form, || read::one(&view, dialect, limits.include_limit, model, &form.projection));
+    let plan = core.rows.get(&form, || read::one(&view, dialect, limits.include_limit, model, &form.projection));
     let Ok(template) = &*plan else { return Err(refused(declared, caller, Action::Detail)) };
     let key = key_values(&core.schema, declared, key).ok_or_else(|| write::not_found(declared))?;
     let values = Values { key: &key, ..Values::new(&core.schema, dialect, caller.principal.as_ref(), &clock) };

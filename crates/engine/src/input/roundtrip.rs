@@ -1,11 +1,13 @@
 //! Every scalar through the whole engine, on both databases: what a caller sends, patches to, and is answered.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{Answer, Caller, Expected, Failure, Operation, Row, Verb};
+use proptest::prelude::*;
+
+use crate::api::{Answer, Caller, Code, Expected, Failure, Operation, Row, Verb};
 use crate::json::{self, Json};
 use crate::testing::PgDatabase;
 use crate::{Database, Engine, Options, migrate};
@@ -37,6 +39,9 @@ model Thing {
   strings  String[]
   ints     Int[]
   uuids    Uuid[]
+  parentId Int?
+  parent   Thing?   @relation(fields: [parentId], references: [id], name: "tree")
+  children Thing[]  @relation(name: "tree")
 
   @@allow("all", true)
 }
@@ -88,9 +93,13 @@ const CASES: &[(&str, &str, &str)] = &[
     ("strings", "[]", "[]"),
 ];
 
-async fn run(engine: &Engine, verb: Verb) -> Result<Row, Failure> {
+async fn run_any(engine: &Engine, verb: Verb) -> Result<Answer, Failure> {
     let caller = Caller { principal: None, request_id: "test".into(), deadline: Duration::from_secs(30) };
-    match engine.run(&caller, Operation { model: ModelId(0), verb }).await? {
+    engine.run(&caller, Operation { model: ModelId(0), verb }).await
+}
+
+async fn run(engine: &Engine, verb: Verb) -> Result<Row, Failure> {
+    match run_any(engine, verb).await? {
         Answer::Row(row) => Ok(row),
         other => panic!("{other:?}"),
     }
@@ -107,13 +116,16 @@ fn member(row: &Row, name: &str) -> String {
 }
 
 async fn every_scalar(engine: &Engine) {
-    let patch = |data: &str| Verb::Patch { key: vec!["0".into()], expected: Expected::Missing, data: read(data) };
+    let patch = |data: &str| Verb::Patch { key: vec!["1000".into()], expected: Expected::Missing, data: read(data) };
     let empty = run(engine, Verb::Create { data: read(r#"{"id": 0}"#) }).await.unwrap();
     assert_eq!(member(&empty, "strings"), "[]");
+    let mut rows = vec![empty.body.clone().unwrap()];
+    run(engine, Verb::Create { data: read(r#"{"id": 1000}"#) }).await.unwrap();
     for (number, (field, sent, answered)) in (1..).zip(CASES) {
-        let data = read(&format!("{{\"id\": {number}, \"{field}\": {sent}}}"));
+        let data = read(&format!("{{\"id\": {number}, \"parentId\": 0, \"{field}\": {sent}}}"));
         let row = run(engine, Verb::Create { data }).await.unwrap_or_else(|error| panic!("{field} {sent}: {error:?}"));
         assert_eq!(member(&row, field), *answered, "create {field} {sent}");
+        rows.push(row.body.clone().unwrap());
         let patched = run(engine, patch(&format!("{{\"{field}\": {sent}}}"))).await;
         let patched = patched.unwrap_or_else(|error| panic!("{field} {sent}: {error:?}"));
         assert_eq!(member(&patched, field), *answered, "patch {field} {sent}");
@@ -124,6 +136,29 @@ async fn every_scalar(engine: &Engine) {
             let cleared = run(engine, patch(&format!("{{\"{field}\": null}}"))).await.unwrap();
             assert_eq!(member(&cleared, field), "null", "{field}");
         }
+    }
+    let key = vec!["1000".to_owned()];
+    run_any(engine, Verb::Delete { key, expected: Expected::Missing }).await.unwrap();
+    every_way_to_read(engine, &rows).await;
+}
+
+/// A row reads alike by its key, in a list, as the parent and as a child of another.
+async fn every_way_to_read(engine: &Engine, rows: &[String]) {
+    let read_one = |key: String, params: &[(&str, &str)]| {
+        let params = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        run(engine, Verb::Read { key: vec![key], params })
+    };
+    for (key, body) in rows.iter().enumerate() {
+        assert_eq!(read_one(key.to_string(), &[]).await.unwrap().body.as_ref(), Some(body));
+    }
+    let parent = member(&read_one("1".into(), &[("include", "parent")]).await.unwrap(), "parent");
+    assert_eq!(parent, rows[0]);
+    let children = member(&read_one("0".into(), &[("include", "children")]).await.unwrap(), "children");
+    assert_eq!(children, format!("{{\"items\":[{}],\"next\":null}}", rows[1..].join(",")));
+    let verb = Verb::List { params: vec![("limit".into(), "1000".into())] };
+    match run_any(engine, verb).await.unwrap() {
+        Answer::Page { items, next: None, .. } => assert_eq!(items, format!("[{}]", rows.join(","))),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -147,4 +182,64 @@ async fn postgres_answers_every_scalar() {
     let engine = Engine::open(schema(), &url, Options::default()).await.unwrap();
     every_scalar(&engine).await;
     engine.close().await;
+}
+
+/// Something that a caller may send for any field: of the right kind, nearly so, or not at all.
+fn anything() -> impl Strategy<Value = String> {
+    let string = prop_oneof![
+        ".*",
+        "[\\u{0}-\\u{40}]{0,8}",
+        "-?[0-9]{0,40}(\\.[0-9]{0,40})?(e-?[0-9]{1,6})?",
+        "[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})?)?",
+        "[0-9a-fA-F]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+        "[A-Za-z0-9+/]{0,12}={0,2}",
+        Just("open".to_owned()),
+    ];
+    let string = string.prop_map(|text| serde_json::to_string(&text).unwrap());
+    let number = "-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,40})?([eE][+-]?[0-9]{1,6})?";
+    let leaf = prop_oneof![string.clone(), number, Just("null".to_owned()), Just("true".to_owned())];
+    leaf.prop_recursive(3, 16, 4, move |inner| {
+        let members = prop::collection::btree_map(string.clone(), inner.clone(), 0..4);
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+            members.prop_map(|members| {
+                let members: Vec<String> = members.iter().map(|(name, value)| format!("{name}:{value}")).collect();
+                format!("{{{}}}", members.join(","))
+            }),
+        ]
+    })
+}
+
+/// Whatever is sent is stored alike on both databases, or refused alike, and never a fault of ours.
+#[test]
+fn anything_is_stored_alike_or_refused_alike() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let Some(database) = runtime.block_on(PgDatabase::new()) else { return };
+    let (sqlite, postgres) = runtime.block_on(async {
+        let mut connection = database.connect().await;
+        let mut db = migrate::Db::Postgres(&mut connection);
+        migrate::apply_create(&mut db, &schema(), [7; 32], &mut |_| {}).await.unwrap();
+        let url = Database::Postgres(database.url.clone());
+        let sqlite = Engine::open(schema(), &Database::SqliteMemory, Options::default()).await.unwrap();
+        (sqlite, Engine::open(schema(), &url, Options::default()).await.unwrap())
+    });
+    let fields: Vec<String> = schema().models[0].fields.iter().skip(1).map(|field| field.name.clone()).collect();
+    let fields: Vec<String> = fields.into_iter().filter(|name| name != "parentId").collect();
+    let keys = std::cell::Cell::new(0);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(500));
+    let strategy = (prop::sample::select(fields), anything());
+    let result = runner.run(&strategy, |(field, sent)| {
+        let key = keys.get() + 1;
+        keys.set(key);
+        let data = read(&format!("{{\"id\": {key}, \"{field}\": {sent}}}"));
+        let one = runtime.block_on(run(&sqlite, Verb::Create { data: data.clone() }));
+        let other = runtime.block_on(run(&postgres, Verb::Create { data }));
+        if let Err(failure) = &one {
+            prop_assert_eq!(failure.code, Code::ValidationFailed, "{:?}", failure);
+        }
+        prop_assert_eq!(one, other);
+        Ok(())
+    });
+    result.unwrap();
+    runtime.block_on(postgres.close());
 }

@@ -20,7 +20,7 @@ use crate::api::{Failure, Principal};
 use crate::cursor::{CursorKeys, SEED};
 use crate::policy::{Decision, View, Want};
 use crate::predicate::{Frag, Predicates, Row, Scope, join_columns, live};
-use crate::query::{Projection, Query, SortKey};
+use crate::query::{Include, Projection, Query, SortKey};
 use crate::sql::{Content, Dialect, Many, Member, Shape, Slot, Sql, SqlType, Template, column, ident};
 use crate::storage::{Codec, Pager, StorageError};
 use crate::store::Rows;
@@ -127,7 +127,7 @@ impl List {
             _ => None,
         };
         // A total without rows comes as one row of nulls.
-        let none = rows.control(0).last() == Some(&Value::Null);
+        let none = self.total && rows.control(0).iter().skip(keys).all(|value| *value == Value::Null);
         let fetched = if none { 0 } else { rows.len() };
         let shown = fetched.min(self.limit as usize);
         let more = fetched > shown;
@@ -395,8 +395,8 @@ impl<'a> Reader<'a> {
         for include in &projection.includes {
             let relation = declared.relation(include.relation);
             let (text, content) = match relation.kind {
-                RelationKind::Many => self.to_many(model, alias, include),
-                RelationKind::Owning { .. } | RelationKind::One => self.to_one(model, alias, include),
+                RelationKind::Many => self.many(model, alias, include),
+                RelationKind::Owning { .. } | RelationKind::One => self.single(model, alias, include),
             };
             // Inside of an array SQLite takes a subquery's JSON for a string.
             let nested = element && self.dialect == Dialect::Sqlite;
@@ -406,7 +406,7 @@ impl<'a> Reader<'a> {
         Shape { members }
     }
 
-    fn to_one(&mut self, model: ModelId, alias: &str, include: &crate::query::Include) -> (String, Content) {
+    fn single(&mut self, model: ModelId, alias: &str, include: &Include) -> (String, Content) {
         let relation = self.schema().model(model).relation(include.relation);
         let other = self.sql.alias();
         let mut predicates = Predicates::of_request(self.view, &mut self.sql);
@@ -418,7 +418,7 @@ impl<'a> Reader<'a> {
         (text, Content::One(shape))
     }
 
-    fn to_many(&mut self, model: ModelId, alias: &str, include: &crate::query::Include) -> (String, Content) {
+    fn many(&mut self, model: ModelId, alias: &str, include: &Include) -> (String, Content) {
         let relation = self.schema().model(model).relation(include.relation);
         let target = self.schema().model(relation.target);
         let (other, rows) = (self.sql.alias(), self.sql.alias());
@@ -481,12 +481,10 @@ fn shown<'m>(
     projection: &'m Projection,
     tombstone: bool,
 ) -> impl Iterator<Item = FieldId> + use<'m> {
-    let chosen = move |id: &FieldId| match &projection.fields {
-        Some(fields) => fields.contains(id),
-        None => {
-            let field = model.field(*id);
-            !field.server_only && (!field.synthetic || tombstone)
-        }
+    let chosen = move |id: &FieldId| {
+        let field = model.field(*id);
+        let standard = !field.server_only && (!field.synthetic || tombstone);
+        projection.fields.as_ref().map_or(standard, |fields| fields.contains(id))
     };
     model.fields().map(|(id, _)| id).filter(chosen)
 }

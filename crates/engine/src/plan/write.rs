@@ -209,22 +209,20 @@ fn key_is(sql: &mut Sql, model: &Model) -> Frag {
     Frag::all(key.collect::<Vec<_>>())
 }
 
-/// Builds the statements. The caller of `view` must not be refused outright.
-pub fn plan(view: &View<'_>, dialect: Dialect, form: &Form) -> Plan {
+/// Builds the statements; `None` when the rules refuse the caller of `view` whatever the row.
+pub fn plan(view: &View<'_>, dialect: Dialect, form: &Form) -> Option<Plan> {
     let model = view.schema().model(form.model);
     let patched: BTreeSet<FieldId> = form.fields.iter().copied().collect();
     let patched = (form.kind == Kind::Patch).then_some(&patched);
-    let planner = Planner {
-        view,
-        dialect,
-        form,
-        model,
-        action: view.decide(form.model, form.kind.action(), patched),
-        detail: view.decide(form.model, Action::Detail, None),
-    };
+    let action = view.decide(form.model, form.kind.action(), patched);
+    if action == Decision::Refused {
+        return None;
+    }
+    let detail = view.decide(form.model, Action::Detail, None);
+    let planner = Planner { view, dialect, form, model, action, detail };
     let idle = form.kind == Kind::Patch && form.fields.is_empty();
     let write = if idle || form.versions == VersionTest::Never { None } else { planner.write() };
-    Plan { write, diagnosis: planner.diagnosis() }
+    Some(Plan { write, diagnosis: planner.diagnosis() })
 }
 
 struct Planner<'a> {
@@ -521,7 +519,9 @@ impl Plan {
             // A tombstone shows itself to those alone who may bring it back.
             return Verdict::Refused(not_found(model));
         }
-        if !allowed {
+        // A rule may follow a reference that the row would have. Where the reference names a row that the caller may not
+        // read, what the rule makes of it must not show: such a reference comes before the rule.
+        if !allowed && missing.is_empty() {
             return Verdict::Refused(forbidden(model, form.kind));
         }
         let current = match version {

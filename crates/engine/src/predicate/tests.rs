@@ -253,7 +253,6 @@ impl Generator<'_> {
     fn condition(&mut self, model: ModelId, depth: u64) -> Expr {
         let leaf = depth == 0;
         match self.dice.roll(if leaf { 9 } else { 15 }) {
-            0..=2 => self.comparison(model),
             3 => Expr::IsNull(Box::new(self.any_value(model).0)),
             4 => self.membership(model),
             5 => self.string_test(model),
@@ -266,7 +265,7 @@ impl Generator<'_> {
                 _ => compare(CompareOp::Eq, Expr::Auth(FieldId(0)), text("admin")),
             },
             7 if model == KID => own(5),
-            7 | 8 => self.comparison(model),
+            0..=2 | 7 | 8 => self.comparison(model),
             9 => Expr::Not(Box::new(self.condition(model, depth - 1))),
             10 | 11 => Expr::And((0..2 + self.dice.roll(2)).map(|_| self.condition(model, depth - 1)).collect()),
             12 => Expr::Or((0..2 + self.dice.roll(2)).map(|_| self.condition(model, depth - 1)).collect()),
@@ -477,11 +476,10 @@ impl Oracle<'_> {
             Expr::Anonymous => Plain::Bool(self.principal.is_none()),
             Expr::Now => Plain::Text(NOW.to_owned()),
             Expr::Not(x) => from_truth(truth(x).map(|known| !known)),
-            Expr::And(list) => from_truth(list.iter().fold(Some(true), |all, x| match (all, truth(x)) {
-                (Some(false), _) | (_, Some(false)) => Some(false),
-                (Some(true), Some(true)) => Some(true),
-                _ => None,
-            })),
+            Expr::And(list) => {
+                let opposite = |x: &Expr| truth(x).map(|known| !known);
+                from_truth(any(list.iter().map(opposite)).map(|known| !known))
+            }
             Expr::Or(list) => from_truth(any(list.iter().map(truth))),
             Expr::Compare(op, a, b) => from_truth(order(&value(a), &value(b)).map(|order| match op {
                 CompareOp::Eq => order.is_eq(),
@@ -567,11 +565,14 @@ impl Oracle<'_> {
 }
 
 fn any(values: impl Iterator<Item = Truth>) -> Truth {
-    values.fold(Some(false), |any, value| match (any, value) {
-        (Some(true), _) | (_, Some(true)) => Some(true),
-        (Some(false), Some(false)) => Some(false),
-        _ => None,
-    })
+    let values: Vec<Truth> = values.collect();
+    if values.contains(&Some(true)) {
+        Some(true)
+    } else if values.contains(&None) {
+        None
+    } else {
+        Some(false)
+    }
 }
 
 fn order(a: &Plain, b: &Plain) -> Option<Ordering> {

@@ -45,6 +45,8 @@ impl Default for PoolOptions {
 
 /// Prepared statements that a connection keeps.
 const STATEMENTS: usize = 1024;
+/// Rows that are rendered in one go.
+const SLICE: usize = 64;
 /// How long a ping may take before the connection counts as dead.
 const PING: Duration = Duration::from_secs(1);
 
@@ -268,8 +270,12 @@ impl Session for PgSession {
         };
         let reader = RowReader { schema: &self.lease.shared.schema, dialect: Dialect::Postgres };
         let mut rows = Rows::new(statement);
-        for row in &fetched {
+        for (at, row) in (1_usize..).zip(&fetched) {
             rows.push(reader, statement, row, pager)?;
+            if at.is_multiple_of(SLICE) {
+                // A large page must not keep others from the thread.
+                tokio::task::yield_now().await;
+            }
         }
         Ok(rows)
     }

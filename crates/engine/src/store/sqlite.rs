@@ -356,6 +356,10 @@ fn write_loop(mut thread: Thread, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
 /// Runs the jobs in one transaction. On an error nothing was committed.
 fn commit_together(thread: &mut Thread, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
     thread.statistics.count_group();
+    // Another process may hold the file: wait as long as the most patient caller does.
+    let patience = jobs.iter().map(|job| job.deadline().saturating_duration_since(Instant::now())).max();
+    let patience = thread.connection.busy_timeout(patience.unwrap_or_default().min(BUSY));
+    patience.map_err(|error| StoreError::sqlite(&error))?;
     thread.execute("BEGIN IMMEDIATE")?;
     let done = run_group(thread, jobs).and_then(|()| thread.execute("COMMIT"));
     if done.is_err() && !thread.connection.is_autocommit() {

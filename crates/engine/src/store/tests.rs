@@ -279,6 +279,19 @@ mod sqlite {
     }
 
     #[tokio::test]
+    async fn another_process_with_the_file_is_waited_for_until_the_deadline() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory);
+        let other = rusqlite::Connection::open(directory.path().join("sub/test.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let deadline = Instant::now() + Duration::from_millis(20);
+        let busy = store.write(deadline, |session| run(session, "CREATE TABLE t (a)", Vec::new())).await;
+        assert_eq!(busy.unwrap_err().class, Class::LockTimeout);
+        other.execute_batch("COMMIT").unwrap();
+        write(&store, "CREATE TABLE t (a)", Vec::new()).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn readers_cannot_write_and_memory_has_one_connection() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(&directory);

@@ -13,6 +13,8 @@ use crate::predicate::register_functions;
 use crate::sql::Dialect;
 use crate::testing::PgDatabase;
 
+mod interplay;
+
 pub(crate) const KEY: [u8; 32] = [7; 32];
 
 // Schemas.
@@ -305,10 +307,20 @@ pub(crate) fn bank() -> Schema {
     schema
 }
 
-#[test]
-fn statements_of_a_bank() {
+pub(crate) fn compiled(text: &str) -> Schema {
+    let (schema, diagnostics) = cratestack_schema::compile("test", text);
+    schema.unwrap_or_else(|| panic!("{diagnostics:#?}"))
+}
+
+/// A schema with a bit of everything that the DDL knows, and its statements on both databases.
+#[tokio::test]
+async fn statements_of_every_kind() {
+    let schema = compiled(include_str!("every.cstack"));
     for (name, dialect) in [("postgres", Dialect::Postgres), ("sqlite", Dialect::Sqlite)] {
-        insta::assert_snapshot!(format!("bank_{name}"), create(&bank(), dialect).join(";\n\n"));
+        insta::assert_snapshot!(format!("every_{name}"), create(&schema, dialect).join(";\n\n"));
+    }
+    for mut base in Base::both().await {
+        base.apply(&schema).await;
     }
 }
 

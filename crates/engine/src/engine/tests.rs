@@ -1,0 +1,757 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::api::BatchItem;
+use crate::sources::Fixed;
+use crate::testing::{PgDatabase, Proxy, pending};
+
+/// 2026-01-31T10:00:00Z
+const NOW: i64 = 1_769_853_600_000_000;
+
+const BANK: &str = r#"
+enum Role { teller manager }
+enum Status { open closed @map("CLOSED") }
+
+auth Principal {
+  id       String @id
+  role     Role
+  tenantId String @tenant
+}
+
+model Customer {
+  id       Int    @id
+  tenantId String @default(auth().tenantId)
+  name     String
+  version  Int    @version
+  accounts Account[]
+  @@soft_delete
+  @@allow("all", tenantId == auth().tenantId)
+  @@allow("restore", auth().role == manager)
+}
+
+model Account {
+  id         Uuid   @id @default(uuid())
+  tenantId   String @default(auth().tenantId)
+  customerId Int?
+  owner      String @length(min: 1, max: 20)
+  email      String @unique
+  secret     String? @server_only
+  status     Status @default(open)
+  balance    Decimal(18, 4) @default(0)
+  overdraft  Decimal(18, 4) @default(0) @range(min: 0) @db_enforce
+  createdAt  DateTime @default(now())
+  updatedAt  DateTime @updatedAt
+  version    Int    @version
+  customer   Customer? @relation(fields: [customerId], references: [id], onDelete: Cascade)
+  entries    Entry[]
+
+  @@check(balance + overdraft >= 0, "insufficient funds", name: "funds")
+  @@soft_delete
+  @@deny("all", tenantId != auth().tenantId)
+  @@allow("read", status != closed || auth().role == manager)
+  @@allow("create", auth().role == teller && balance >= 0)
+  @@allow("update", auth().role == manager || status == open)
+  @@deny("update", changed(overdraft) && auth().role != manager)
+  @@allow("delete", auth().role == manager && balance == 0)
+  @@allow("restore", auth().role == manager)
+}
+
+model Entry {
+  id        BigInt @id @default(autoincrement())
+  accountId Uuid
+  amount    Decimal(18, 4)
+  account   Account @relation(fields: [accountId], references: [id], onDelete: Restrict)
+  @@allow("read", true)
+  @@allow("create", true)
+  @@allow("delete", true)
+}
+
+model Note {
+  a    Int
+  b    String
+  text String?
+  @@id([a, b])
+  @@allow("all", true)
+}
+"#;
+
+/// An engine with its database; the database goes when this does.
+struct Base {
+    name: &'static str,
+    engine: Engine,
+    postgres: Option<PgDatabase>,
+    directory: Option<tempfile::TempDir>,
+}
+
+fn compile(text: &str) -> Arc<Schema> {
+    let (schema, diagnostics) = cratestack_schema::compile("bank", text);
+    Arc::new(schema.unwrap_or_else(|| panic!("{diagnostics:#?}")))
+}
+
+fn fixed() -> Options {
+    let sources = Arc::new(Fixed::at(NOW));
+    Options { clock: sources.clone(), ids: sources, ..Options::default() }
+}
+
+impl Base {
+    async fn memory(text: &str) -> Self {
+        let engine = Engine::open(compile(text), &Database::SqliteMemory, fixed()).await.unwrap();
+        Self { name: "memory", engine, postgres: None, directory: None }
+    }
+
+    async fn file(text: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let schema = compile(text);
+        let mut connection = rusqlite::Connection::open(&path).unwrap();
+        migrate::apply_create(&mut Db::Sqlite(&mut connection), &schema, [7; 32], &mut |_| ()).await.unwrap();
+        drop(connection);
+        let engine = Engine::open(schema, &Database::SqliteFile(path), fixed()).await.unwrap();
+        Self { name: "file", engine, postgres: None, directory: Some(directory) }
+    }
+
+    async fn postgres(text: &str) -> Option<Self> {
+        let database = PgDatabase::new().await?;
+        let schema = compile(text);
+        let mut connection = database.connect().await;
+        migrate::apply_create(&mut Db::Postgres(&mut connection), &schema, [7; 32], &mut |_| ()).await.unwrap();
+        let engine = Engine::open(schema, &Database::Postgres(database.url.clone()), fixed()).await.unwrap();
+        Some(Self { name: "postgres", engine, postgres: Some(database), directory: None })
+    }
+
+    async fn all(text: &str) -> Vec<Self> {
+        let mut all = vec![Self::memory(text).await, Self::file(text).await];
+        all.extend(Self::postgres(text).await);
+        all
+    }
+
+    async fn durable(text: &str) -> Vec<Self> {
+        let mut all = vec![Self::file(text).await];
+        all.extend(Self::postgres(text).await);
+        all
+    }
+
+    async fn run(&self, who: &str, model: &str, verb: Verb) -> Result<Answer, Failure> {
+        let model = self.engine.schema().model_named(model).unwrap();
+        self.engine.run(&caller(&self.engine, who), Operation { model, verb }).await
+    }
+
+    async fn create(&self, who: &str, model: &str, data: &str) -> Result<Row, Failure> {
+        self.run(who, model, Verb::Create { data: json(data) }).await.map(row)
+    }
+
+    async fn patch(&self, who: &str, model: &str, key: &str, version: i64, data: &str) -> Result<Row, Failure> {
+        self.run(who, model, patch(key, version, data)).await.map(row)
+    }
+
+    async fn delete(&self, who: &str, model: &str, key: &str, version: i64) -> Result<Option<i64>, Failure> {
+        match self.run(who, model, Verb::Delete { key: split(key), expected: at(version) }).await? {
+            Answer::Deleted { version } => Ok(version),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn restore(&self, who: &str, model: &str, key: &str, version: i64) -> Result<Row, Failure> {
+        self.run(who, model, Verb::Restore { key: split(key), expected: at(version) }).await.map(row)
+    }
+
+    /// An account of Ann's with this balance; its key.
+    async fn account(&self, email: &str, balance: &str) -> String {
+        let data = format!(r#"{{"owner":"Ann","email":"{email}","balance":"{balance}"}}"#);
+        self.create("teller", "Account", &data).await.unwrap().key.remove(0)
+    }
+}
+
+fn split(key: &str) -> Key {
+    key.split('/').map(str::to_owned).collect()
+}
+
+fn at(version: i64) -> Expected {
+    match version {
+        0 => Expected::Missing,
+        -1 => Expected::Any,
+        version => Expected::OneOf(vec![version]),
+    }
+}
+
+fn patch(key: &str, version: i64, data: &str) -> Verb {
+    Verb::Patch { key: split(key), expected: at(version), data: json(data) }
+}
+
+fn json(text: &str) -> Json {
+    crate::json::parse(text.as_bytes(), 64).unwrap()
+}
+
+fn row(answer: Answer) -> Row {
+    match answer {
+        Answer::Row(row) => row,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// `""` is anonymous, `teller` and `manager` work for the tenant `t1`, `teller@t2` for another.
+fn caller(engine: &Engine, who: &str) -> Caller {
+    let principal = (!who.is_empty()).then(|| {
+        let (role, tenant) = who.split_once('@').unwrap_or((who, "t1"));
+        engine.principal(&json(&format!(r#"{{"id":"ann","role":"{role}","tenantId":"{tenant}"}}"#))).unwrap()
+    });
+    Caller { principal, request_id: "r".to_owned(), deadline: Duration::from_secs(20) }
+}
+
+fn members(row: &Row) -> BTreeMap<String, serde_json::Value> {
+    serde_json::from_str(row.body.as_deref().unwrap()).unwrap()
+}
+
+fn codes(failure: &Failure) -> Vec<(&str, &str)> {
+    failure.errors.iter().map(|error| (error.pointer.as_str(), error.code.as_str())).collect()
+}
+
+#[tokio::test]
+async fn the_life_of_a_row() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        let created = base.create("teller", "Account", r#"{"owner":"Ann","email":"a@b.c"}"#).await.unwrap();
+        assert!(created.created && created.full, "{name}");
+        assert_eq!(created.version, Some(1));
+        let id = created.key[0].clone();
+        assert_eq!(
+            created.body.as_deref().unwrap(),
+            format!(
+                r#"{{"id":"{id}","tenantId":"t1","customerId":null,"owner":"Ann","email":"a@b.c","status":"open","balance":"0.0000","overdraft":"0.0000","createdAt":"2026-01-31T10:00:00.000000Z","updatedAt":"2026-01-31T10:00:00.000000Z","version":1}}"#
+            ),
+            "{name}"
+        );
+        let patched = base.patch("teller", "Account", &id, 1, r#"{"owner":"Bob","balance":"1.50"}"#).await.unwrap();
+        assert_eq!(
+            (patched.version, patched.created, patched.key[0].as_str()),
+            (Some(2), false, id.as_str()),
+            "{name}"
+        );
+        let row = members(&patched);
+        assert_eq!((row["owner"].as_str(), row["balance"].as_str()), (Some("Bob"), Some("1.5000")), "{name}");
+
+        // Nothing changes, so nothing is written.
+        for same in [r#"{"owner":"Bob","balance":"1.5"}"#, "{}"] {
+            let unchanged = base.patch("teller", "Account", &id, 2, same).await.unwrap();
+            assert_eq!((unchanged.version, unchanged.body.as_deref()), (Some(2), patched.body.as_deref()), "{name}");
+        }
+        let stale = base.patch("teller", "Account", &id, 1, r#"{"owner":"Cat"}"#).await.unwrap_err();
+        assert_eq!((stale.code, stale.current_version), (Code::VersionMismatch, Some(2)), "{name}");
+        let any = base.patch("teller", "Account", &id, -1, r#"{"owner":"Cat","balance":"0"}"#).await.unwrap();
+        assert_eq!(any.version, Some(3));
+
+        assert_eq!(base.delete("manager", "Account", &id, 3).await.unwrap(), Some(4), "{name}");
+        let gone = base.delete("manager", "Account", &id, 4).await.unwrap_err();
+        assert_eq!(gone.code, Code::NotFound, "{name}");
+        let back = base.restore("manager", "Account", &id, 4).await.unwrap();
+        assert_eq!((back.version, members(&back)["owner"].as_str()), (Some(5), Some("Cat")), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn which_refusal() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        let open = base.account("open@b.c", "5").await;
+        let closed = base.account("closed@b.c", "0").await;
+        base.patch("manager", "Account", &closed, 1, r#"{"status":"closed"}"#).await.unwrap();
+        let create = r#"{"owner":"Ann","email":"x@b.c"}"#;
+        let absent = "00000000-0000-7000-8000-00000000ffff";
+
+        // Creates.
+        let code = |result: Result<Row, Failure>| result.map(|_| ()).unwrap_err().code;
+        assert_eq!(code(base.create("", "Account", create).await), Code::Unauthenticated, "{name}");
+        assert_eq!(code(base.create("manager", "Account", create).await), Code::Forbidden, "{name}");
+        let negative = r#"{"owner":"Ann","email":"x@b.c","balance":"-1","overdraft":"9"}"#;
+        assert_eq!(code(base.create("teller", "Account", negative).await), Code::Forbidden, "{name}");
+
+        // Patches: 401, 422, 428, 403 for everybody alike, 404, 403, 412.
+        let owner = r#"{"owner":"Bob"}"#;
+        for (who, key, version, data, expected) in [
+            ("", open.as_str(), 1, r#"{"wrong":1}"#, Code::Unauthenticated),
+            ("teller", &open, 0, r#"{"wrong":1}"#, Code::ValidationFailed),
+            ("teller", &open, 0, owner, Code::VersionRequired),
+            ("teller", &open, 0, "{}", Code::VersionRequired),
+            ("teller", absent, 9, owner, Code::NotFound),
+            ("teller", "no-uuid", 9, owner, Code::NotFound),
+            ("teller@t2", &open, 9, owner, Code::NotFound),
+            ("teller", &closed, 9, owner, Code::NotFound),
+            ("teller", &open, 9, r#"{"overdraft":"1"}"#, Code::Forbidden),
+            ("teller", &open, 9, r#"{"status":"closed"}"#, Code::Forbidden),
+            ("teller", &open, 9, owner, Code::VersionMismatch),
+            ("teller", &open, 9, "{}", Code::VersionMismatch),
+        ] {
+            let refused = base.patch(who, "Account", key, version, data).await.unwrap_err();
+            assert_eq!(refused.code, expected, "{name} {who} {key} {version} {data}");
+        }
+        // An overdraft that stays what it is has not changed.
+        base.patch("teller", "Account", &open, 1, r#"{"overdraft":"0","owner":"Eve"}"#).await.unwrap();
+
+        // Deletions.
+        for (who, key, version, expected) in [
+            ("", open.as_str(), 2, Code::Unauthenticated),
+            ("teller", &open, 2, Code::Forbidden),
+            ("teller", absent, 2, Code::Forbidden),
+            ("manager", absent, 2, Code::NotFound),
+            ("manager@t2", &open, 2, Code::NotFound),
+            ("manager", &open, 9, Code::Forbidden),
+            ("manager", &closed, 9, Code::VersionMismatch),
+            ("manager", &closed, 0, Code::VersionRequired),
+        ] {
+            let refused = base.delete(who, "Account", key, version).await.unwrap_err();
+            assert_eq!(refused.code, expected, "{name} {who} {key} {version}");
+        }
+        // Only tombstones come back.
+        assert_eq!(code(base.restore("manager", "Account", &open, 2).await), Code::NotFound, "{name}");
+        base.delete("manager", "Account", &closed, 2).await.unwrap();
+        assert_eq!(code(base.restore("manager@t2", "Account", &closed, 3).await), Code::NotFound, "{name}");
+        assert_eq!(code(base.restore("teller", "Account", &closed, 3).await), Code::Forbidden, "{name}");
+        assert_eq!(code(base.restore("manager", "Account", &closed, 2).await), Code::VersionMismatch, "{name}");
+        base.restore("manager", "Account", &closed, 3).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_result_that_the_caller_may_not_read_has_no_body() {
+    let text = r#"
+        model Note {
+          id   Int @id
+          text String
+          version Int @version
+          @@allow("read", text != "hidden")
+          @@allow("create", true)
+          @@allow("update", true)
+        }"#;
+    for base in Base::all(text).await {
+        let hidden = base.create("", "Note", r#"{"id":1,"text":"hidden"}"#).await.unwrap();
+        assert_eq!((hidden.body, hidden.version, hidden.key.as_slice()), (None, None, &["1".to_owned()][..]));
+        base.create("", "Note", r#"{"id":2,"text":"seen"}"#).await.unwrap();
+        let hidden = base.patch("", "Note", "2", 1, r#"{"text":"hidden"}"#).await.unwrap();
+        assert_eq!((hidden.body, hidden.version), (None, None));
+        assert_eq!(base.patch("", "Note", "2", 2, r#"{"text":"seen"}"#).await.unwrap_err().code, Code::NotFound);
+    }
+}
+
+#[tokio::test]
+async fn references_name_live_rows_that_the_caller_may_read() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        base.create("teller", "Customer", r#"{"id":1,"name":"C"}"#).await.unwrap();
+        base.create("teller@t2", "Customer", r#"{"id":2,"name":"D"}"#).await.unwrap();
+        base.create("teller", "Customer", r#"{"id":3,"name":"E"}"#).await.unwrap();
+        base.delete("teller", "Customer", "3", 1).await.unwrap();
+        let data = |customer: &str| format!(r#"{{"owner":"A","email":"{customer}@x","customerId":{customer}}}"#);
+        let own = base.create("teller", "Account", &data("1")).await.unwrap().key.remove(0);
+        for customer in ["2", "3", "4"] {
+            let created = base.create("teller", "Account", &data(customer)).await.unwrap_err();
+            let patch = format!(r#"{{"customerId":{customer}}}"#);
+            let patched = base.patch("teller", "Account", &own, 1, &patch).await.unwrap_err();
+            for refused in [created, patched] {
+                assert_eq!(refused.code, Code::ValidationFailed, "{name}");
+                assert_eq!(codes(&refused), [("#/customerId", "reference_not_found")], "{name}");
+            }
+        }
+        base.patch("teller", "Account", &own, 1, r#"{"customerId":null}"#).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_the_database_refuses_names_what_it_concerns() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        let one = base.account("one@x", "5").await;
+        let two = base.account("two@x", "0").await;
+        let taken = base.create("teller", "Account", r#"{"owner":"A","email":"one@x"}"#).await.unwrap_err();
+        assert_eq!((taken.code, codes(&taken)), (Code::UniqueViolation, vec![("#/email", "unique")]), "{name}");
+        let taken = base.patch("teller", "Account", &two, 1, r#"{"email":"one@x"}"#).await.unwrap_err();
+        assert_eq!(taken.detail, "another row has the same `email`", "{name}");
+        let key = format!(r#"{{"id":"{one}","owner":"A","email":"new@x"}}"#);
+        let taken = base.create("teller", "Account", &key).await.unwrap_err();
+        assert_eq!((taken.code, codes(&taken)), (Code::UniqueViolation, vec![("#/id", "unique")]), "{name}");
+
+        let poor = base.patch("teller", "Account", &one, 1, r#"{"balance":"-1"}"#).await.unwrap_err();
+        assert_eq!((poor.code, codes(&poor)), (Code::ValidationFailed, vec![("#", "funds")]), "{name}");
+        assert_eq!((poor.errors[0].detail.as_str(), poor.internal), ("insufficient funds", None), "{name}");
+
+        // A key is never used again, a value of a tombstone is.
+        base.delete("manager", "Account", &two, 1).await.unwrap();
+        let key = format!(r#"{{"id":"{two}","owner":"A","email":"new@x"}}"#);
+        assert_eq!(base.create("teller", "Account", &key).await.unwrap_err().code, Code::UniqueViolation, "{name}");
+        base.account("two@x", "0").await;
+        let taken = base.restore("manager", "Account", &two, 2).await.unwrap_err();
+        assert_eq!((taken.code, codes(&taken)), (Code::UniqueViolation, vec![("#/email", "unique")]), "{name}");
+
+        // Rows that others depend on.
+        base.create("teller", "Entry", &format!(r#"{{"accountId":"{one}","amount":"1"}}"#)).await.unwrap();
+        base.patch("teller", "Account", &one, 1, r#"{"balance":"0"}"#).await.unwrap();
+        let needed = base.delete("manager", "Account", &one, 2).await.unwrap_err();
+        assert_eq!(needed.code, Code::ForeignKeyViolation, "{name}");
+        assert_eq!(needed.detail, "rows of `Entry` depend on this row", "{name}");
+        base.run("", "Entry", Verb::Delete { key: split("1"), expected: Expected::Missing }).await.unwrap();
+        base.delete("manager", "Account", &one, 2).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_real_deletion_names_who_depends_on_the_row() {
+    let text = r#"
+        model Parent { id Int @id  children Child[]  @@allow("all", true) }
+        model Child {
+          id Int @id
+          parentId Int
+          parent Parent @relation(fields: [parentId], references: [id], onDelete: Restrict)
+          @@allow("all", true)
+        }"#;
+    for base in Base::all(text).await {
+        base.create("", "Parent", r#"{"id":1}"#).await.unwrap();
+        base.create("", "Child", r#"{"id":1,"parentId":1}"#).await.unwrap();
+        let needed = base.delete("", "Parent", "1", 0).await.unwrap_err();
+        assert_eq!(needed.code, Code::ForeignKeyViolation, "{}", base.name);
+        assert_eq!(needed.detail, "rows of `Child` depend on this row", "{}", base.name);
+        assert_eq!(base.delete("", "Child", "1", 0).await.unwrap(), None);
+        assert_eq!(base.delete("", "Parent", "1", 0).await.unwrap(), None);
+        assert_eq!(base.delete("", "Parent", "1", 0).await.unwrap_err().code, Code::NotFound);
+    }
+}
+
+#[tokio::test]
+async fn tombstones_reach_their_children_and_come_back_with_them() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        base.create("teller", "Customer", r#"{"id":1,"name":"C"}"#).await.unwrap();
+        let data = |email: &str| format!(r#"{{"owner":"A","email":"{email}","customerId":1}}"#);
+        let kept = base.create("teller", "Account", &data("kept@x")).await.unwrap().key.remove(0);
+        let gone = base.create("teller", "Account", &data("gone@x")).await.unwrap().key.remove(0);
+        base.delete("manager", "Account", &gone, 1).await.unwrap();
+        assert_eq!(base.delete("teller", "Customer", "1", 1).await.unwrap(), Some(2), "{name}");
+        let refused = base.patch("teller", "Account", &kept, 2, r#"{"owner":"B"}"#).await.unwrap_err();
+        assert_eq!(refused.code, Code::NotFound, "{name}");
+        // Under a tombstone nothing comes back.
+        let refused = base.restore("manager", "Account", &kept, 2).await.unwrap_err();
+        assert_eq!(
+            (refused.code, codes(&refused)),
+            (Code::ForeignKeyViolation, vec![("#/customerId", "foreign_key")]),
+            "{name}"
+        );
+        assert_eq!(base.restore("manager", "Customer", "1", 2).await.unwrap().version, Some(3), "{name}");
+        assert_eq!(
+            base.patch("teller", "Account", &kept, 3, r#"{"owner":"B"}"#).await.unwrap().version,
+            Some(4),
+            "{name}"
+        );
+        let refused = base.patch("teller", "Account", &gone, 2, r#"{"owner":"B"}"#).await.unwrap_err();
+        assert_eq!(refused.code, Code::NotFound, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn composite_keys_and_models_without_a_version() {
+    for base in Base::all(BANK).await {
+        let created = base.create("", "Note", r#"{"a":1,"b":"x y"}"#).await.unwrap();
+        assert_eq!((created.key, created.version), (vec!["1".to_owned(), "x y".to_owned()], None));
+        base.create("", "Note", r#"{"a":1,"b":"z"}"#).await.unwrap();
+        let patched = base.patch("", "Note", "1/x y", 0, r#"{"text":"t"}"#).await.unwrap();
+        assert_eq!(patched.body.unwrap(), r#"{"a":1,"b":"x y","text":"t"}"#);
+        // There is no version that could be the expected one.
+        assert_eq!(
+            base.patch("", "Note", "1/x y", 1, r#"{"text":"u"}"#).await.unwrap_err().code,
+            Code::VersionMismatch
+        );
+        assert_eq!(base.patch("", "Note", "2/x y", 1, r#"{"text":"u"}"#).await.unwrap_err().code, Code::NotFound);
+        assert_eq!(base.patch("", "Note", "1", 0, r#"{"text":"u"}"#).await.unwrap_err().code, Code::NotFound);
+        assert_eq!(base.delete("", "Note", "1/z", -1).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn batches() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        let id = base.account("a@x", "0").await;
+        let batch = |atomic, second: &str| Verb::Batch {
+            atomic,
+            items: vec![
+                BatchItem { verb: patch(&id, 1, r#"{"owner":"Bob"}"#) },
+                BatchItem { verb: patch(&id, 2, second) },
+                BatchItem { verb: Verb::Create { data: json(r#"{"owner":"C","email":"c@x"}"#) } },
+            ],
+        };
+        let run = async |verb| base.run("teller", "Account", verb).await;
+        for (second, code) in [
+            (r#"{"overdraft":"-1"}"#, Code::ValidationFailed),
+            (r#"{"status":"closed"}"#, Code::Forbidden),
+            (r#"{"balance":"-1"}"#, Code::ValidationFailed),
+        ] {
+            let refused = run(batch(true, second)).await.unwrap_err();
+            assert_eq!((refused.code, refused.item), (code, Some(1)), "{name}");
+        }
+        // Nothing of them was kept.
+        let Answer::Batch(answers) = run(batch(false, r#"{"balance":"-1"}"#)).await.unwrap() else { panic!() };
+        assert_eq!(row(answers[0].clone().unwrap()).version, Some(2), "{name}");
+        assert_eq!(answers[1].clone().unwrap_err().code, Code::ValidationFailed, "{name}");
+        assert!(row(answers[2].clone().unwrap()).created, "{name}");
+
+        let several = Verb::Batch {
+            atomic: true,
+            items: vec![
+                BatchItem { verb: patch(&id, 2, r#"{"owner":"Cat"}"#) },
+                BatchItem { verb: patch(&id, 3, r#"{"owner":"Dan"}"#) },
+            ],
+        };
+        let Answer::Batch(answers) = run(several).await.unwrap() else { panic!() };
+        assert_eq!(row(answers[1].clone().unwrap()).version, Some(4), "{name}");
+        let many = (0..1001).map(|_| BatchItem { verb: patch(&id, 2, "{}") }).collect();
+        let refused = run(Verb::Batch { atomic: true, items: many }).await.unwrap_err();
+        assert_eq!(refused.code, Code::BadRequest);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_64_concurrent_writers_one_wins_per_version() {
+    for base in Base::durable(BANK).await {
+        let base = Arc::new(base);
+        let id = base.account("a@x", "0").await;
+        let mut tasks = Vec::new();
+        for writer in 0..64 {
+            let (base, id) = (Arc::clone(&base), id.clone());
+            tasks.push(tokio::spawn(async move {
+                let (mut wins, mut version) = (0, 1);
+                for round in 0..4 {
+                    let data = format!(r#"{{"owner":"{writer} {round}"}}"#);
+                    match base.patch("teller", "Account", &id, version, &data).await {
+                        Ok(row) => {
+                            wins += 1;
+                            version = row.version.unwrap();
+                        }
+                        Err(failure) => {
+                            assert_eq!(failure.code, Code::VersionMismatch, "{failure:?}");
+                            assert!(failure.current_version.unwrap() > version);
+                            version = failure.current_version.unwrap();
+                        }
+                    }
+                }
+                wins
+            }));
+        }
+        let mut wins = 0;
+        for task in tasks {
+            wins += task.await.unwrap();
+        }
+        let last = base.patch("teller", "Account", &id, -1, "{}").await.unwrap();
+        assert_eq!(last.version, Some(1 + wins), "{}", base.name);
+        assert!(wins >= 4);
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_mutation_runs_to_its_end() {
+    for base in Base::durable(BANK).await {
+        let id = base.account("a@x", "0").await;
+        {
+            let mut write = Box::pin(base.patch("teller", "Account", &id, 1, r#"{"owner":"Bob"}"#));
+            assert!(pending(write.as_mut()).await);
+        }
+        base.engine.close().await;
+        assert_eq!(base.patch("teller", "Account", &id, 1, "{}").await.unwrap_err().code, Code::Unavailable);
+        let owner = if let Some(database) = &base.postgres {
+            let row = sqlx::query("SELECT owner FROM accounts").fetch_one(&mut database.connect().await).await.unwrap();
+            sqlx::Row::get::<String, _>(&row, 0)
+        } else {
+            let path = base.directory.as_ref().unwrap().path().join("test.db");
+            let connection = rusqlite::Connection::open(path).unwrap();
+            connection.query_row("SELECT owner FROM accounts", [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(owner, "Bob", "{}", base.name);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_connection_leaves_the_outcome_of_a_mutation_unknown() {
+    let Some(base) = Base::postgres(BANK).await else { return };
+    let id = base.account("a@x", "0").await;
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cratestack' AND \
+                datname = current_database()";
+    sqlx::query(kill).execute(&mut base.postgres.as_ref().unwrap().connect().await).await.unwrap();
+    let lost = base.patch("teller", "Account", &id, 1, r#"{"owner":"Bob"}"#).await.unwrap_err();
+    assert_eq!(lost.code, Code::Unavailable);
+    assert!(lost.detail.contains("the outcome is unknown"), "{}", lost.detail);
+    base.patch("teller", "Account", &id, 1, r#"{"owner":"Bob"}"#).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_is_one_statement_and_one_round_trip() {
+    let Some(mut base) = Base::postgres(BANK).await else { return };
+    let proxy = Proxy::before(base.postgres.as_ref().unwrap()).await;
+    let schema = Arc::clone(base.engine.schema());
+    base.engine = Engine::open(schema, &Database::Postgres(proxy.url.clone()), fixed()).await.unwrap();
+    base.create("teller", "Customer", r#"{"id":1,"name":"C"}"#).await.unwrap();
+    let data = |email: &str| format!(r#"{{"owner":"A","email":"{email}","customerId":1}}"#);
+    let id = base.create("teller", "Account", &data("a@x")).await.unwrap().key.remove(0);
+    base.patch("teller", "Account", &id, 1, r#"{"owner":"B"}"#).await.unwrap();
+    base.delete("manager", "Account", &id, 2).await.unwrap();
+    base.restore("manager", "Account", &id, 3).await.unwrap();
+
+    // Everything is prepared now.
+    let count = || (base.engine.statistics().statements(), proxy.trips());
+    let mut before = count();
+    let mut cost = || {
+        let now = count();
+        let cost = (now.0 - before.0, now.1 - before.1);
+        before = now;
+        cost
+    };
+    base.create("teller", "Account", &data("b@x")).await.unwrap();
+    assert_eq!(cost(), (1, 1), "create");
+    base.patch("teller", "Account", &id, 4, r#"{"owner":"C"}"#).await.unwrap();
+    assert_eq!(cost(), (1, 1), "patch");
+    base.delete("manager", "Account", &id, 5).await.unwrap();
+    assert_eq!(cost(), (1, 1), "tombstone");
+    base.restore("manager", "Account", &id, 6).await.unwrap();
+    assert_eq!(cost(), (1, 1), "restore");
+    base.patch("teller", "Account", &id, 1, r#"{"owner":"C"}"#).await.unwrap_err();
+    assert_eq!(cost().0, 2, "a refusal and its diagnosis");
+    base.patch("teller", "Account", &id, 1, r#"{"owner":"C"}"#).await.unwrap_err();
+    assert_eq!(cost(), (2, 2), "a refusal and its diagnosis, prepared");
+    base.patch("teller", "Account", &id, 0, r#"{"owner":"C"}"#).await.unwrap_err();
+    base.patch("teller", "Account", "no-uuid", 1, r#"{"owner":"C"}"#).await.unwrap_err();
+    assert_eq!(cost(), (0, 0), "what needs no row asks for none");
+}
+
+#[tokio::test]
+async fn a_read_survives_lost_connections() {
+    let Some(base) = Base::postgres(BANK).await else { return };
+    let id = base.account("a@x", "0").await;
+    let read = || base.run("teller", "Account", Verb::Read { key: split(&id), params: Vec::new() });
+    let (one, two) = tokio::join!(read(), read());
+    one.and(two).unwrap();
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cratestack' AND \
+                datname = current_database()";
+    sqlx::query(kill).execute(&mut base.postgres.as_ref().unwrap().connect().await).await.unwrap();
+    assert_eq!(row(read().await.unwrap()).version, Some(1));
+}
+
+/// Children come and go under a parent that becomes a tombstone and comes back: no live child is ever left under it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_row_is_born_under_a_tombstone() {
+    for base in Base::durable(BANK).await {
+        let base = Arc::new(base);
+        base.create("manager", "Customer", r#"{"id":1,"name":"C"}"#).await.unwrap();
+        let mut tasks = Vec::new();
+        for writer in 0..6 {
+            let base = Arc::clone(&base);
+            tasks.push(tokio::spawn(async move {
+                for round in 0..12 {
+                    let data = format!(r#"{{"owner":"A","email":"{writer} {round}@x","customerId":1}}"#);
+                    match base.create("teller", "Account", &data).await {
+                        Ok(row) => {
+                            // Reaches for the parent again while others change it.
+                            let patch = r#"{"customerId":1,"owner":"B"}"#;
+                            if let Err(failure) = base.patch("teller", "Account", &row.key[0], -1, patch).await {
+                                let gone = [Code::NotFound, Code::ValidationFailed];
+                                assert!(gone.contains(&failure.code), "{failure:?}");
+                            }
+                        }
+                        Err(failure) => assert_eq!(failure.code, Code::ValidationFailed, "{failure:?}"),
+                    }
+                }
+            }));
+        }
+        for _ in 0..6 {
+            base.delete("manager", "Customer", "1", -1).await.unwrap();
+            tokio::task::yield_now().await;
+            base.restore("manager", "Customer", "1", -1).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        base.delete("manager", "Customer", "1", -1).await.unwrap();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let Answer::Page { total, .. } = base
+            .run("manager", "Account", Verb::List { params: vec![("count".to_owned(), "exact".to_owned())] })
+            .await
+            .unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(total, Some(0), "{}", base.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_that_block_each_other_run_again() {
+    for base in Base::durable(BANK).await {
+        let base = Arc::new(base);
+        let (one, two) = (base.account("1@x", "0").await, base.account("2@x", "0").await);
+        let mut tasks = Vec::new();
+        for writer in 0..3 {
+            let base = Arc::clone(&base);
+            let (first, second) = if writer % 2 == 0 { (one.clone(), two.clone()) } else { (two.clone(), one.clone()) };
+            tasks.push(tokio::spawn(async move {
+                let data = format!(r#"{{"owner":"{writer}"}}"#);
+                let items = [first, second].map(|key| BatchItem { verb: patch(&key, -1, &data) });
+                base.run("teller", "Account", Verb::Batch { atomic: true, items: items.into() }).await
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        for key in [&one, &two] {
+            assert_eq!(base.patch("teller", "Account", key, -1, "{}").await.unwrap().version, Some(4), "{}", base.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_lack_what_a_row_takes_from_them() {
+    let text = r#"
+        auth Principal { id String @id  branch String? }
+        model Note {
+          id     Int @id
+          branch String @default(auth().branch)
+          text   String?
+          @@allow("all", true)
+        }"#;
+    for base in Base::all(text).await {
+        let model = base.engine.schema().model_named("Note").unwrap();
+        let create = |principal| {
+            let caller = Caller { principal, request_id: String::new(), deadline: Duration::from_secs(5) };
+            let operation = Operation { model, verb: Verb::Create { data: json(r#"{"id":1}"#) } };
+            let engine = base.engine.clone();
+            async move { engine.run(&caller, operation).await }
+        };
+        let without = base.engine.principal(&json(r#"{"id":"ann"}"#)).unwrap();
+        let with = base.engine.principal(&json(r#"{"id":"ann","branch":"north"}"#)).unwrap();
+        assert_eq!(create(None).await.unwrap_err().code, Code::Unauthenticated, "{}", base.name);
+        assert_eq!(create(Some(without)).await.unwrap_err().code, Code::Forbidden, "{}", base.name);
+        let body = row(create(Some(with)).await.unwrap()).body.unwrap();
+        assert_eq!(body, r#"{"id":1,"branch":"north","text":null}"#, "{}", base.name);
+    }
+}
+
+#[tokio::test]
+async fn values_that_the_database_makes() {
+    let text = r#"
+        model Note {
+          id    Int    @id @default(autoincrement())
+          label String @default(dbgenerated("upper('abc')"))
+          tag   Cuid   @default(cuid())
+          tags  String[]
+          @@allow("read", true)
+          @@allow("create", label == "ABC")
+          @@deny("create", label != "ABC")
+        }
+        model Empty {
+          id Int @id @default(autoincrement())
+          @@allow("all", true)
+        }"#;
+    for base in Base::all(text).await {
+        let first = base.create("", "Note", "{}").await.unwrap();
+        assert_eq!(first.key, ["1"], "{}", base.name);
+        let row = members(&first);
+        assert_eq!((row["label"].as_str(), row["tags"].to_string().as_str()), (Some("ABC"), "[]"), "{}", base.name);
+        assert_eq!(base.create("", "Note", r#"{"tags":["a","b"]}"#).await.unwrap().key, ["2"], "{}", base.name);
+        assert_eq!(base.create("", "Empty", "{}").await.unwrap().body.as_deref(), Some(r#"{"id":1}"#), "{}", base.name);
+    }
+}
