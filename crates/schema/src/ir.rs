@@ -423,7 +423,7 @@ pub struct Index {
     pub using: Option<String>,
 }
 
-/// `@@check(expr, "message", name: "funds")`.
+/// `@@check(expr, "message", name: "funds")`; the name is `check` if none is given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// Code of the 422.
@@ -445,7 +445,7 @@ pub struct Relation {
     pub doc: Option<String>,
     /// The other model.
     pub target: ModelId,
-    /// The member of `target` that is the other end.
+    /// The member of `target` that is the other end; always there in a compiled schema.
     pub inverse: Option<RelationId>,
     /// Which end this is.
     pub kind: RelationKind,
@@ -537,7 +537,7 @@ impl Action {
 pub struct Rule {
     /// Allow or deny.
     pub effect: Effect,
-    /// The actions, `read` and `all` written out.
+    /// The actions, `read` and `all` written out. An allow of an append-only model has no `update` and no `delete`.
     pub actions: Vec<Action>,
     /// The condition.
     pub expr: Expr,

@@ -382,15 +382,24 @@ impl<'a> Typer<'a> {
     }
 
     fn unknown_name<T>(&mut self, name: &Ident) -> Option<T> {
-        match self.row {
-            Some(row) => self.unknown_member(row, name),
-            None => self.error(
-                Code::UnknownName,
-                name.span,
-                format!("there is nothing named `{}` here", name.name),
-                "the rules of a procedure see `auth()`, `now()` and literals; its arguments are checked by its body",
-            ),
+        if let Some(row) = self.row {
+            return self.unknown_member(row, name);
         }
+        let message = format!("there is nothing named `{}` here", name.name);
+        let diagnostic = Diagnostic::new(Code::UnknownName, name.span, message);
+        let help = "the rules of a procedure see `auth()`, `now()` and literals; its arguments are checked by its body";
+        self.report(self.claim_meant(name, diagnostic).unwrap_or_else(|diagnostic| diagnostic.help(help)));
+        None
+    }
+
+    /// A claim of the caller that was written without `auth()`. Gives the diagnostic back if there is none.
+    fn claim_meant(&self, name: &Ident, diagnostic: Diagnostic) -> Result<Diagnostic, Diagnostic> {
+        let claims = self.schema.auth.iter().flat_map(|auth| &auth.fields);
+        if self.used.own_row_only() || !claims.into_iter().any(|claim| claim.name == name.name) {
+            return Err(diagnostic);
+        }
+        let meant = format!("auth().{}", name.name);
+        Ok(diagnostic.help(format!("did you mean `{meant}`?")).fix(format!("write `{meant}`"), name.span, meant))
     }
 
     /// The answer is the same for a name that does not exist and for one that the caller may not see.
@@ -405,7 +414,11 @@ impl<'a> Typer<'a> {
         let message = format!("`{}` has no member `{}`", of.name, name.name);
         let diagnostic = Diagnostic::new(Code::UnknownName, name.span, message);
         let known = format!("its members are {}", listing(&members));
-        self.report(suggest(diagnostic, &name.name, members, known));
+        let diagnostic = match self.claim_meant(name, diagnostic) {
+            Ok(diagnostic) => diagnostic,
+            Err(diagnostic) => suggest(diagnostic, &name.name, members, known),
+        };
+        self.report(diagnostic);
         None
     }
 
@@ -793,11 +806,20 @@ impl<'a> Typer<'a> {
                 let (a, a_ty) = self.adopt_beside(literal, span, &b, ty)?;
                 Some(((a, a_ty), (b, ty)))
             }
+            // Were the one of them a field, the other could be a value of its enum.
+            (Operand::Literal(Literal::Name(a), _), Operand::Literal(Literal::Name(b), _)) => {
+                self.unknown_name(if self.is_variant(a) { b } else { a })
+            }
             (Operand::Literal(a, a_span), Operand::Literal(b, b_span)) => {
                 let (a, b) = (self.alone(a, a_span), self.alone(b, b_span));
                 Some((a?, b?))
             }
         }
+    }
+
+    fn is_variant(&self, name: &Ident) -> bool {
+        let mut variants = self.schema.enums.iter().flat_map(|of| &of.variants);
+        variants.any(|variant| variant.name == name.name)
     }
 
     /// A bare name that is a field of the row *and* a value of the enum on the other side could be read both ways.
@@ -1048,7 +1070,10 @@ impl<'a> Typer<'a> {
         }
         self.check_operator(CompareOp::Eq, op_span, of)?;
         let (expr, ty) = match tested? {
-            Operand::Typed(expr, ty) => (expr, ty),
+            Operand::Typed(expr, ty) => {
+                self.not_ambiguous(of, value)?;
+                (expr, ty)
+            }
             Operand::Literal(literal, span) => (self.adopt(literal, span, of.of)?, of),
         };
         if ty != of {

@@ -7,7 +7,7 @@ use super::suggest::{listing, suggest};
 use super::{Draft, Resolver};
 use crate::ast;
 use crate::diag::{Code, Diagnostic, Span};
-use crate::ir::{Action, Default, Effect, Field, FieldId, FieldType, Index, ModelId, Scalar};
+use crate::ir::{Action, Default, Effect, Field, FieldId, FieldType, Index, ModelId, Provider, Scalar};
 
 /// The source of an entry of [`crate::ir::Model::uniques`] or [`crate::ir::Model::indexes`].
 pub(super) struct Filter<'a> {
@@ -519,6 +519,14 @@ impl<'a> Resolver<'a> {
                 return None;
             }
         };
+        let sqlite = self.schema.datasource.as_ref().is_some_and(|source| source.provider == Provider::Sqlite);
+        if sqlite && text != "btree" {
+            self.report(
+                bad(value.span, format!("SQLite has no index method `{text}`"))
+                    .help("remove `using:`, or name PostgreSQL as the provider"),
+            );
+            return None;
+        }
         if !fits {
             self.report(
                 bad(value.span, format!("an index of the method `{text}` cannot hold these fields"))
