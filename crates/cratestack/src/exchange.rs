@@ -485,7 +485,7 @@ impl Exchange<'_> {
 
     /// A problem as the answer, with the headers that its status asks for.
     fn refuse(&self, mut problem: Problem) -> Response {
-        problem.log();
+        problem.log(&self.request_id);
         let missing = |problem: &Problem, name: HeaderName| !problem.headers.iter().any(|(other, _)| *other == name);
         if problem.code.status() == StatusCode::UNAUTHORIZED
             && let Ok(challenge) = HeaderValue::from_str(&self.api.auth.challenge())
