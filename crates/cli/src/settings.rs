@@ -80,6 +80,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("include-limit", "N", Kind::Number, Scope::Both, Some("50"), "rows of a to-many include"),
     setting("include-rows", "N", Kind::Number, Scope::Both, Some("250000"), "rows of a page with those of its includes"),
     setting("include-depth", "N", Kind::Number, Scope::Both, Some("3"), "levels of `include`"),
+    setting("relation-depth", "N", Kind::Number, Scope::Both, Some("8"), "relations that a filter may cross in a row"),
     setting("expression-depth", "N", Kind::Number, Scope::Both, Some("64"), "nesting of a `where` expression"),
     setting("expression-nodes", "N", Kind::Number, Scope::Both, Some("1000"), "parts of a `where` expression"),
     setting("cursor-ttl", "TIME", Kind::Time, Scope::Both, Some("24h"), "how long a list cursor stays valid"),

@@ -1,6 +1,6 @@
 //! Request bodies: read with a limit and a deadline, decoded by their media type.
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::{Body, BodyDataStream, HttpBody as _};
 use bytes::{Bytes, BytesMut};
 use cratestack_engine::json::{self, Json};
 use futures_util::StreamExt as _;
@@ -12,16 +12,21 @@ use crate::headers::{ACCEPT_PATCH, ACCEPT_POST, joined};
 use crate::media::{Format, PATCH_TYPES, POST_TYPES, content_type};
 use crate::problem::{Problem, ProblemCode};
 
+/// What is read of a body that nobody wants, so that its sender gets to read the answer: a connection that is closed
+/// with octets unread is reset, and the answer is lost with it.
+const UNWANTED: usize = 16 * 1024 * 1024;
+
+fn too_large(limit: usize) -> Problem {
+    Problem::new(ProblemCode::ContentTooLarge, format!("the body has more than {limit} octets, the most that is taken"))
+}
+
+/// Refuses a body that says itself that it is too large.
+pub(crate) fn check_length(body: &Body, limit: usize) -> Result<(), Problem> {
+    if body.size_hint().lower() > limit as u64 { Err(too_large(limit)) } else { Ok(()) }
+}
+
 /// Reads a body of at most `limit` octets. One that arrives in one piece is not copied.
 pub(crate) async fn read(body: Body, limit: usize, deadline: Instant) -> Result<Bytes, Problem> {
-    let too_large = || {
-        let detail = format!("the body has more than {limit} octets, the most that is taken");
-        // The rest is not read, so that the connection is of no further use.
-        Problem::new(ProblemCode::ContentTooLarge, detail).with(header::CONNECTION, HeaderValue::from_static("close"))
-    };
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
-    }
     let mut chunks = body.into_data_stream();
     let mut whole = Bytes::new();
     let mut several = BytesMut::new();
@@ -33,13 +38,11 @@ pub(crate) async fn read(body: Body, limit: usize, deadline: Instant) -> Result<
                 let problem = Problem::bad_request("the body broke off or is not framed as HTTP asks");
                 return Err(Problem { internal: Some(error.to_string()), ..problem });
             }
-            Err(_) => {
-                let problem = Problem::new(ProblemCode::RequestTimeout, "the body did not arrive in time");
-                return Err(problem.with(header::CONNECTION, HeaderValue::from_static("close")));
-            }
+            Err(_) => return Err(Problem::new(ProblemCode::RequestTimeout, "the body did not arrive in time")),
         };
         if whole.len() + several.len() + chunk.len() > limit {
-            return Err(too_large());
+            discard(chunks, deadline).await;
+            return Err(too_large(limit));
         }
         if whole.is_empty() && several.is_empty() {
             whole = chunk;
@@ -49,6 +52,17 @@ pub(crate) async fn read(body: Body, limit: usize, deadline: Instant) -> Result<
         several.extend_from_slice(&chunk);
     }
     Ok(if several.is_empty() { whole } else { several.freeze() })
+}
+
+/// Reads what is left of a body and forgets it, within bounds.
+pub(crate) async fn discard(mut chunks: BodyDataStream, deadline: Instant) {
+    let mut octets = 0;
+    while let Ok(Some(Ok(chunk))) = timeout_at(deadline, chunks.next()).await {
+        octets += chunk.len();
+        if octets > UNWANTED {
+            return;
+        }
+    }
 }
 
 /// What the headers say about a body that must be JSON or CBOR; 415 when it is something else. `None` when there is no

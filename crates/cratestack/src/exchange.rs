@@ -178,13 +178,16 @@ pub(crate) async fn handle(api: Arc<Api>, place: Place, request: Request) -> Res
     );
     let head = parts.method == Method::HEAD;
     let mut exchange = Exchange { api: &api, parts, request_id, started, format: Format::Json };
+    // Until it is read.
+    let mut body = Some(body);
     async {
-        let outcome = AssertUnwindSafe(exchange.run(&place, body)).catch_unwind().await;
+        let outcome = AssertUnwindSafe(exchange.run(&place, &mut body)).catch_unwind().await;
         let mut response = match outcome {
             Ok(Ok(response)) => response,
             Ok(Err(problem)) => exchange.refuse(problem),
             Err(panic) => exchange.refuse(Problem::internal(format!("panic: {}", panic_text(&*panic)))),
         };
+        exchange.discard(body).await;
         if let Ok(id) = HeaderValue::from_str(&exchange.request_id) {
             response.headers_mut().insert(X_REQUEST_ID, id);
         }
@@ -233,7 +236,7 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run(&mut self, place: &Place, body: Body) -> Result<Response, Problem> {
+    async fn run(&mut self, place: &Place, body: &mut Option<Body>) -> Result<Response, Problem> {
         let (path, query) = self.check_size()?;
         let endpoint = match place {
             Place::Endpoint(endpoint) => endpoint,
@@ -249,7 +252,7 @@ impl Exchange<'_> {
         self.check_headers()?;
         let params = params(route.verb, query.as_deref())?;
         let conditions = self.conditions(route.verb)?;
-        let data = self.body(route.verb, body).await?;
+        let data = self.data(route.verb, body).await?;
         let (expected, conditions) = match conditions {
             (Some(condition), _) if route.method != Method::GET => (batch::expected(&condition), (None, None)),
             conditions => (Expected::Missing, conditions),
@@ -353,12 +356,17 @@ impl Exchange<'_> {
         refused.map_or(Ok(conditions), |detail| Err(Problem::bad_request(detail)))
     }
 
-    async fn body(&self, verb: RouteVerb, body: Body) -> Result<Option<Json>, Problem> {
+    /// The decoded body; `None` when the route takes none, or works without.
+    async fn data(&self, verb: RouteVerb, body: &mut Option<Body>) -> Result<Option<Json>, Problem> {
         let takes = matches!(verb, RouteVerb::Create | RouteVerb::Patch | RouteVerb::Batch | RouteVerb::Call);
         let patch = verb == RouteVerb::Patch;
         let format = if takes { body::declared_format(&self.parts.headers, patch)? } else { None };
-        let deadline = (self.started + self.api.config.body_timeout).min(self.deadline());
-        let bytes = body::read(body, self.api.config.body_limit, deadline).await?;
+        let (limit, deadline) = (self.api.config.body_limit, self.body_deadline());
+        if let Some(body) = body {
+            body::check_length(body, limit)?;
+        }
+        let body = body.take().unwrap_or_default();
+        let bytes = body::read(body, limit, deadline).await?;
         if !takes && !bytes.is_empty() {
             return Err(Problem::bad_request("this route takes no body"));
         }
@@ -370,6 +378,18 @@ impl Exchange<'_> {
             });
         }
         Ok(data)
+    }
+
+    /// Takes what the request's refusal left unread, unless its sender waits for a word before it sends anything.
+    async fn discard(&self, body: Option<Body>) {
+        let Some(body) = body else { return };
+        if !body.is_end_stream() && !self.parts.headers.contains_key(header::EXPECT) {
+            body::discard(body.into_data_stream(), self.body_deadline()).await;
+        }
+    }
+
+    fn body_deadline(&self) -> Instant {
+        (self.started + self.api.config.body_timeout).min(self.deadline())
     }
 
     fn work(
@@ -465,7 +485,7 @@ impl Exchange<'_> {
 
     /// A problem as the answer, with the headers that its status asks for.
     fn refuse(&self, mut problem: Problem) -> Response {
-        problem.log();
+        problem.log(&self.request_id);
         let missing = |problem: &Problem, name: HeaderName| !problem.headers.iter().any(|(other, _)| *other == name);
         if problem.code.status() == StatusCode::UNAUTHORIZED
             && let Ok(challenge) = HeaderValue::from_str(&self.api.auth.challenge())

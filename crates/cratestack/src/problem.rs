@@ -134,14 +134,14 @@ impl Problem {
         self
     }
 
-    /// Writes what the caller must not see to the log.
-    pub(crate) fn log(&self) {
+    /// Writes what the caller must not see to the log, under the request id: the request's span may be filtered out.
+    pub(crate) fn log(&self, request_id: &str) {
         let (code, status, _) = self.code.row();
         let internal = self.internal.as_deref().unwrap_or_default();
         if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
-            tracing::error!(code, detail = %self.detail, internal, "request failed");
+            tracing::error!(request_id, code, detail = %self.detail, internal, "request failed");
         } else {
-            tracing::debug!(code, detail = %self.detail, internal, "request refused");
+            tracing::debug!(request_id, code, detail = %self.detail, internal, "request refused");
         }
     }
 

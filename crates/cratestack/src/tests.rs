@@ -16,6 +16,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use proptest::prelude::*;
 use tower::ServiceExt as _;
+use tracing::Level;
 use tracing::instrument::WithSubscriber as _;
 
 use crate::auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
@@ -931,7 +932,7 @@ async fn problem_types_have_the_configured_base() {
 }
 
 /// What the log says while `work` runs.
-async fn logged(work: impl Future<Output = Reply>) -> (Reply, String) {
+async fn logged(level: Level, work: impl Future<Output = Reply>) -> (Reply, String) {
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -948,11 +949,8 @@ async fn logged(work: impl Future<Output = Reply>) -> (Reply, String) {
 
     let log = Log::default();
     let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
+    let subscriber =
+        tracing_subscriber::fmt().json().with_max_level(level).with_writer(move || writer.clone()).finish();
     let reply = work.with_subscriber(subscriber).await;
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     (reply, text)
@@ -963,17 +961,21 @@ async fn the_log_has_what_the_answer_must_not() {
     let service = Service::new(|_, _| Err(Failure::new(Code::Internal, "bug").with_internal("secret cause")));
     let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let headers = ["x-request-id: req-1", trace, "authorization: ok"];
-    let (reply, log) = logged(service.ask("GET /api/customers/personal-key", &headers, "")).await;
+    let (reply, log) = logged(Level::DEBUG, service.ask("GET /api/customers/personal-key", &headers, "")).await;
     assert!(!reply.text().contains("secret cause"));
     for part in ["secret cause", "req-1", "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "/customers/{id}"] {
         assert!(log.contains(part), "{part}: {log}");
     }
     assert!(!log.contains("personal-key"), "{log}");
 
-    let (reply, log) = logged(service.ask("GET /api/accounts", &["authorization: no"], "")).await;
+    // A quiet log has the request id all the same.
+    let (_, log) = logged(Level::WARN, service.ask("GET /api/customers/personal-key", &headers, "")).await;
+    assert!(log.contains("secret cause") && log.contains("req-1"), "{log}");
+
+    let (reply, log) = logged(Level::DEBUG, service.ask("GET /api/accounts", &["authorization: no"], "")).await;
     assert_eq!(reply.problem(), "unauthenticated");
     assert!(log.contains("secret reason") && !reply.text().contains("secret reason"));
-    let (_, log) = logged(service.ask("GET /api/accounts", &["authorization: panic"], "")).await;
+    let (_, log) = logged(Level::DEBUG, service.ask("GET /api/accounts", &["authorization: panic"], "")).await;
     assert!(log.contains("panic: secret panic") && log.contains("\"level\":\"ERROR\""), "{log}");
 }
 

@@ -12,6 +12,7 @@ use cratestack::engine::{Database, Engine, Options};
 use cratestack::{DevAuth, router};
 use http::{HeaderMap, Request};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower::ServiceExt as _;
 
 const SCHEMA: &str = r#"
@@ -798,4 +799,54 @@ async fn limits() {
         service.get(AUDITOR, &format!("/accounts?include={deep}")).await.refusal(),
         refusal(400, "invalid_query")
     );
+}
+
+/// Over a socket, a refusal reaches even a caller that is still sending.
+#[tokio::test]
+async fn refusals_reach_those_who_are_still_sending() {
+    let Service(router) = Service::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(cratestack::serve(listener, router, cratestack::ServerConfig::default(), std::future::pending()));
+    let length = 10 * 1024 * 1024;
+    let sized = format!("content-length: {length}\r\n");
+    for (path, framing, media, status) in [
+        ("/api/rates", sized.as_str(), "application/json", "413"),
+        ("/api/rates", "transfer-encoding: chunked\r\n", "application/json", "413"),
+        ("/api/rates", &sized, "text/plain", "415"),
+        ("/api/nowhere", &sized, "application/json", "404"),
+        ("/livez", &sized, "application/json", "405"),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {media}\r\n{framing}connection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let chunked = !framing.starts_with("content-length");
+        let chunk = vec![b' '; 64 * 1024];
+        for _ in 0..length / chunk.len() {
+            if chunked {
+                stream.write_all(format!("{:x}\r\n", chunk.len()).as_bytes()).await.unwrap();
+            }
+            stream.write_all(&chunk).await.unwrap();
+            if chunked {
+                stream.write_all(b"\r\n").await.unwrap();
+            }
+        }
+        if chunked {
+            stream.write_all(b"0\r\n\r\n").await.unwrap();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {framing}: {answer}");
+        assert!(answer.contains("application/problem+json"));
+    }
+    // Who waits for a word first is told at once.
+    let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let head = format!(
+        "POST /api/rates HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{sized}expect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
 }

@@ -248,6 +248,8 @@ pub struct Limits {
     pub include_rows: u64,
     /// Levels of `include`.
     pub include_depth: usize,
+    /// Relations that a filter or a sort may cross one behind the other.
+    pub relation_depth: usize,
     /// Items of a batch.
     pub batch: usize,
     /// Nesting of a `where` expression.
@@ -266,6 +268,7 @@ impl Default for Limits {
             include_limit: 50,
             include_rows: 250_000,
             include_depth: 3,
+            relation_depth: 8,
             batch: 1000,
             expression_depth: 64,
             expression_nodes: 1000,

@@ -265,13 +265,14 @@ impl<'a> Reader<'a> {
 
     fn filter(&mut self, name: &str, text: &str) -> Result<(), Failure> {
         // A dotted name is a field behind relations before it is a field and an operator.
-        let whole = resolve(self.schema, self.model, name).map(|path| (path, ("eq", Test::Compare(CompareOp::Eq))));
+        let whole = resolve_path(self.schema, self.model, name).map(|path| (path, ("eq", Test::Compare(CompareOp::Eq))));
         let split = || {
             let (path, word) = name.rsplit_once('.')?;
             let operator = OPERATORS.into_iter().find(|(known, _)| *known == word)?;
-            Some((resolve(self.schema, self.model, path)?, operator))
+            Some((resolve_path(self.schema, self.model, path)?, operator))
         };
         let Some((path, (word, test))) = whole.or_else(split) else { return Err(self.unknown(name, name)) };
+        self.check_depth(name, path.hops.len())?;
         let field = self.schema.path_field(self.model, &path);
         if !applies(test, field.ty, field.list) {
             let fitting = OPERATORS.iter().filter(|(_, test)| applies(*test, field.ty, field.list));
@@ -316,8 +317,17 @@ impl<'a> Reader<'a> {
             invalid("where", format!("is not valid at character {at}: {}{help}", found.message))
         })?;
         check_arithmetic(self.schema, self.model, &condition)?;
+        self.check_depth("where", relation_depth(&condition))?;
         self.filters.push(format!("where {text}"));
         self.conditions.push(condition);
+        Ok(())
+    }
+
+    fn check_depth(&self, name: &str, depth: usize) -> Result<(), Failure> {
+        let most = self.limits.relation_depth;
+        if depth > most {
+            return Err(invalid(name, format!("crosses more than {most} relations in a row, which is the limit")));
+        }
         Ok(())
     }
 
@@ -327,12 +337,15 @@ impl<'a> Reader<'a> {
         let fields = visible(of).map(|(_, field)| field.name.as_str());
         let relations = of.relations.iter().map(|relation| relation.name.as_str());
         let (first, operator) = name.split_once('.').unwrap_or((name, ""));
-        let help = match fuzzy::nearest(first, fields.chain(relations)) {
-            Some(near) if near != first => format!("; did you mean `{near}`?"),
-            _ => match fuzzy::nearest(operator, OPERATORS.iter().map(|(word, _)| *word)) {
-                Some(near) if near != operator => format!("; did you mean the operator `{near}`?"),
-                _ => String::new(),
-            },
+        let field = of.field_named(first).is_some_and(|id| !of.field(id).server_only);
+        let help = if of.relation_named(name).is_some() {
+            format!("; `{name}` is a relation: name one of its fields behind a dot")
+        } else if field {
+            let near = fuzzy::nearest(operator, OPERATORS.iter().map(|(word, _)| *word));
+            near.map(|near| format!("; did you mean the operator `{near}`?")).unwrap_or_default()
+        } else {
+            let near = fuzzy::nearest(first, fields.chain(relations)).filter(|near| *near != first);
+            near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
         };
         let what = if param == name { "names".to_owned() } else { format!("holds `{}`, which is", shown(name)) };
         invalid(param, format!("{what} no field of `{}` that can be used here{help}", of.name))
@@ -346,7 +359,8 @@ impl<'a> Reader<'a> {
                 Some(name) => (true, name),
                 None => (false, item),
             };
-            let Some(path) = resolve(self.schema, self.model, name) else { return Err(self.unknown("sort", name)) };
+            let Some(path) = resolve_path(self.schema, self.model, name) else { return Err(self.unknown("sort", name)) };
+            self.check_depth("sort", path.hops.len())?;
             let field = self.schema.path_field(self.model, &path);
             if field.list || field.ty == FieldType::Scalar(Scalar::Json) {
                 return Err(invalid("sort", format!("holds `{}`, whose values have no order", shown(name))));
@@ -498,11 +512,15 @@ fn total_order(model: &Model, mut sort: Vec<SortKey>) -> Vec<SortKey> {
     sort
 }
 
-/// A path over to-one relations to a field that callers may know.
-fn resolve(schema: &Schema, model: ModelId, path: &str) -> Option<FieldPath> {
-    /// Each hop is a subquery; so many are no use to anybody.
-    const MOST_HOPS: usize = 16;
-    resolve_path(schema, model, path).filter(|path| path.hops.len() <= MOST_HOPS)
+/// The most relations that an expression crosses one behind the other. Each is a subquery inside of the one before,
+/// and SQLite takes about twenty.
+fn relation_depth(expr: &Expr) -> usize {
+    let inner = expr.children().into_iter().map(relation_depth).max().unwrap_or(0);
+    match expr {
+        Expr::Field(path) => path.hops.len(),
+        Expr::Quantified { hops, .. } => hops.len() + 1 + inner,
+        _ => inner,
+    }
 }
 
 /// Arithmetic is exact, so a product has as many digits as its factors together; beyond this the databases give up.
@@ -661,5 +679,181 @@ impl Query {
         let Self { model, condition: _, sort, limit, cursor, projection, count, deleted, filters } = self;
         let paged = cursor.is_some();
         format!("{} {limit} {paged} {count} {deleted} {filters:?} {sort:?} {projection:?}", model.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+    use super::*;
+
+    const SHOP: &str = r#"
+enum Status { open closed @map("CLOSED") }
+auth Principal { id String @id }
+model Customer {
+  id     Int @id
+  name   String
+  secret String? @server_only
+  orders Order[]
+  @@allow("all", true)
+}
+model Order {
+  id         Int @id
+  customerId Int
+  status     Status
+  total      Decimal(18, 4)
+  paid       Boolean
+  note       Json?
+  tags       String[]
+  where      String?
+  contains   String?
+  at         DateTime?
+  boss       Int?
+  parent     Order? @relation(name: "tree", fields: [boss], references: [id])
+  children   Order[] @relation(name: "tree")
+  customer   Customer @relation(fields: [customerId], references: [id])
+  @@soft_delete
+  @@allow("all", true)
+}
+"#;
+
+    fn parsed(params: &[(&str, &str)]) -> Result<Query, Failure> {
+        let (schema, diagnostics) = cratestack_schema::compile("shop", SHOP);
+        let schema = schema.unwrap_or_else(|| panic!("{diagnostics:#?}"));
+        let params: Vec<(String, String)> =
+            params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        list(&schema, schema.model_named("Order").unwrap(), &Limits::default(), &params)
+    }
+
+    #[test]
+    fn what_is_refused_and_in_which_words() {
+        let long = "x".repeat(200);
+        let deep = format!("{}1 == 1{}", "(".repeat(5000), ")".repeat(5000));
+        let wide = vec!["1 == 1"; 400].join(" && ");
+        let product = vec!["total"; 60].join(" * ");
+        let product = format!("({product}) * ({product}) * ({product}) * ({product}) > 0");
+        let hops = format!("{}id", "parent.".repeat(17));
+        let cases: &[&[(&str, &str)]] = &[
+            &[("", "")],
+            &[("", "x")],
+            &[("_x", "1")],
+            &[("customr", "1")],
+            &[("customer", "1")],
+            &[("customer.secret", "1")],
+            &[("customer.sekret", "1")],
+            &[("customer.orders.id", "1")],
+            &[("children.id", "1")],
+            &[("total.gtee", "1")],
+            &[("total.secret", "1")],
+            &[(&long, "1")],
+            &[("a`b\n", "1")],
+            &[(&hops, "1")],
+            &[("total", "ten")],
+            &[("total", "1e3")],
+            &[("total.in", "1,two")],
+            &[("customerId", "1.5")],
+            &[("customerId", "")],
+            &[("status", "CLOSED")],
+            &[("status.gt", "open")],
+            &[("status.startsWith", "o")],
+            &[("paid", "1")],
+            &[("paid.lt", "true")],
+            &[("note", "{}")],
+            &[("tags", "a")],
+            &[("note.isNull", "yes")],
+            &[("at.eq", "2026-01-31")],
+            &[("where.in", "a\\b")],
+            &[("where.eq", "\0")],
+            &[("at", "2026")],
+            &[("search", "x")],
+            &[("sort", "")],
+            &[("sort", "customer")],
+            &[("sort", "customer.secret")],
+            &[("sort", "customer.sekret")],
+            &[("sort", "note")],
+            &[("sort", "id,-id")],
+            &[("sort", "id"), ("sort", "total")],
+            &[("limit", "0")],
+            &[("limit", "1001")],
+            &[("limit", "-1")],
+            &[("limit", "+1")],
+            &[("limit", "99999999999999999999")],
+            &[("count", "yes")],
+            &[("deleted", "also")],
+            &[("fields", "")],
+            &[("fields", "id,secret")],
+            &[("fields", "customer")],
+            &[("fields", "customer.id")],
+            &[("fields", "customer.secret"), ("include", "customer")],
+            &[("fields", "customer.nam"), ("include", "customer")],
+            &[("include", "customr")],
+            &[("include", "total")],
+            &[("include", "parent.parent.parent.parent")],
+            &[("include", "children.children.children")],
+            &[("where", "")],
+            &[("where", "total >")],
+            &[("where", "totl > 1")],
+            &[("where", "customer.secret == \"x\"")],
+            &[("where", "customer.sekret == \"x\"")],
+            &[("where", "total == \"x\"")],
+            &[("where", "total")],
+            &[("where", "old.total > 1")],
+            &[("where", &deep)],
+            &[("where", &wide)],
+            &[("where", &product)],
+        ];
+        let mut text = String::new();
+        for params in cases {
+            let failure = parsed(params).map(|query| panic!("{params:?}: {query:#?}")).unwrap_err();
+            assert_eq!(failure.code, Code::InvalidQuery);
+            let params: Vec<String> =
+                params.iter().map(|(name, value)| format!("{}={}", shown(name), shown(value))).collect();
+            let _ = writeln!(text, "?{}\n  {}", params.join("&"), failure.detail);
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn names_that_are_words_and_words_that_are_names() {
+        let field = |name: &str, value: &str| parsed(&[(name, value)]).unwrap().filters.remove(0);
+        assert_eq!(field("where.eq", "x"), "where eq [Text(\"x\")]");
+        assert_eq!(field("contains", "x"), "contains eq [Text(\"x\")]");
+        assert_eq!(field("parent.contains", "x"), "parent.contains eq [Text(\"x\")]");
+        assert_eq!(field("parent.contains.contains", "x"), "parent.contains contains [Text(\"x\")]");
+        assert_eq!(field("parent.at", "2026-01-31T10:00:00Z").split(' ').next(), Some("parent.at"));
+        assert_eq!(field("status", "closed"), "status eq [Text(\"CLOSED\")]");
+        assert_eq!(field("total", "1.50"), field("total.eq", "1.5"));
+        assert_eq!(field("where.in", "a\\,b,\\\\,"), "where in [Text(\"a,b\"), Text(\"\\\\\"), Text(\"\")]");
+    }
+
+    #[test]
+    fn the_order_is_total_and_no_longer() {
+        let names = |sort: &str| {
+            let (schema, _) = cratestack_schema::compile("shop", SHOP);
+            let (schema, query) = (schema.unwrap(), parsed(&[("sort", sort)]).unwrap());
+            let name = |key: &SortKey| {
+                let sign = if key.descending { "-" } else { "" };
+                format!("{sign}{}", path_name(&schema, query.model, &key.path))
+            };
+            query.sort.iter().map(name).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(names("total"), "total,id");
+        assert_eq!(names("-total"), "-total,-id");
+        assert_eq!(names("-customer.name,total"), "-customer.name,total,id");
+        assert_eq!(names("total,-id,status"), "total,-id");
+        assert_eq!(parsed(&[]).unwrap().sort.len(), 1);
+    }
+
+    #[test]
+    fn equal_lists_have_equal_bindings() {
+        let (schema, _) = cratestack_schema::compile("shop", SHOP);
+        let schema = schema.unwrap();
+        let binding = |params: &[(&str, &str)]| parsed(params).unwrap().binding(&schema, None);
+        let one = binding(&[("total", "1.50"), ("paid", "true"), ("limit", "3"), ("fields", "id")]);
+        assert_eq!(one, binding(&[("paid.eq", "true"), ("total.eq", "1.5"), ("include", "customer")]));
+        assert_ne!(one, binding(&[("paid", "true")]));
+        assert_ne!(one, binding(&[("paid", "true"), ("total", "1.5"), ("deleted", "only")]));
+        assert_ne!(one, binding(&[("paid", "true"), ("total", "1.5"), ("sort", "-id")]));
     }
 }

@@ -12,13 +12,16 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Executor as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::*;
 use crate::api::{Answer, Caller, Code, Limits, Operation, Verb};
 use crate::json::{self, Json};
 use crate::migrate::{self, Db};
+use crate::plan::Values;
+use crate::policy::Policies;
 use crate::sources::Fixed;
+use crate::storage::add_argument;
 use crate::testing::PgDatabase;
 use crate::{Database, Engine, Options};
 
@@ -646,4 +649,198 @@ async fn an_included_row_is_the_row() {
         bodies.push(alone);
     }
     insta::assert_snapshot!(bodies.join("\n"));
+}
+
+/// The largest requests that the limits let through are answered, and never by a failure of the database.
+#[tokio::test]
+async fn the_limits_are_within_what_the_databases_bear() {
+    let bases = bank().await;
+    let hops = format!("{}name", "manager.".repeat(8));
+    let nested = |open: &str, body: &str, close: &str, times: usize| {
+        format!("{}{body}{}", open.repeat(times), close.repeat(times))
+    };
+    let ids = (0..990).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
+    let chain = vec!["id > 0"; 249].join(" && ");
+    let choice = vec!["id == 1"; 249].join(" || ");
+    let product = vec!["amount"; 30].join(" * ");
+    let sorts = ["name", "country", "managerId", "manager.name", "manager.country", "manager.manager.name", "-id"].join(",");
+    let prefix = "a".repeat(4000);
+    let cases: &[(&str, Params<'_>)] = &[
+        ("Customer", &[(&hops, "Ann")]),
+        ("Customer", &[("sort", &hops)]),
+        ("Customer", &[("sort", &sorts)]),
+        ("Customer", &[("id.in", &ids)]),
+        ("Customer", &[("id.notIn", &ids)]),
+        ("Customer", &[("where", &chain)]),
+        ("Customer", &[("where", &choice)]),
+        ("Customer", &[("where", &nested("!(", "id == 1", ")", 30))]),
+        ("Customer", &[("where", &nested("reports.some(", "id == 1", ")", 8))]),
+        ("Customer", &[("where", &nested("reports.every(manager.reports.none(", "manager.name == null", "))", 2))]),
+        ("Customer", &[("where", &nested("(id == 1 || (", "id == 2", "))", 15))]),
+        ("Customer", &[("name.startsWith", &prefix), ("name.contains", &prefix), ("name.endsWith", &prefix)]),
+        ("Customer", &[("name.startsWith", "\u{10FFFF}"), ("name.ne", "'\"; DROP TABLE customers; --")]),
+        ("Entry", &[("where", &format!("{product} > 0"))]),
+        ("Entry", &[("amount", &"9".repeat(900))]),
+    ];
+    for (model, params) in cases {
+        let answer = bases.list(&manager(), model, params).await;
+        assert!(answer.is_ok(), "{params:.200?}: {answer:?}");
+    }
+}
+
+// The text of the statements, and how the databases run them.
+
+/// The statement of a list, behind a cursor with these sort values if there are any.
+fn list_text(schema: &Arc<Schema>, dialect: Dialect, who: &Caller, model: &str, params: Params<'_>, cursor: &[Value]) -> Arc<Template> {
+    let policies = Policies::new(schema);
+    let view = policies.view(who.principal.as_ref(), "2026-01-31T10:00:00.000000Z");
+    let params: Vec<(String, String)> =
+        params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let limits = Limits { include_limit: 2, ..Limits::default() };
+    let query = crate::query::list(schema, schema.model_named(model).unwrap(), &limits, &params).unwrap();
+    let nulls: Vec<bool> = cursor.iter().map(|value| *value == Value::Null).collect();
+    let nulls = (!cursor.is_empty()).then_some(&nulls[..]);
+    list(&view, dialect, 2, &query, nulls).unwrap().template
+}
+
+fn row_text(schema: &Arc<Schema>, dialect: Dialect, who: &Caller, model: &str, params: Params<'_>) -> Arc<Template> {
+    let policies = Policies::new(schema);
+    let view = policies.view(who.principal.as_ref(), "2026-01-31T10:00:00.000000Z");
+    let params: Vec<(String, String)> =
+        params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let model = schema.model_named(model).unwrap();
+    let projection = crate::query::read(schema, model, &Limits::default(), &params).unwrap();
+    one(&view, dialect, 2, model, &projection).unwrap()
+}
+
+/// One clause per line.
+fn folded(text: &str) -> String {
+    let mut text = text.to_owned();
+    for word in [" FROM ", " WHERE ", " ORDER BY ", " LEFT JOIN ", " UNION ALL ", " AND "] {
+        text = text.replace(word, &format!("\n  {}", word.trim_start()));
+    }
+    text
+}
+
+/// Every kind of read: who, what, parameters, cursor.
+fn statements() -> Vec<(&'static str, Caller, &'static str, Params<'static>, Vec<Value>)> {
+    let id = || Value::Text(A1.to_owned());
+    vec![
+        ("first page", clerk(), "Account", &[("limit", "10")], Vec::new()),
+        ("next page", clerk(), "Account", &[], vec![id()]),
+        ("rules with a claim", clerk(), "Customer", &[], Vec::new()),
+        ("rules that the claims decide", manager(), "Entry", &[], Vec::new()),
+        ("nullable, values first", clerk(), "Account", &[("sort", "limit")], vec![Value::Int(5), id()]),
+        ("nullable, among nulls", clerk(), "Account", &[("sort", "limit")], vec![Value::Null, id()]),
+        ("nullable, falling", clerk(), "Account", &[("sort", "-limit")], vec![Value::Int(5), id()]),
+        ("nullable, falling, among nulls", clerk(), "Account", &[("sort", "-limit")], vec![Value::Null, id()]),
+        ("mixed directions", clerk(), "Account", &[("sort", "owner,-id")], vec![Value::Text("b".to_owned()), id()]),
+        ("foreign key", clerk(), "Entry", &[("accountId", A1)], vec![Value::Int(1)]),
+        ("to-one", clerk(), "Entry", &[("include", "account"), ("fields", "id")], Vec::new()),
+        ("to-many", manager(), "Account", &[("include", "entries"), ("fields", "id")], Vec::new()),
+        ("total", manager(), "Entry", &[("count", "exact"), ("fields", "id")], Vec::new()),
+        ("path", clerk(), "Account", &[("customer.country", "DE"), ("fields", "id")], Vec::new()),
+        ("quantifier", clerk(), "Account", &[("where", "entries.none(amount > 3)"), ("fields", "id")], Vec::new()),
+    ]
+}
+
+#[test]
+fn text_of_the_statements() {
+    let schema = schema(BANK);
+    let mut text = String::new();
+    for dialect in [Dialect::Postgres, Dialect::Sqlite] {
+        for (what, who, model, params, cursor) in statements() {
+            let template = list_text(&schema, dialect, &who, model, params, &cursor);
+            let _ = write!(text, "-- {dialect:?}, {what}\n{}\n\n", folded(&template.sql));
+        }
+        for (model, params) in [("Account", &[][..]), ("Tag", &[("include", "entry"), ("fields", "name")])] {
+            let template = row_text(&schema, dialect, &clerk(), model, params);
+            let _ = write!(text, "-- {dialect:?}, one {model}\n{}\n\n", folded(&template.sql));
+        }
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// No keyed access needs to look at a whole table.
+#[tokio::test]
+async fn keyed_access_uses_an_index() {
+    let bases = Bases::new(BANK).await;
+    // These look at every row by their nature.
+    let scans = ["total", "mixed directions"];
+    let sqlite = rusqlite::Connection::open(&bases.path).unwrap();
+    crate::predicate::register_functions(&sqlite).unwrap();
+    let mut plans = String::new();
+    let templates = |dialect| {
+        let lists = statements().into_iter().map(move |(what, who, model, params, cursor)| {
+            let schema = schema(BANK);
+            (what.to_owned(), list_text(&schema, dialect, &who, model, params, &cursor))
+        });
+        let rows = ["Account", "Customer", "Tag"].map(|model| {
+            (format!("one {model}"), row_text(&schema(BANK), dialect, &clerk(), model, &[]))
+        });
+        lists.chain(rows)
+    };
+    for (what, template) in templates(Dialect::Sqlite) {
+        let mut statement = sqlite.prepare(&format!("EXPLAIN QUERY PLAN {}", template.sql)).unwrap();
+        let steps = statement.raw_query().mapped(|row| row.get::<_, String>(3)).collect::<Result<Vec<_>, _>>().unwrap();
+        let _ = write!(plans, "-- {what}\n{}\n\n", steps.join("\n"));
+    }
+    insta::assert_snapshot!(plans);
+    let Some(database) = &bases.postgres else { return };
+    let mut connection = database.connect().await;
+    connection.execute("SET enable_seqscan = off").await.unwrap();
+    connection.execute("SET plan_cache_mode = force_generic_plan").await.unwrap();
+    for (what, template) in templates(Dialect::Postgres) {
+        let nulls = vec!["NULL"; template.slots.len()].join(", ");
+        let execute = if nulls.is_empty() { "s".to_owned() } else { format!("s({nulls})") };
+        connection.execute(AssertSqlSafe(format!("PREPARE s AS {}", template.sql))).await.unwrap();
+        let rows = sqlx::query(AssertSqlSafe(format!("EXPLAIN EXECUTE {execute}"))).fetch_all(&mut connection).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let plan = plan.join("\n");
+        assert!(!plan.contains("Seq Scan") || scans.contains(&what.as_str()), "{what}: {}\n{plan}", template.sql);
+        connection.execute("DEALLOCATE s").await.unwrap();
+    }
+}
+
+/// A page in the middle of many rows costs as much as the first one.
+#[tokio::test]
+async fn a_page_reads_no_more_rows_than_it_shows() {
+    let bases = Bases::new(SORTED).await;
+    let Some(database) = &bases.postgres else { return };
+    let mut connection = database.connect().await;
+    let fill = "INSERT INTO rows (id, a, d) SELECT n, CASE WHEN n % 2 = 0 THEN n / 4 END, n % 3 FROM generate_series(1, 20000) AS n";
+    connection.execute(fill).await.unwrap();
+    connection.execute("CREATE INDEX d_and_id ON rows (d, id)").await.unwrap();
+    connection.execute("ANALYZE rows").await.unwrap();
+    let int = |value: i64| Value::Int(value);
+    for (sort, cursor) in [
+        ("id", vec![int(15_000)]),
+        ("-id", vec![int(15_000)]),
+        ("a", vec![int(4000), int(16_000)]),
+        ("a", vec![Value::Null, int(15_000)]),
+        ("a", vec![int(4999), int(19_999)]),
+        ("-a", vec![int(4000), int(16_000)]),
+        ("-a", vec![Value::Null, int(15_000)]),
+        ("d,id", vec![int(1), int(15_000)]),
+    ] {
+        let params = [("sort", sort), ("limit", "50")];
+        let template = list_text(&bases.schema, Dialect::Postgres, &caller(None), "Row", &params, &cursor);
+        let values = Values {
+            cursor: &cursor,
+            ..Values::new(&bases.schema, Dialect::Postgres, None, "2026-01-31T10:00:00.000000Z")
+        };
+        let mut arguments = sqlx::postgres::PgArguments::default();
+        for slot in &template.slots {
+            add_argument(&values.bind(slot).unwrap(), &mut arguments).unwrap();
+        }
+        let text = format!("EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF) {}", template.sql);
+        let rows = sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(&mut connection).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        for step in &plan {
+            let counted = step.split("actual rows=").nth(1).or_else(|| step.split("Removed by Filter: ").nth(1));
+            let count = counted.map(|text| text.chars().take_while(char::is_ascii_digit).collect::<String>());
+            let count: u64 = count.map_or(0, |count| count.parse().unwrap());
+            assert!(count <= 102, "{sort} {cursor:?}: {}\n{}", template.sql, plan.join("\n"));
+        }
+    }
 }
