@@ -235,22 +235,40 @@ impl<'a> Resolver<'a> {
         }
         self.model_mut(id).append_only = append_only.is_some();
         for one in given.iter().filter(|one| one.kind == OnBlock::Internal) {
-            // As in a deny, `all` reaches every action.
-            let actions = one.arg("action").and_then(|value| self.actions(value, Effect::Deny)).unwrap_or_default();
-            let known = &mut self.model_mut(id).internal;
-            let new: Vec<Action> = actions.iter().copied().filter(|action| !known.contains(action)).collect();
-            let repeated = new.is_empty() && !actions.is_empty();
-            known.extend(new);
-            known.sort_unstable();
-            if repeated {
-                self.report(
-                    Diagnostic::new(Code::DuplicateAttribute, one.span, "these actions are internal already")
-                        .help("remove this one")
-                        .fix("remove it", one.span, ""),
-                );
-            }
+            self.internal(id, one);
         }
         self.version_field(id);
+    }
+
+    fn internal(&mut self, id: ModelId, given: &Given<'a, OnBlock>) {
+        // As in a deny, `all` reaches every action.
+        let actions = given.arg("action").and_then(|value| self.actions(value, Effect::Deny)).unwrap_or_default();
+        let model = self.schema.model(id);
+        let absent = match actions.as_slice() {
+            [Action::Restore] => model.soft_delete.is_none(),
+            [Action::Update | Action::Delete] => model.append_only,
+            _ => false,
+        };
+        if absent {
+            self.report(
+                Diagnostic::new(Code::RuleWithoutEffect, given.span, "the model does not have this action")
+                    .help("there is no route to hide: remove it")
+                    .fix("remove it", given.span, ""),
+            );
+            return;
+        }
+        let known = &mut self.model_mut(id).internal;
+        let new: Vec<Action> = actions.iter().copied().filter(|action| !known.contains(action)).collect();
+        let repeated = new.is_empty() && !actions.is_empty();
+        known.extend(new);
+        known.sort_unstable();
+        if repeated {
+            self.report(
+                Diagnostic::new(Code::DuplicateAttribute, given.span, "these actions are internal already")
+                    .help("remove this one")
+                    .fix("remove it", given.span, ""),
+            );
+        }
     }
 
     fn soft_delete(&mut self, id: ModelId) {
