@@ -726,7 +726,12 @@ async fn refused_by_database<S: Session>(
     if matches!(error.class.code(), Code::Unavailable | Code::TransactionAborted | Code::Internal) {
         return Stop::Database(error);
     }
-    if error.class == Class::ForeignKey && error.constraint.is_none() && mutation.form.kind != Kind::Create {
+    if error.class == Class::ForeignKey && matches!(mutation.form.kind, Kind::Delete | Kind::Tombstone) {
+        // A row that goes refers to nobody: it is others who refer to it, be they rows of the same model.
+        error.class = Class::Restrict;
+    }
+    let unnamed = error.constraint.is_none() && matches!(error.class, Class::ForeignKey | Class::Restrict);
+    if unnamed && mutation.form.kind != Kind::Create {
         let make = || write::dependents(&core.schema, core.store.dialect(), mutation.form.model);
         let dependents = core.dependents.get(&mutation.form.model, make);
         match mutation.statement(core, &dependents.template) {

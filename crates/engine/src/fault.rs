@@ -4,7 +4,7 @@
 //! database gave (constraint, table, columns). [`failure`] turns that into what the caller is told. Texts of the
 //! database never reach the caller: they may contain values.
 
-use cratestack_schema::ir::{Field, FieldId, Index, Model, ModelId, RelationKind, Schema, ValidatorKind};
+use cratestack_schema::ir::{Field, FieldId, Model, ModelId, RelationKind, Schema, ValidatorKind};
 use rusqlite::ffi;
 
 use crate::api::{Code, Failure, FieldError};
@@ -460,12 +460,16 @@ pub fn failure(schema: &Schema, model: ModelId, error: &StoreError) -> Failure {
 }
 
 fn unique(failure: &mut Failure, model: &Model, error: &StoreError) {
-    let index = |index: &&Index| Some(index.name.as_str()) == error.constraint.as_deref();
-    let fields = match model.uniques.iter().find(index) {
-        Some(index) => index.fields.clone(),
-        None if error.constraint == Some(primary_key_name(model)) => model.key.clone(),
-        None => columns(model, &error.columns),
+    // PostgreSQL names the constraint, SQLite its columns.
+    let key = (primary_key_name(model), &model.key);
+    let mut declared = model.uniques.iter().map(|index| (index.name.clone(), &index.fields)).chain([key]);
+    let named = columns(model, &error.columns);
+    let same = |fields: &[FieldId]| fields.len() == named.len() && fields.iter().all(|id| named.contains(id));
+    let found = match &error.constraint {
+        Some(constraint) => declared.find(|(name, _)| name == constraint),
+        None => declared.find(|(_, fields)| same(fields)),
     };
+    let fields = found.map_or(named, |(_, fields)| fields.clone());
     failure.errors = errors_at(model, fields, "unique", "another row has this value");
     let names: Vec<String> =
         failure.errors.iter().map(|error| format!("`{}`", error.pointer.trim_start_matches("#/"))).collect();
