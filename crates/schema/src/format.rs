@@ -213,7 +213,8 @@ impl<'a> Printer<'a> {
         let brace = rest.iter().find(|token| token.kind == TokenKind::LeftBrace).map_or(span.end, |token| token.start);
         let one_line = rest
             .iter()
-            .filter(|token| token.start > brace && token.start < span.end)
+            .take_while(|token| token.start < span.end)
+            .filter(|token| token.start > brace)
             .all(|token| token.breaks == 0 && !is_comment(*token));
         let header = self.header(brace).join(" ");
         self.next += 1;

@@ -20,6 +20,9 @@ pub struct Limits {
     pub nodes: usize,
 }
 
+/// Larger values of [`Limits::depth`] count as this one: it is what a thread's usual stack holds in every stage.
+pub const MAX_DEPTH: usize = 128;
+
 impl Default for Limits {
     /// The limits of a schema's own expressions.
     fn default() -> Self {
@@ -151,6 +154,7 @@ struct Tall {
 
 impl<'a> Parser<'a> {
     fn new(file: u32, text: &'a str, all: &[Token], found: Vec<Diagnostic>, limits: Limits) -> Self {
+        let limits = Limits { depth: limits.depth.min(MAX_DEPTH), ..limits };
         let mut parser = Self {
             file,
             text,
@@ -1006,14 +1010,14 @@ impl<'a> Parser<'a> {
             left = match found.operator {
                 Operator::Logical(op) => self.logical(op, left)?,
                 Operator::Binary(op) => {
-                    let right = self.binary(level.above())?;
+                    let right = self.deeper(|parser| parser.binary(level.above()))?;
                     let span = left.expr.span.to(right.expr.span);
                     let below = left.height.max(right.height);
                     let (left, right) = (Box::new(left.expr), Box::new(right.expr));
                     self.node(ExprKind::Binary { op, op_span, left, right }, span, below)?
                 }
                 Operator::In { negated } => {
-                    let list = self.binary(level.above())?;
+                    let list = self.deeper(|parser| parser.binary(level.above()))?;
                     let span = left.expr.span.to(list.expr.span);
                     let below = left.height.max(list.height);
                     let (value, list) = (Box::new(left.expr), Box::new(list.expr));
@@ -1034,7 +1038,7 @@ impl<'a> Parser<'a> {
         let mut span = first.expr.span;
         let mut operands = vec![first.expr];
         loop {
-            let next = self.binary(level.above())?;
+            let next = self.deeper(|parser| parser.binary(level.above()))?;
             height = height.max(next.height);
             span = span.to(next.expr.span);
             operands.push(next.expr);

@@ -2,8 +2,9 @@
 #![allow(clippy::print_stdout, reason = "the time is the point")]
 
 use std::fmt::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use cratestack_schema::parse::parse;
 use cratestack_schema::{compile, format};
 
 /// A schema of that many models, each with relations, rules, checks and validators.
@@ -51,17 +52,32 @@ model Account{at} {{
     text
 }
 
+/// The best of several runs, which says most about the code and least about the machine's other work.
+fn best<T>(mut run: impl FnMut() -> T) -> (Duration, T) {
+    let timed = |run: &mut dyn FnMut() -> T| {
+        let start = Instant::now();
+        let result = run();
+        (start.elapsed(), result)
+    };
+    let mut best = timed(&mut run);
+    for _ in 0..10 {
+        let next = timed(&mut run);
+        if next.0 < best.0 {
+            best = next;
+        }
+    }
+    best
+}
+
 #[test]
 fn five_hundred_models() {
     let text = schema(500);
-    let start = Instant::now();
-    let (compiled, found) = compile("large", &text);
-    let check = start.elapsed();
+    let (parsing, _) = best(|| parse(0, &text));
+    let (checking, (compiled, found)) = best(|| compile("large", &text));
+    let (formatting, formatted) = best(|| format(&text));
     assert_eq!(found, []);
     assert_eq!(compiled.map(|schema| schema.models.len()), Some(500));
-    let start = Instant::now();
-    let formatted = format(&text);
-    let layout = start.elapsed();
     assert!(formatted.is_ok());
-    println!("500 models, {} KiB: check {check:?}, format {layout:?}", text.len() / 1024);
+    let size = text.len() / 1024;
+    println!("500 models, {size} KiB: parse {parsing:?}, check {checking:?}, format {formatting:?}");
 }

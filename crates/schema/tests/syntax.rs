@@ -157,11 +157,15 @@ fn depth_and_size_are_bounded_whatever_the_shape() {
         format!("f(){}", ".x".repeat(MANY)),
         format!("{}a{}", "f(".repeat(MANY), ")".repeat(MANY)),
         format!("{}a{}", "a.some(".repeat(MANY), ")".repeat(MANY)),
+        format!("{}a{}", "a || a && a == a + a * (".repeat(MANY), ")".repeat(MANY)),
+        format!("{}a{}", "a || a && a in [a + a * -!f(".repeat(MANY), ")]".repeat(MANY)),
         "(".repeat(1_000_000),
     ];
     for text in deep {
         let found = parse_expression(&text, Limits::default()).unwrap_err();
         assert_eq!(found.code, Code::ExpressionTooDeep, "{}..", &text[..20]);
+        let unlimited = Limits { depth: usize::MAX, nodes: usize::MAX };
+        assert_eq!(parse_expression(&text, unlimited).unwrap_err().code, Code::ExpressionTooDeep, "{}..", &text[..20]);
         let schema = format!("model A {{\n  id Int @id @default({text})\n  @@check({text})\n}}\n");
         let found = codes(&schema);
         assert_eq!(found.iter().filter(|code| **code == "CST0021").count(), 2, "{}.. {found:?}", &text[..20]);
