@@ -15,7 +15,7 @@ usage: cargo xtask <command>
 
   test [--only sqlite] [FILTER..]   run everything, on SQLite and PostgreSQL; FILTERs name tests
   ci                                format, lints, proofs, tests, documents: what has to pass before a merge
-  bench [ARG..]                     run the benchmarks (release build) and print their table
+  bench [SECONDS [ROUNDS]]          run the benchmarks (release build) and print their table
   links                             check the relative links of all Markdown files
 
 environment:
@@ -47,8 +47,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// Benchmarks need an optimised build and a PostgreSQL with fsync on, which the bench package starts itself.
+/// Benchmarks need an optimised build and a PostgreSQL with fsync on, which must be a private one: its tables are
+/// made in the `postgres` database.
 fn bench(args: &[String]) -> Result<(), String> {
-    let fixed = ["run", "--release", "--package", "cratestack-bench", "--"];
-    run::cargo(fixed.into_iter().chain(args.iter().map(String::as_str)), &[])
+    println!("building in release mode (some minutes the first time)");
+    run::cargo(["build", "--release", "--package", "cratestack-cli", "--package", "cratestack-bench"], &[])?;
+    let server = postgres::Server::private(postgres::Purpose::Bench)?;
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    let program = |name: &str| std::path::Path::new(&target).join("release").join(name);
+    let mut command = std::process::Command::new(program("bench"));
+    command
+        .args(args)
+        .env("BENCH_DATABASE", &server.url)
+        .env("BENCH_PGBENCH", server.programs.join("pgbench"))
+        .env("BENCH_CRATESTACK", program("cratestack"));
+    run::shown(&mut command)
 }

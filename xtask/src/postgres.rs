@@ -24,25 +24,41 @@ if [ -f "$folder/data/postmaster.pid" ]; then "$@" "$pg_ctl" -D "$folder/data" -
 rm -rf "$folder"
 "#;
 
-/// For tests: durability off (a crash of the machine loses nothing that matters), small, and no parallel plans.
+/// For every server: private, small, and no parallel plans.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 300
-shared_buffers = 64MB
-fsync = off
-synchronous_commit = off
-full_page_writes = off
 wal_level = minimal
 max_wal_senders = 0
 max_parallel_workers_per_gather = 0
 log_min_messages = panic
 ";
 
+/// What a server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Durability off: a crash of the machine loses nothing that matters.
+    Tests,
+    /// Durability on, as in production.
+    Bench,
+}
+
+impl Purpose {
+    fn settings(self) -> &'static str {
+        match self {
+            Self::Tests => "shared_buffers = 64MB\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\n",
+            Self::Bench => "shared_buffers = 256MB\nfsync = on\nsynchronous_commit = on\n",
+        }
+    }
+}
+
 /// A server to test against. A private one ends when this value is dropped.
 pub(crate) struct Server {
     /// URL of its `postgres` database, as a superuser or as whatever role the environment gave.
     pub(crate) url: String,
+    /// Where its programs are; empty for a server that the environment names.
+    pub(crate) programs: PathBuf,
     guardian: Option<Child>,
 }
 
@@ -54,29 +70,34 @@ impl Server {
                 && (url.starts_with("postgres://") || url.starts_with("postgresql://"))
             {
                 println!("postgresql: using the server of {name}");
-                return Ok(Self { url, guardian: None });
+                return Ok(Self { url, programs: PathBuf::new(), guardian: None });
             }
         }
+        Self::private(Purpose::Tests)
+    }
+
+    /// A private server, whatever the environment names.
+    pub(crate) fn private(purpose: Purpose) -> Result<Self, String> {
         let programs = match Programs::find() {
             Some(programs) => programs,
             None => install()?,
         };
-        Self::start(&programs)
+        Self::start(&programs, purpose)
     }
 
-    fn start(programs: &Programs) -> Result<Self, String> {
+    fn start(programs: &Programs, purpose: Purpose) -> Result<Self, String> {
         println!("postgresql: starting a private {} from {}", programs.version, programs.folder.display());
         let owner = Owner::choose()?;
         let folder = make_folder()?;
         let password = random_hex()?;
         let mut guardian = spawn_guardian(programs, &owner, &folder)?;
-        let started = initialise(programs, &owner, &folder, &password)
+        let started = initialise(programs, &owner, &folder, &password, purpose)
             .and_then(|()| start_on_free_port(programs, &owner, &folder));
         match started {
             Ok(port) => {
                 println!("postgresql: listening on 127.0.0.1:{port}");
                 let url = format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres");
-                Ok(Self { url, guardian: Some(guardian) })
+                Ok(Self { url, programs: programs.folder.clone(), guardian: Some(guardian) })
             }
             Err(error) => {
                 end_guardian(&mut guardian);
@@ -254,7 +275,13 @@ fn spawn_guardian(programs: &Programs, owner: &Owner, folder: &Path) -> Result<C
         .map_err(|error| format!("`setsid` could not start: {error}"))
 }
 
-fn initialise(programs: &Programs, owner: &Owner, folder: &Path, password: &str) -> Result<(), String> {
+fn initialise(
+    programs: &Programs,
+    owner: &Owner,
+    folder: &Path,
+    password: &str,
+    purpose: Purpose,
+) -> Result<(), String> {
     let password_file = folder.join("password");
     let write = |path: &Path, text: &str| {
         fs::OpenOptions::new()
@@ -277,7 +304,7 @@ fn initialise(programs: &Programs, owner: &Owner, folder: &Path, password: &str)
             .arg("--pgdata")
             .arg(&data),
     )?;
-    write(&data.join("postgresql.conf"), SETTINGS)
+    write(&data.join("postgresql.conf"), &format!("{SETTINGS}{}", purpose.settings()))
 }
 
 /// Another program may take the port between our look and the server's start: then look again.

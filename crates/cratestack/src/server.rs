@@ -32,8 +32,6 @@ use crate::config::ServerConfig;
 const HEAD_BUFFER: usize = 128 * 1024;
 /// Header fields of an HTTP/2 request, in octets.
 const HEADER_LIST: u32 = 64 * 1024;
-/// How often an idle HTTP/2 connection is probed, and how long the answer may take.
-const PROBE: Duration = Duration::from_secs(20);
 /// What to wait after `accept` failed for want of file handles or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -111,13 +109,8 @@ async fn drain(graceful: GracefulShutdown, mut connections: JoinSet<()>, timeout
 fn builder(config: &ServerConfig) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout).max_buf_size(HEAD_BUFFER);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(config.streams)
-        .max_header_list_size(HEADER_LIST)
-        .keep_alive_interval(PROBE)
-        .keep_alive_timeout(PROBE);
+    // No pings: they would keep idle connections from being noticed.
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(config.streams).max_header_list_size(HEADER_LIST);
     builder
 }
 

@@ -186,17 +186,22 @@ impl<'a> View<'a> {
 
     /// The truth values of all atoms.
     pub fn key(&self) -> AtomKey {
-        AtomKey(
-            self.policies
-                .atoms
-                .iter()
-                .map(|atom| match self.truth(atom) {
-                    Some(false) => 0,
-                    Some(true) => 1,
-                    None => 2,
-                })
-                .collect(),
-        )
+        self.key_with(None)
+    }
+
+    /// The truth values of all atoms, and of those of a condition that the caller sent: it may speak of the caller and
+    /// the clock as well, and so its statement is no more than theirs.
+    pub fn key_with(&self, sent: Option<&Expr>) -> AtomKey {
+        let mut own = Vec::new();
+        if let Some(expr) = sent {
+            collect(self.schema(), expr, &mut own);
+        }
+        let truth = |atom: &Expr| match self.truth(atom) {
+            Some(false) => 0,
+            Some(true) => 1,
+            None => 2,
+        };
+        AtomKey(self.policies.atoms.iter().chain(&own).map(truth).collect())
     }
 
     /// Folds the rules of one action. For an update, `patched` names the fields that the patch gives a value, so that

@@ -67,7 +67,7 @@ pub(super) async fn list(
     let plan = if form.len() > LONGEST_FORM {
         Arc::new(make(nulls.as_deref()))
     } else {
-        let form = ListForm { query: form, nulls, atoms: view.key() };
+        let form = ListForm { query: form, nulls, atoms: view.key_with(query.condition.as_ref()) };
         core.lists.get(&form, || make(form.nulls.as_deref()))
     };
     let Ok(plan) = &*plan else { return Err(refused(core.schema.model(model), caller, Action::List)) };

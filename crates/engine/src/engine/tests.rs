@@ -755,3 +755,38 @@ async fn values_that_the_database_makes() {
         assert_eq!(base.create("", "Empty", "{}").await.unwrap().body.as_deref(), Some(r#"{"id":1}"#), "{}", base.name);
     }
 }
+
+#[tokio::test]
+async fn a_filter_over_the_caller_is_worked_out_for_each_caller() {
+    // No rule tells these callers apart, so that nothing but the filter itself can keep their statements apart.
+    let text = r#"
+        auth Principal { id String @id  level Int?  roles String[] }
+        model Note {
+          id Int @id
+          @@allow("all", true)
+        }"#;
+    for base in Base::all(text).await {
+        let model = base.engine.schema().model_named("Note").unwrap();
+        base.create("", "Note", r#"{"id":3}"#).await.unwrap();
+        let list = |claims: &'static str, filter: &'static str| {
+            let principal = (!claims.is_empty()).then(|| base.engine.principal(&json(claims)).unwrap());
+            let caller = Caller { principal, request_id: String::new(), deadline: Duration::from_secs(5) };
+            let params = vec![("where".to_owned(), filter.to_owned())];
+            let engine = base.engine.clone();
+            async move {
+                match engine.run(&caller, Operation { model, verb: Verb::List { params } }).await.unwrap() {
+                    Answer::Page { items, .. } => items != "[]",
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        let (ann, bob) = (r#"{"id":"ann","level":3,"roles":["x"]}"#, r#"{"id":"bob","roles":[]}"#);
+        for filter in
+            ["auth().id == \"ann\"", "auth().level == id", "auth().hasRole(\"x\")", "auth() != null && id != 1"]
+        {
+            for (claims, expected) in [(ann, true), (bob, filter.starts_with("auth() ")), ("", false), (ann, true)] {
+                assert_eq!(list(claims, filter).await, expected, "{}: {filter} as {claims}", base.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The README's commands, run as a reader runs them, give what it prints. `…` stands for what differs from run to run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use support::{Server, text};
+use tempfile::tempdir;
+
+const README: &str = include_str!("../../../README.md");
+const FIRST_COMMAND: &str = "cargo run -- dev examples/bank/bank.cstack";
+const MARK: &str = "--8<--";
+
+/// Commands and the lines that follow each.
+fn console() -> Vec<(String, String)> {
+    let blocks = README.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let mut commands: Vec<(String, String)> = Vec::new();
+    for line in blocks.flat_map(str::lines) {
+        match line.strip_prefix("$ ") {
+            Some(command) => commands.push((command.to_owned(), String::new())),
+            None => {
+                let (_, answer) = commands.last_mut().expect("an answer follows a command");
+                answer.push_str(line);
+                answer.push('\n');
+            }
+        }
+    }
+    commands
+}
+
+/// Whether `shown` is `printed` with something in the place of each `…`.
+fn agrees(printed: &str, shown: &str) -> bool {
+    let mut parts = printed.split('…');
+    let Some(mut rest) = shown.strip_prefix(parts.next().unwrap_or("")) else { return false };
+    let mut last = None;
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+        last = Some(part);
+    }
+    rest.is_empty() || last == Some("")
+}
+
+#[test]
+fn the_commands_give_what_the_readme_prints() {
+    assert!(README.contains(&format!("    {FIRST_COMMAND}\n")));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let schema = root.join("examples/bank/bank.cstack").canonicalize().unwrap();
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path(), &["dev", schema.to_str().unwrap(), "--addr", "127.0.0.1:0"]);
+
+    let commands = console();
+    assert!(commands.len() > 10, "the README has lost its commands");
+    let mut script = String::new();
+    for (command, _) in &commands {
+        let command = command
+            .replace("cargo run -q --", env!("CARGO_BIN_EXE_cratestack"))
+            .replace("127.0.0.1:8080", &server.address.to_string());
+        script.push_str(&format!("{command}\necho '{MARK}'\n"));
+    }
+    let output = Command::new("bash").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
+    let shown = text(&output.stdout);
+    let mark = format!("{MARK}\n");
+    let answers: Vec<&str> = shown.split(mark.as_str()).collect();
+    assert_eq!(answers.len(), commands.len() + 1, "{shown}{}", text(&output.stderr));
+    for ((command, printed), shown) in commands.iter().zip(answers) {
+        assert!(agrees(printed, shown), "$ {command}\nthe README prints:\n{printed}\nit gives:\n{shown}");
+    }
+}
+
+#[test]
+fn the_default_address_is_the_readmes() {
+    let help = text(&support::run(Path::new("."), &["dev", "--help"]).stdout);
+    // Help is wrapped to the terminal.
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("[default: 127.0.0.1:8080]") && README.contains("http://127.0.0.1:8080/api"), "{help}");
+}
+
+#[test]
+fn what_differs_may_differ_and_nothing_else() {
+    assert!(agrees("a…c\n", "abc\n") && agrees("a…c…", "abcd") && agrees("x\n", "x\n") && agrees("", ""));
+    assert!(!agrees("a…c\n", "abd\n") && !agrees("x\n", "xy\n") && !agrees("", "x"));
+}
