@@ -559,7 +559,7 @@ impl Mutation {
         let form = Form {
             kind,
             model: model_id,
-            atoms: view.key(),
+            atoms: view.key_near(model_id),
             references: write::references(model, &fields, |id| sent.binary_search(&id).is_ok()),
             fields: fields.iter().map(|(id, _)| *id).collect(),
             versions,

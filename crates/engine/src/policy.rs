@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use cratestack_schema::decimal::Decimal;
 use cratestack_schema::ir::{
-    Action, ArithOp, CompareOp, Effect, Expr, Field, FieldId, FieldType, ModelId, ProcedureRule, Quantifier, Scalar, Schema,
-    StringOp,
+    Action, ArithOp, CompareOp, Effect, Expr, Field, FieldId, FieldType, Model, ModelId, ProcedureRule, Quantifier,
+    RelationKind, Scalar, Schema, StringOp,
 };
 use cratestack_schema::value::Value;
 
@@ -58,6 +58,8 @@ impl Want {
 pub struct Policies {
     schema: Arc<Schema>,
     atoms: Vec<Expr>,
+    /// For each model the atoms of its own rules and of the models that it refers to.
+    near: Vec<Box<[Expr]>>,
 }
 
 /// The truth values of all atoms: callers with equal keys share statements.
@@ -95,13 +97,23 @@ pub struct Residual {
 impl Policies {
     /// Collects the atoms of every rule.
     pub fn new(schema: &Arc<Schema>) -> Self {
+        let add = |model: &Model, atoms: &mut Vec<Expr>| {
+            model.rules.iter().for_each(|rule| collect(schema, &rule.expr, atoms));
+        };
         let mut atoms = Vec::new();
+        let mut near = Vec::with_capacity(schema.models.len());
         for model in &schema.models {
-            for rule in &model.rules {
-                collect(schema, &rule.expr, &mut atoms);
+            add(model, &mut atoms);
+            let mut own = Vec::new();
+            add(model, &mut own);
+            for relation in &model.relations {
+                if matches!(relation.kind, RelationKind::Owning { .. }) {
+                    add(schema.model(relation.target), &mut own);
+                }
             }
+            near.push(own.into());
         }
-        Self { schema: Arc::clone(schema), atoms }
+        Self { schema: Arc::clone(schema), atoms, near }
     }
 
     /// The schema.
@@ -196,12 +208,22 @@ impl<'a> View<'a> {
         if let Some(expr) = sent {
             collect(self.schema(), expr, &mut own);
         }
-        let truth = |atom: &Expr| match self.truth(atom) {
+        self.key_of(self.policies.atoms.iter().chain(&own))
+    }
+
+    /// The truth values of the atoms that matter to writes of a model and to reads of its rows alone: those of its own
+    /// rules, and of the models that it refers to.
+    pub fn key_near(&self, model: ModelId) -> AtomKey {
+        self.key_of(self.policies.near.get(model.index()).into_iter().flatten())
+    }
+
+    fn key_of<'e>(&self, atoms: impl Iterator<Item = &'e Expr>) -> AtomKey {
+        let truth = |atom| match self.truth(atom) {
             Some(false) => 0,
             Some(true) => 1,
             None => 2,
         };
-        AtomKey(self.policies.atoms.iter().chain(&own).map(truth).collect())
+        AtomKey(atoms.map(truth).collect())
     }
 
     /// Folds the rules of one action. For an update, `patched` names the fields that the patch gives a value, so that

@@ -103,7 +103,9 @@ pub(super) async fn one(
     let clock = core.now();
     let view = core.view(caller, &clock);
     let dialect = core.store.dialect();
-    let form = RowForm { model, projection, atoms: view.key() };
+    // Includes apply the rules of other models.
+    let atoms = if projection.includes.is_empty() { view.key_near(model) } else { view.key() };
+    let form = RowForm { model, projection, atoms };
     let plan = core.rows.get(&form, || read::one(&view, dialect, limits.include_limit, model, &form.projection));
     let Ok(template) = &*plan else { return Err(refused(declared, caller, Action::Detail)) };
     let key = key_values(&core.schema, declared, key).ok_or_else(|| write::not_found(declared))?;
