@@ -142,7 +142,12 @@ fn collect(schema: &Schema, expr: &Expr, atoms: &mut Vec<Expr>) {
     }
     match expr {
         Expr::InAuth(_, list) => collect(schema, &Expr::Auth(*list), atoms),
-        Expr::HasRole(_) => collect(schema, &Expr::Anonymous, atoms),
+        Expr::HasRole(_) => {
+            collect(schema, &Expr::Anonymous, atoms);
+            if let Some(roles) = roles_field(schema) {
+                collect(schema, &Expr::Auth(roles), atoms);
+            }
+        }
         _ => {}
     }
     for child in expr.children() {

@@ -478,6 +478,10 @@ impl<'a> Predicates<'a> {
     }
 
     fn compared(&mut self, op: CompareOp, a: Operand, b: Operand) -> Frag {
+        let unknown = Frag::truth(None);
+        if a.frag == unknown || b.frag == unknown {
+            return unknown;
+        }
         let (a, b) = self.aligned(a, b);
         let (a, b) = (self.spelled(a), self.spelled(b));
         let text = format!("{} {} {}", a.above(Level::Test), operator(op), b.above(Level::Test));

@@ -674,12 +674,34 @@ impl Query {
         binding
     }
 
-    /// Text that is equal for queries that share a statement, values of filters included.
-    pub fn form(&self) -> String {
-        let Self { model, condition: _, sort, limit, cursor, projection, count, deleted, filters } = self;
-        let paged = cursor.is_some();
-        format!("{} {limit} {paged} {count} {deleted} {filters:?} {sort:?} {projection:?}", model.0)
+    /// What a statement of this list depends on, beside the caller ([`crate::policy::View::key_with`]) and the cursor;
+    /// `None` for a list whose statement is not worth keeping.
+    pub fn form(&self) -> Option<Form> {
+        /// The longest filters that are kept. Values are part of them.
+        const LONGEST: usize = 1024;
+        let length: usize = self.filters.iter().map(String::len).sum();
+        (length <= LONGEST).then(|| Form {
+            model: self.model,
+            filters: self.filters.clone(),
+            sort: self.sort.clone(),
+            limit: self.limit,
+            projection: self.projection.clone(),
+            count: self.count,
+            deleted: self.deleted,
+        })
     }
+}
+
+/// What the statement of a list depends on. Equal forms share it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Form {
+    model: ModelId,
+    filters: Vec<String>,
+    sort: Vec<SortKey>,
+    limit: u32,
+    projection: Projection,
+    count: bool,
+    deleted: bool,
 }
 
 #[cfg(test)]

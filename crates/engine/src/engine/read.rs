@@ -25,7 +25,7 @@ pub(super) type RowPlan = Result<Arc<Template>, Refused>;
 /// What the statement of a page depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ListForm {
-    query: String,
+    query: query::Form,
     nulls: Option<Vec<bool>>,
     atoms: AtomKey,
 }
@@ -37,9 +37,6 @@ pub(super) struct RowForm {
     projection: Projection,
     atoms: AtomKey,
 }
-
-/// The longest description of a page whose statement is kept. Filters are part of it, values included.
-const LONGEST_FORM: usize = 1024;
 
 pub(super) async fn list(
     core: &Arc<Core>,
@@ -63,12 +60,12 @@ pub(super) async fn list(
         cursor.as_ref().map(|values| values.iter().map(|value| *value == Value::Null).collect());
     let dialect = core.store.dialect();
     let make = |nulls: Option<&[bool]>| read::list(&view, dialect, limits.include_limit, &query, nulls);
-    let form = query.form();
-    let plan = if form.len() > LONGEST_FORM {
-        Arc::new(make(nulls.as_deref()))
-    } else {
-        let form = ListForm { query: form, nulls, atoms: view.key_with(query.condition.as_ref()) };
-        core.lists.get(&form, || make(form.nulls.as_deref()))
+    let plan = match query.form() {
+        None => Arc::new(make(nulls.as_deref())),
+        Some(form) => {
+            let form = ListForm { query: form, nulls, atoms: view.key_with(query.condition.as_ref()) };
+            core.lists.get(&form, || make(form.nulls.as_deref()))
+        }
     };
     let Ok(plan) = &*plan else { return Err(refused(core.schema.model(model), caller, Action::List)) };
     let values = Values {

@@ -247,10 +247,19 @@ fn tables(schema: &Schema, dice: &mut Dice) -> Tables {
 
 struct Generator<'d> {
     dice: &'d mut Dice,
+    /// Whether `old.`, `new.` and `changed(..)` may stand here.
+    sides: bool,
 }
 
 impl Generator<'_> {
+    fn side(&mut self) -> Side {
+        if self.sides { self.dice.pick(&[Side::Row, Side::Row, Side::Old, Side::New]) } else { Side::Row }
+    }
+
     fn condition(&mut self, model: ModelId, depth: u64) -> Expr {
+        if self.sides && self.dice.roll(8) == 0 {
+            return Expr::Changed(FieldId(self.dice.roll(if model == KID { 9 } else { 5 }) as u32));
+        }
         let leaf = depth == 0;
         match self.dice.roll(if leaf { 9 } else { 15 }) {
             3 => Expr::IsNull(Box::new(self.any_value(model).0)),
@@ -273,13 +282,19 @@ impl Generator<'_> {
                 let (a, b) = (self.condition(model, depth - 1), self.condition(model, depth - 1));
                 compare(if self.dice.roll(2) == 0 { CompareOp::Eq } else { CompareOp::Ne }, a, b)
             }
-            _ => Expr::Quantified {
-                hops: if model == KID { vec![RelationId(0)] } else { Vec::new() },
-                side: Side::Row,
-                relation: RelationId(0),
-                quantifier: self.dice.pick(&[Quantifier::Some, Quantifier::Every, Quantifier::None]),
-                body: Box::new(self.condition(KID, depth - 1)),
-            },
+            _ => {
+                let side = self.side();
+                let outer = std::mem::take(&mut self.sides);
+                let body = Box::new(self.condition(KID, depth - 1));
+                self.sides = outer;
+                Expr::Quantified {
+                    hops: if model == KID { vec![RelationId(0)] } else { Vec::new() },
+                    side,
+                    relation: RelationId(0),
+                    quantifier: self.dice.pick(&[Quantifier::Some, Quantifier::Every, Quantifier::None]),
+                    body,
+                }
+            }
         }
     }
 
@@ -328,7 +343,7 @@ impl Generator<'_> {
             if model == KID && self.dice.roll(3) == 0 { (vec![RelationId(0)], PARENT) } else { (Vec::new(), model) };
         let fields = &schema.model(target).fields;
         let at = self.dice.roll(fields.len() as u64) as usize;
-        let path = FieldPath { side: Side::Row, hops, field: FieldId(at as u32) };
+        let path = FieldPath { side: self.side(), hops, field: FieldId(at as u32) };
         (Expr::Field(path), fields[at].scalar().unwrap())
     }
 
@@ -393,6 +408,8 @@ struct Oracle<'t> {
     principal: Option<&'t Principal>,
     /// Whether hops see only what the caller may read.
     request: bool,
+    /// The old and the new row of an update rule.
+    sides: Option<[&'t [Value]; 2]>,
 }
 
 fn plain(value: &Value, ty: FieldType) -> Plain {
@@ -431,7 +448,7 @@ impl Oracle<'_> {
         if !self.request {
             return true;
         }
-        let inner = Oracle { request: false, ..*self };
+        let inner = Oracle { request: false, sides: None, ..*self };
         let rules = || declared.rules.iter().filter(|rule| rule.actions.contains(&action));
         rules().any(|rule| rule.effect == Effect::Allow && inner.truth(&rule.expr, model, row) == Some(true))
             && rules().all(|rule| rule.effect == Effect::Allow || inner.truth(&rule.expr, model, row) == Some(false))
@@ -458,16 +475,25 @@ impl Oracle<'_> {
     }
 
     fn value(&self, expr: &Expr, model: ModelId, row: &[Value]) -> Plain {
+        // A bare field reads the row in scope; inside of a quantifier that is another one.
+        let row_of = |side: Side| match (side, self.sides) {
+            (Side::Old, Some([old, _])) => old,
+            (Side::New, Some([_, new])) => new,
+            _ => row,
+        };
         let value = |expr: &Expr| self.value(expr, model, row);
         let truth = |expr: &Expr| self.truth(expr, model, row);
         match expr {
             Expr::Const(ty, constant) => plain(constant, *ty),
             Expr::Field(path) => match path.hops.split_first() {
-                None => plain(&row[path.field.index()], self.schema.model(model).field(path.field).ty),
-                Some((hop, rest)) => match self.related(model, row, *hop, Action::Detail).first() {
+                None => {
+                    let row = row_of(path.side);
+                    plain(&row[path.field.index()], self.schema.model(model).field(path.field).ty)
+                }
+                Some((hop, rest)) => match self.related(model, row_of(path.side), *hop, Action::Detail).first() {
                     None => Plain::Null,
                     Some(other) => {
-                        let path = FieldPath { side: path.side, hops: rest.to_vec(), field: path.field };
+                        let path = FieldPath { side: Side::Row, hops: rest.to_vec(), field: path.field };
                         self.value(&Expr::Field(path), self.schema.model(model).relation(*hop).target, other)
                     }
                 },
@@ -533,12 +559,12 @@ impl Oracle<'_> {
                 _ => Plain::Null,
             },
             Expr::Quantified { hops, side, relation, quantifier, body } => match hops.split_first() {
-                Some((hop, rest)) => match self.related(model, row, *hop, Action::Detail).first() {
+                Some((hop, rest)) => match self.related(model, row_of(*side), *hop, Action::Detail).first() {
                     None => Plain::Null,
                     Some(other) => {
                         let inner = Expr::Quantified {
                             hops: rest.to_vec(),
-                            side: *side,
+                            side: Side::Row,
                             relation: *relation,
                             quantifier: *quantifier,
                             body: body.clone(),
@@ -548,7 +574,7 @@ impl Oracle<'_> {
                 },
                 None => {
                     let target = self.schema.model(model).relation(*relation).target;
-                    let rows = self.related(model, row, *relation, Action::List);
+                    let rows = self.related(model, row_of(*side), *relation, Action::List);
                     let some = |negate: bool| {
                         any(rows.iter().map(|row| self.truth(body, target, row).map(|known| known != negate)))
                     };
@@ -559,7 +585,11 @@ impl Oracle<'_> {
                     })
                 }
             },
-            Expr::Changed(_) => Plain::Bool(false),
+            Expr::Changed(id) => {
+                let ty = self.schema.model(model).field(*id).ty;
+                let [old, new] = [Side::Old, Side::New].map(|side| plain(&row_of(side)[id.index()], ty));
+                Plain::Bool(old != new)
+            }
         }
     }
 }
@@ -596,22 +626,30 @@ struct Case {
     principal: Option<Principal>,
 }
 
-fn case(seed: u64) -> (Case, Tables) {
-    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let tables = tables(&schema(), &mut dice);
-    let model = dice.pick(&[PARENT, KID]);
-    let list = (0..dice.roll(3)).map(|_| sample(&mut dice, Scalar::String)).collect();
-    let principal = (dice.roll(5) > 0).then(|| Principal {
+fn dice(seed: u64) -> Dice {
+    Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+}
+
+fn principal(dice: &mut Dice) -> Option<Principal> {
+    let list = (0..dice.roll(3)).map(|_| sample(dice, Scalar::String)).collect();
+    (dice.roll(5) > 0).then(|| Principal {
         claims: vec![
             Value::Text(dice.pick(&["admin", "a", "clerk"]).to_owned()),
-            if dice.roll(3) == 0 { Value::Null } else { sample(&mut dice, Scalar::String) },
+            if dice.roll(3) == 0 { Value::Null } else { sample(dice, Scalar::String) },
             Value::List(list),
             if dice.roll(3) == 0 { Value::Null } else { Value::Text(dice.pick(&["2.25", "-1.125"]).to_owned()) },
             dice.pick(&[Value::Null, Value::Bool(true), Value::Bool(false)]),
         ],
-    });
+    })
+}
+
+fn case(seed: u64) -> (Case, Tables) {
+    let mut dice = dice(seed);
+    let tables = tables(&schema(), &mut dice);
+    let model = dice.pick(&[PARENT, KID]);
+    let principal = principal(&mut dice);
     let depth = dice.roll(4);
-    let expr = Generator { dice: &mut dice }.condition(model, depth);
+    let expr = Generator { dice: &mut dice, sides: false }.condition(model, depth);
     let want = dice.pick(&[Want::True, Want::False, Want::Exact]);
     (Case { expr, model, want, request: dice.roll(2) == 0, principal }, tables)
 }
@@ -631,12 +669,7 @@ impl Case {
         sql.push(&format!("SELECT t.id, {condition} FROM {table} AS t ORDER BY t.id"));
         let (text, slots) = sql.finish();
         let binds = slots.iter().map(|spec| {
-            let value = match &spec.slot {
-                Slot::Const(value) => value.clone(),
-                Slot::Auth(id) => self.principal.as_ref().unwrap().claims[id.index()].clone(),
-                Slot::Now => Value::Text(NOW.to_owned()),
-                other => panic!("{other:?}"),
-            };
+            let value = slot_value(&spec.slot, self.principal.as_ref(), &BTreeMap::new());
             assert_ne!(value, Value::Null, "a null reached the statement");
             Codec { schema, dialect, ty: spec.ty }.bind(&value).unwrap()
         });
@@ -646,7 +679,7 @@ impl Case {
     fn check(&self, tables: &Tables, got: &[Truth], what: &str) {
         let schema = schema();
         let oracle =
-            Oracle { schema: &schema, tables, principal: self.principal.as_ref(), request: self.request };
+            Oracle { schema: &schema, tables, principal: self.principal.as_ref(), request: self.request, sides: None };
         let rows = &tables[self.model.index()];
         assert_eq!(rows.len(), got.len());
         for (row, got) in rows.iter().zip(got) {
@@ -694,6 +727,29 @@ fn inserts(schema: &Schema, tables: &Tables, dialect: Dialect) -> Vec<(String, V
     statements
 }
 
+fn slot_value(slot: &Slot, principal: Option<&Principal>, fields: &BTreeMap<FieldId, Value>) -> Value {
+    match slot {
+        Slot::Const(value) => value.clone(),
+        Slot::Auth(id) => principal.unwrap().claims[id.index()].clone(),
+        Slot::Now => Value::Text(NOW.to_owned()),
+        Slot::Field(id) => fields[id].clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The memory database with these rows.
+fn sqlite(schema: &Schema, tables: &Tables) -> rusqlite::Connection {
+    let connection = rusqlite::Connection::open_in_memory().unwrap();
+    register_functions(&connection).unwrap();
+    for text in ddl(schema, Dialect::Sqlite) {
+        connection.execute_batch(&text).unwrap();
+    }
+    for (text, binds) in inserts(schema, tables, Dialect::Sqlite) {
+        connection.prepare_cached(&text).unwrap().execute(rusqlite::params_from_iter(binds)).unwrap();
+    }
+    connection
+}
+
 const ROUNDS: u64 = 500;
 
 #[test]
@@ -701,14 +757,7 @@ fn sqlite_agrees_with_the_naive_evaluator() {
     let schema = schema();
     for seed in 1..=ROUNDS * 4 {
         let (case, tables) = case(seed);
-        let connection = rusqlite::Connection::open_in_memory().unwrap();
-        register_functions(&connection).unwrap();
-        for text in ddl(&schema, Dialect::Sqlite) {
-            connection.execute_batch(&text).unwrap();
-        }
-        for (text, binds) in inserts(&schema, &tables, Dialect::Sqlite) {
-            connection.prepare_cached(&text).unwrap().execute(rusqlite::params_from_iter(binds)).unwrap();
-        }
+        let connection = sqlite(&schema, &tables);
         let (text, binds) = case.statement(&schema, Dialect::Sqlite);
         let what = format!("seed {seed}: {text}\n{binds:?}");
         let mut statement = connection.prepare(&text).unwrap_or_else(|error| panic!("{error}: {what}"));
@@ -755,4 +804,112 @@ async fn run(
         add_argument(bind, &mut arguments).unwrap();
     }
     sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(connection).await
+}
+
+/// One allow holds for the old and the new row, no deny for either; and what is not patched does not change.
+#[test]
+fn update_rules_agree_with_the_naive_evaluator() {
+    for seed in 1..=ROUNDS * 4 {
+        let mut dice = dice(seed);
+        let mut schema = Schema::clone(&schema());
+        let tables = tables(&schema, &mut dice);
+        let model = dice.pick(&[PARENT, KID]);
+        let principal = principal(&mut dice);
+        let mut patch = BTreeMap::new();
+        for (id, field) in schema.model(model).fields() {
+            if id != FieldId(0) && dice.roll(3) == 0 {
+                let null = field.optional && dice.roll(4) == 0;
+                patch.insert(id, if null { Value::Null } else { sample(&mut dice, field.scalar().unwrap()) });
+            }
+        }
+        let rules: Vec<Rule> = (0..1 + dice.roll(4))
+            .map(|at| {
+                let depth = dice.roll(3);
+                let expr = Generator { dice: &mut dice, sides: true }.condition(model, depth);
+                let effect = if at == 0 || dice.roll(2) == 0 { Effect::Allow } else { Effect::Deny };
+                Rule { effect, actions: vec![Action::Update], expr }
+            })
+            .collect();
+        schema.models[model.index()].rules.extend(rules.clone());
+        let schema = Arc::new(schema);
+
+        let policies = Policies::new(&schema);
+        let view = policies.view(principal.as_ref(), NOW);
+        let decision = view.decide(model, Action::Update, Some(&patch.keys().copied().collect()));
+        let mut sql = Sql::new(Dialect::Sqlite);
+        let set: BTreeMap<FieldId, String> = patch
+            .keys()
+            .map(|id| (*id, sql.placeholder(Slot::Field(*id), SqlType::of(schema.model(model).field(*id)))))
+            .collect();
+        let (old, new) = (Row::stored("t"), Row { alias: "t", set: Some(&set) });
+        let condition = match &decision {
+            Decision::Residual(rules) => {
+                Predicates::of_schema(&schema, &mut sql).update_rules(rules, model, old, new).into_text()
+            }
+            Decision::Allowed => "TRUE".to_owned(),
+            Decision::Refused => "FALSE".to_owned(),
+        };
+        sql.push(&format!("SELECT ({condition}) IS TRUE FROM {} AS t ORDER BY t.id", schema.model(model).table));
+        let (text, slots) = sql.finish();
+        let binds: Vec<Bind> = slots
+            .iter()
+            .map(|spec| {
+                let value = slot_value(&spec.slot, principal.as_ref(), &patch);
+                Codec { schema: &schema, dialect: Dialect::Sqlite, ty: spec.ty }.bind(&value).unwrap()
+            })
+            .collect();
+        let connection = sqlite(&schema, &tables);
+        let what = format!("seed {seed}: {text}\n{binds:?}\n{rules:#?}");
+        let mut statement = connection.prepare(&text).unwrap_or_else(|error| panic!("{error}: {what}"));
+        let rows = statement.query_map(rusqlite::params_from_iter(binds), |row| row.get::<_, bool>(0)).unwrap();
+        let got: Vec<bool> = rows.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{error}: {what}"));
+
+        for (old, got) in tables[model.index()].iter().zip(got) {
+            let mut new = old.clone();
+            for (id, value) in &patch {
+                new[id.index()] = value.clone();
+            }
+            let oracle = Oracle {
+                schema: &schema,
+                tables: &tables,
+                principal: principal.as_ref(),
+                request: false,
+                sides: Some([old, &new]),
+            };
+            let both = |expr: &Expr, known: bool| {
+                [old, &new].into_iter().all(|row| oracle.truth(expr, model, row) == Some(known))
+            };
+            let of = |effect: Effect| rules.iter().filter(move |rule| rule.effect == effect);
+            let expected =
+                of(Effect::Allow).any(|rule| both(&rule.expr, true)) && of(Effect::Deny).all(|rule| both(&rule.expr, false));
+            assert_eq!(expected, got, "{what}\nold {old:?}\nnew {new:?}\n{decision:#?}");
+        }
+    }
+}
+
+/// A statement is kept per truth values of the atoms, so that callers with equal ones must get equal rules.
+#[test]
+fn equal_keys_mean_equal_decisions() {
+    let mut shared = 0;
+    for seed in 1..=ROUNDS * 20 {
+        let mut dice = dice(seed);
+        let mut schema = Schema::clone(&schema());
+        let depth = dice.roll(3);
+        let expr = Generator { dice: &mut dice, sides: true }.condition(KID, depth);
+        schema.models[KID.index()].rules = vec![Rule {
+            effect: dice.pick(&[Effect::Allow, Effect::Deny]),
+            actions: vec![Action::Update],
+            expr: expr.clone(),
+        }];
+        let schema = Arc::new(schema);
+        let policies = Policies::new(&schema);
+        let callers = [principal(&mut dice), principal(&mut dice)];
+        let [one, other] = callers.each_ref().map(|caller| policies.view(caller.as_ref(), NOW));
+        if one.key() == other.key() {
+            shared += usize::from(callers[0] != callers[1]);
+            let decide = |view: &View<'_>| view.decide(KID, Action::Update, None);
+            assert_eq!(decide(&one), decide(&other), "seed {seed}: {callers:#?}\n{expr:#?}");
+        }
+    }
+    assert!(shared > 1000, "{shared}");
 }

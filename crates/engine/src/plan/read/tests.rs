@@ -651,6 +651,44 @@ async fn an_included_row_is_the_row() {
     insta::assert_snapshot!(bodies.join("\n"));
 }
 
+/// What a filter asks of the caller is asked again for each caller, though the statement looks the same.
+#[tokio::test]
+async fn a_filter_over_the_caller_is_the_callers_own() {
+    let bases = bank().await;
+    let params = [("where", "auth().role == \"clerk\" && owner == \"bob\" || owner == auth().id"), ("fields", "owner")];
+    let ann = caller(Some(["ann", "clerk", "acme"]));
+    let oz = caller(Some(["oz", "visitor", "acme"]));
+    for (who, expected) in [
+        (&ann, r#"[{"owner":"ann"},{"owner":"ann"},{"owner":"bob"}]"#),
+        (&oz, r#"[{"owner":"oz"}]"#),
+        (&ann, r#"[{"owner":"ann"},{"owner":"ann"},{"owner":"bob"}]"#),
+    ] {
+        let Answer::Page { items, .. } = bases.list(who, "Account", &params).await.unwrap() else { panic!() };
+        assert_eq!(items, expected);
+    }
+}
+
+/// A JSON array of PostgreSQL's functions has at most 100 elements.
+#[tokio::test]
+async fn a_row_of_many_columns_can_be_included() {
+    let columns: String = (0..130).map(|at| format!("  f{at} Int?\n")).collect();
+    let text = format!(
+        "model Wide {{\n  id Int @id\n{columns}  parts Part[]\n  @@allow(\"all\", true)\n}}\n\
+         model Part {{\n  id Int @id\n  wideId Int\n  wide Wide @relation(fields: [wideId], references: [id])\n  \
+         @@allow(\"all\", true)\n}}\n"
+    );
+    let bases = Bases::new(&text).await;
+    bases.create("Wide", "{\"id\":1,\"f0\":10,\"f98\":98,\"f99\":99,\"f100\":100,\"f129\":129}").await;
+    bases.create("Part", "{\"id\":1,\"wideId\":1}").await;
+    let row = async |model: &str, params: Params<'_>| {
+        let Answer::Row(row) = bases.read(&manager(), model, &["1"], params).await.unwrap() else { panic!() };
+        row.body.unwrap()
+    };
+    let alone = row("Wide", &[]).await;
+    let nested = row("Part", &[("include", "wide.parts.wide"), ("fields", "wide.parts.id,wide.id")]).await;
+    assert_eq!(nested, format!("{{\"id\":1,\"wideId\":1,\"wide\":{{\"id\":1,\"parts\":{{\"items\":[{{\"id\":1,\"wide\":{alone}}}],\"next\":null}}}}}}"));
+}
+
 /// The largest requests that the limits let through are answered, and never by a failure of the database.
 #[tokio::test]
 async fn the_limits_are_within_what_the_databases_bear() {
