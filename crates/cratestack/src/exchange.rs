@@ -24,6 +24,7 @@ use crate::auth::{AuthError, AuthProvider};
 use crate::batch::{self, Offer};
 use crate::body;
 use crate::config::HttpConfig;
+use crate::deprecation;
 use crate::headers::{
     ACCEPT_PATCH, ACCEPT_POST, Condition, IDEMPOTENCY_KEY, PREFER, TRACEPARENT, X_REQUEST_ID, joined, prefers_minimal,
     request_id, trace_parent,
@@ -90,6 +91,8 @@ pub(crate) struct Api {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) auth: Arc<dyn AuthProvider>,
     pub(crate) config: HttpConfig,
+    /// Whether the schema has anything `@deprecated`.
+    pub(crate) deprecations: bool,
 }
 
 /// What stands at a path.
@@ -218,6 +221,13 @@ fn strip_body(response: &mut Response) {
     }
 }
 
+fn warned(mut response: Response, warning: Option<HeaderValue>) -> Response {
+    if let Some(warning) = warning {
+        response.headers_mut().insert(header::WARNING, warning);
+    }
+    response
+}
+
 /// What is to be done once the caller is known.
 enum Work {
     Run(ModelId, Verb),
@@ -281,15 +291,25 @@ impl Exchange<'_> {
                 Err(problem)
             }
             Work::Run(model, verb) => {
+                let schema = self.api.backend.schema();
+                let warning = self.api.deprecations.then(|| deprecation::of_operation(schema, model, &verb)).flatten();
                 let operation = Operation { model, verb };
                 let answer = self.in_time(self.api.backend.run(&caller, operation)).await??;
-                shape(model).respond(answer)
+                shape(model).respond(answer).map(|response| warned(response, warning))
             }
             Work::Call(at, body) => {
                 let procedures = &self.api.backend.schema().procedures;
                 let procedure = procedures.get(at).ok_or_else(|| Problem::internal("no such procedure"))?;
-                let answer = self.in_time(self.api.backend.call(&caller, procedure, body)).await??;
-                self.called(procedure, answer)
+                let warning = deprecation::of_call(procedure);
+                let call = self.in_time(self.api.backend.call(&caller, procedure, body)).await?;
+                let answered = call.map_err(Problem::from).and_then(|answer| self.called(procedure, answer));
+                match answered {
+                    Ok(response) => Ok(warned(response, warning)),
+                    Err(problem) => Err(match warning {
+                        Some(warning) => problem.with(header::WARNING, warning),
+                        None => problem,
+                    }),
+                }
             }
         }
     }

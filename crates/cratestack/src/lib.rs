@@ -63,6 +63,7 @@ mod batch;
 mod body;
 mod cbor;
 mod config;
+mod deprecation;
 mod exchange;
 mod headers;
 mod media;

@@ -9,6 +9,7 @@ use cratestack_engine::Engine;
 
 use crate::auth::{AuthProvider, NoAuth};
 use crate::config::HttpConfig;
+use crate::deprecation;
 use crate::exchange::{Api, Backend, Endpoint, Place, handle};
 use crate::routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 
@@ -55,7 +56,8 @@ impl RouterBuilder {
     }
 
     fn into_api(self) -> Api {
-        Api { backend: self.backend, auth: self.auth, config: self.config }
+        let deprecations = deprecation::any(self.backend.schema());
+        Api { deprecations, backend: self.backend, auth: self.auth, config: self.config }
     }
 }
 
