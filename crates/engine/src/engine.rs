@@ -12,19 +12,22 @@
 //!
 //! A batch is the same, several times in one transaction. Steps 2 to 4 end even if the caller goes away.
 
-use std::collections::HashMap;
+mod cache;
+mod futures;
+mod read;
+#[cfg(test)]
+mod tests;
+
 use std::fmt::Debug;
-use std::future::Future;
-use std::hash::Hash;
-use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cratestack_schema::ir::{Action, Default as IrDefault, FieldId, Model, ModelId, Procedure, Schema};
 use cratestack_schema::value::{Value, instant};
 use futures_util::FutureExt as _;
 
+use self::cache::Cache;
+use self::futures::{Detached, now};
 use crate::api::{Answer, Caller, Code, Expected, Failure, Key, Limits, Operation, Principal, Row, Verb};
 use crate::cursor::CursorKeys;
 use crate::fault::{self, Class, Remedy, StoreError};
@@ -40,10 +43,6 @@ use crate::store::postgres::{PoolOptions, Postgres};
 use crate::store::sqlite::Sqlite;
 use crate::store::{Control, NoPages, Rows, Session, Statistics};
 use crate::validate::Validators;
-
-mod read;
-#[cfg(test)]
-mod tests;
 
 /// How often a write that lost a race between its statement and its diagnosis runs again.
 const RACES: usize = 8;
@@ -748,91 +747,4 @@ async fn refused_by_database<S: Session>(
         }
     }
     Stop::Refused(fault::failure(&core.schema, mutation.form.model, &error))
-}
-
-/// Plans by their form. Bounded: a cache that is full starts again from nothing.
-#[derive(Debug)]
-struct Cache<K, V> {
-    known: RwLock<HashMap<K, Arc<V>>>,
-}
-
-impl<K, V> std::default::Default for Cache<K, V> {
-    fn default() -> Self {
-        Self { known: RwLock::default() }
-    }
-}
-
-impl<K: Clone + Eq + Hash, V> Cache<K, V> {
-    const CAPACITY: usize = 4096;
-
-    fn get(&self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
-        if let Some(value) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(key) {
-            return Arc::clone(value);
-        }
-        let made = Arc::new(make());
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= Self::CAPACITY {
-            known.clear();
-        }
-        known.insert(key.clone(), Arc::clone(&made));
-        made
-    }
-}
-
-/// The result of a future on an SQLite thread: these never wait.
-fn now<T>(future: impl Future<Output = T>) -> T
-where
-    T: Blocked,
-{
-    future.now_or_never().unwrap_or_else(T::blocked)
-}
-
-/// What [`now`] gives for a future that waits all the same: an error.
-trait Blocked {
-    fn blocked() -> Self;
-}
-
-impl<T> Blocked for Result<T, Stop> {
-    fn blocked() -> Self {
-        Err(StoreError::new(Class::Other, "an SQLite operation tried to wait").into())
-    }
-}
-
-impl<T> Blocked for Result<T, StoreError> {
-    fn blocked() -> Self {
-        Err(StoreError::new(Class::Other, "an SQLite operation tried to wait"))
-    }
-}
-
-impl<T> Blocked for Result<T, migrate::Error> {
-    fn blocked() -> Self {
-        Err(migrate::Error::Damaged("an SQLite operation tried to wait".to_owned()))
-    }
-}
-
-/// A future that runs to its end: one that is dropped before goes on as a task of its own.
-struct Detached<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
-
-impl<T: Send + 'static> Future for Detached<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        // Taken out while it runs, so that a panic drops it.
-        let Some(mut inner) = self.0.take() else { return Poll::Pending };
-        match inner.as_mut().poll(context) {
-            Poll::Ready(done) => Poll::Ready(done),
-            Poll::Pending => {
-                self.0 = Some(inner);
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl<T: Send + 'static> Drop for Detached<T> {
-    fn drop(&mut self) {
-        if let (Some(inner), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(inner);
-        }
-    }
 }

@@ -274,6 +274,10 @@ impl Sql {
                         number = number * 10 + digit as usize;
                         chars.next();
                     }
+                    if number == 0 {
+                        // The schema author's own SQL may have the character for something else.
+                        continue;
+                    }
                     let at = used.iter().position(|known| *known == number).unwrap_or_else(|| {
                         used.push(number);
                         used.len() - 1

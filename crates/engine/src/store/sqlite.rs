@@ -419,9 +419,7 @@ impl SqliteSession<'_> {
         let reader = RowReader { schema: self.schema, dialect: Dialect::Sqlite };
         let mut run = || -> rusqlite::Result<Result<Rows, StoreError>> {
             let mut prepared = self.connection.prepare_cached(&statement.template.sql)?;
-            // A template may have slots that no text was left for; PostgreSQL does not mind.
-            let used = prepared.parameter_count();
-            for (at, bind) in (1..).zip(statement.binds.iter().take(used)) {
+            for (at, bind) in (1..).zip(&statement.binds) {
                 prepared.raw_bind_parameter::<usize, _>(at, bind)?;
             }
             let mut fetched = prepared.raw_query();
