@@ -108,13 +108,8 @@ impl Case {
 
     /// Runs the case with a schema, its own or a changed one. The error is a failure of the run, not of an expectation.
     pub fn run(&self, schema: &str, backend: Backend, way: Way) -> Result<Transcript, String> {
-        let (compiled, found) = cratestack_schema::compile("schema", schema);
-        let Some(compiled) = compiled else {
-            let found: Vec<_> = found.iter().map(|one| one.message.clone()).collect();
-            return Err(format!("the schema does not compile: {}", found.join("; ")));
-        };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
+        let compiled = compile(schema)?;
+        let runtime = runtime()?;
         let mut run = runtime.block_on(Run::start(self, Arc::new(compiled), backend, way))?;
         let outcome = run.steps(&runtime);
         runtime.block_on(run.end(outcome))
@@ -155,9 +150,7 @@ impl<'c> Run<'c> {
         let mut database = TestDatabase::new(backend).await;
         database.create(&schema).await;
         let clock = Arc::new(Seeded::default());
-        let engine = Engine::open(Arc::clone(&schema), &database.database(), clock.options())
-            .await
-            .map_err(|error| format!("the engine does not open: {error:?}"))?;
+        let engine = open(&schema, &database, &clock).await?;
         let server = match way {
             Way::Http => Some(serve(engine.clone()).await?),
             Way::InProcess => None,
@@ -191,7 +184,7 @@ impl<'c> Run<'c> {
             self.sections.push(Section { title, content: Content::Answer(shown) });
         }
         for table in &self.case.script.tables {
-            let lines = runtime.block_on(self.database.dump(&self.schema, table));
+            let lines = runtime.block_on(self.database.dump(&self.schema, table))?;
             self.sections.push(Section { title: format!("table {table}"), content: Content::Lines(lines) });
         }
         for table in &self.case.script.indexes {
@@ -230,6 +223,69 @@ impl<'c> Run<'c> {
         self.database.remove().await;
         outcome.map(|()| Transcript { sections: self.sections })
     }
+}
+
+/// A schema served over HTTP on a database of its own, for tests that are no cases.
+pub struct Service {
+    runtime: tokio::runtime::Runtime,
+    database: TestDatabase,
+    engine: Engine,
+    address: SocketAddr,
+    stop: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Service {
+    /// Compiles, makes the tables, and serves.
+    pub fn start(schema: &str, backend: Backend) -> Result<Self, String> {
+        let schema = Arc::new(compile(schema)?);
+        let runtime = runtime()?;
+        let (database, engine, address, stop) = runtime.block_on(async {
+            let mut database = TestDatabase::new(backend).await;
+            database.create(&schema).await;
+            let engine = open(&schema, &database, &Arc::new(Seeded::default())).await?;
+            let (address, stop) = serve(engine.clone()).await?;
+            Ok::<_, String>((database, engine, address, stop))
+        })?;
+        Ok(Self { runtime, database, engine, address, stop })
+    }
+
+    /// Sends one request.
+    pub fn send(&self, request: &Request) -> Result<client::Response, String> {
+        client::send(self.address, request)
+    }
+
+    /// Runs a statement past the engine.
+    pub fn execute(&mut self, sql: &str) -> String {
+        self.runtime.block_on(self.database.execute(sql))
+    }
+
+    /// Stops, and removes the database.
+    pub fn end(self) {
+        let _already_gone = self.stop.send(());
+        self.runtime.block_on(async {
+            self.engine.close().await;
+            self.database.remove().await;
+        });
+    }
+}
+
+fn compile(schema: &str) -> Result<Schema, String> {
+    let (compiled, found) = cratestack_schema::compile("schema", schema);
+    compiled.ok_or_else(|| {
+        let found: Vec<_> = found.iter().map(|one| one.message.clone()).collect();
+        format!("the schema does not compile: {}", found.join("; "))
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.map_err(|error| error.to_string())
+}
+
+async fn open(schema: &Arc<Schema>, database: &TestDatabase, clock: &Arc<Seeded>) -> Result<Engine, String> {
+    Engine::open(Arc::clone(schema), &database.database(), clock.options())
+        .await
+        .map_err(|error| format!("the engine does not open: {error:?}"))
 }
 
 /// The facade's own server on a free port, mounted and authenticated as `dev` does.

@@ -628,8 +628,13 @@ fn key_of<'v>(core: &Core, model: &Model, values: impl Iterator<Item = &'v Value
     model.key.iter().zip(values).map(|(id, value)| key_text(&core.schema, model.field(*id).ty, value)).collect()
 }
 
+/// The action in a sentence.
+fn verb(action: Action) -> &'static str {
+    if action == Action::Detail { "read" } else { action.word() }
+}
+
 fn unauthenticated(model: &Model, action: Action) -> Failure {
-    let detail = format!("the rules of `{}` let nobody {} it without credentials", model.name, action.word());
+    let detail = format!("the rules of `{}` let nobody {} it without credentials", model.name, verb(action));
     Failure::new(Code::Unauthenticated, detail)
 }
 

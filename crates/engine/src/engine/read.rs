@@ -6,7 +6,7 @@ use std::time::Instant;
 use cratestack_schema::ir::{Action, Model, ModelId};
 use cratestack_schema::value::Value;
 
-use super::{Core, Store, deadline, int, key_of, now, unauthenticated};
+use super::{Core, Store, deadline, int, key_of, now, unauthenticated, verb};
 use crate::api::{Answer, Caller, Code, Failure, Key, Row};
 use crate::cursor::SEED;
 use crate::fault::{self, Class, Remedy, StoreError};
@@ -131,7 +131,7 @@ fn refused(model: &Model, caller: &Caller, action: Action) -> Failure {
     if caller.principal.is_none() {
         return unauthenticated(model, action);
     }
-    Failure::new(Code::Forbidden, format!("the rules of `{}` do not let this caller {} it", model.name, action.word()))
+    Failure::new(Code::Forbidden, format!("the rules of `{}` do not let this caller {} it", model.name, verb(action)))
 }
 
 /// Runs a statement that only reads; once more on another connection if the first one is lost.
