@@ -244,24 +244,24 @@ pub fn catalog(schema: &Schema, dialect: Dialect) -> Catalog {
     Catalog { tables, triggers: ddl_trigger::triggers(schema, dialect) }
 }
 
-/// Models with parents first. Within a cycle, and otherwise, source order holds.
+/// Models in source order, but parents before their children, as far as there is no cycle.
 fn in_order(schema: &Schema) -> Vec<(ModelId, &Model)> {
-    let mut done: Vec<(ModelId, &Model)> = Vec::new();
-    let mut waiting: Vec<(ModelId, &Model)> = schema.models().collect();
-    while !waiting.is_empty() {
-        let ready = |(id, model): &(ModelId, &Model)| {
-            owning(model)
-                .all(|(_, foreign)| foreign.target == *id || done.iter().any(|(known, _)| *known == foreign.target))
-        };
-        let (mut next, mut rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(ready);
-        if next.is_empty() {
-            // Only cycles and what hangs on them remain: let the first one go ahead.
-            next.push(rest.remove(0));
+    let mut order = Vec::with_capacity(schema.models.len());
+    let mut seen = vec![false; schema.models.len()];
+    for (root, _) in schema.models() {
+        // Each entry waits for the parents that stand above it on the stack.
+        let mut stack = vec![(root, false)];
+        while let Some((id, parents_done)) = stack.pop() {
+            let model = schema.model(id);
+            if parents_done {
+                order.push((id, model));
+            } else if !std::mem::replace(seen.get_mut(id.index()).unwrap_or(&mut true), true) {
+                stack.push((id, true));
+                stack.extend(owning(model).map(|(_, foreign)| (foreign.target, false)));
+            }
         }
-        done.extend(next);
-        waiting = rest;
     }
-    done
+    order
 }
 
 /// The owning end of a relation, destructured.
@@ -363,6 +363,9 @@ impl Maker<'_> {
             Some(Default::Now) => Backfill::Sql(clock(meaning, self.dialect).to_owned()),
             None if field.updated_at => Backfill::Sql(clock(meaning, self.dialect).to_owned()),
             _ if field.optional || identity || default.is_some() => Backfill::Default,
+            None if field.list => {
+                Backfill::Sql(constant(self.schema, &Value::List(Vec::new()), meaning, self.dialect))
+            }
             _ => Backfill::Refused,
         };
         Column {

@@ -32,6 +32,7 @@ pub const MARK: &str = "cratestack:";
 
 /// All triggers of the schema, in source order of the models.
 pub(crate) fn triggers(schema: &Schema, dialect: Dialect) -> Vec<Trigger> {
+    let links = links(schema);
     let mut all = Vec::new();
     for (id, model) in schema.models() {
         if model.append_only {
@@ -40,7 +41,7 @@ pub(crate) fn triggers(schema: &Schema, dialect: Dialect) -> Vec<Trigger> {
                 Dialect::Sqlite => all.extend(append_only_sqlite(schema, id, model)),
             }
         }
-        if let Some(family) = Family::of(schema, id) {
+        if let Some(family) = Family::of(schema, &links, id) {
             match dialect {
                 Dialect::Postgres => all.push(family.postgres()),
                 Dialect::Sqlite => all.extend(family.sqlite()),
@@ -119,9 +120,25 @@ fn guard(model: &Model, name: &str, fields: &[FieldId], conditions: &[String]) -
     )
 }
 
+/// For each model, those that refer to it, and how.
+type Links<'a> = Vec<Vec<(ModelId, Foreign<'a>)>>;
+
+fn links(schema: &Schema) -> Links<'_> {
+    let mut links: Links<'_> = vec![Vec::new(); schema.models.len()];
+    for (child, model) in schema.models() {
+        for (_, foreign) in owning(model) {
+            if let Some(children) = links.get_mut(foreign.target.index()) {
+                children.push((child, foreign));
+            }
+        }
+    }
+    links
+}
+
 /// A soft-deletable model with the relations that its tombstones concern.
 struct Family<'a> {
     schema: &'a Schema,
+    links: &'a Links<'a>,
     id: ModelId,
     model: &'a Model,
     deleted_at: &'a str,
@@ -133,18 +150,20 @@ struct Family<'a> {
 
 impl<'a> Family<'a> {
     /// `None` when tombstones of the model concern nobody else.
-    fn of(schema: &'a Schema, id: ModelId) -> Option<Self> {
+    fn of(schema: &'a Schema, links: &'a Links<'a>, id: ModelId) -> Option<Self> {
         let model = schema.model(id);
         let deleted_at = &model.field(model.soft_delete?).column;
-        let all = schema.models.iter().flat_map(|child| owning(child).map(move |(_, foreign)| (child, foreign)));
-        let children: Vec<_> =
-            all.filter(|(child, foreign)| foreign.target == id && concerns(child, *foreign)).collect();
+        let referring = links.get(id.index()).into_iter().flatten();
+        let children: Vec<_> = referring
+            .map(|(child, foreign)| (schema.model(*child), *foreign))
+            .filter(|(child, foreign)| concerns(child, *foreign))
+            .collect();
         let parents: Vec<_> = owning(model)
             .map(|(_, foreign)| (schema.model(foreign.target), foreign))
             .filter(|(parent, _)| parent.soft_delete.is_some())
             .collect();
         let some = !children.is_empty() || !parents.is_empty();
-        some.then_some(Self { schema, id, model, deleted_at, children, parents })
+        some.then_some(Self { schema, links, id, model, deleted_at, children, parents })
     }
 
     /// What happens when a row becomes a tombstone, in order. `Restrict` looks at the children as they are,
@@ -270,18 +289,15 @@ impl<'a> Family<'a> {
         let mut seen: Vec<ModelId> = Vec::new();
         let mut next = vec![self.id];
         while let Some(at) = next.pop() {
-            for (child_id, child) in self.schema.models() {
-                let reached = owning(child).any(|(_, foreign)| {
-                    foreign.target == at
-                        && foreign.on_delete == ReferentialAction::Cascade
-                        && child.soft_delete.is_some()
-                });
-                if reached && child_id == self.id {
+            for (child, foreign) in self.links.get(at.index()).into_iter().flatten() {
+                let reached = foreign.on_delete == ReferentialAction::Cascade
+                    && self.schema.model(*child).soft_delete.is_some();
+                if reached && *child == self.id {
                     return true;
                 }
-                if reached && !seen.contains(&child_id) {
-                    seen.push(child_id);
-                    next.push(child_id);
+                if reached && !seen.contains(child) {
+                    seen.push(*child);
+                    next.push(*child);
                 }
             }
         }

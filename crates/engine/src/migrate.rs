@@ -24,6 +24,10 @@ const DDL_VERSION: &str = "1";
 /// Identifies the advisory lock; its bytes spell `cratestk`.
 const LOCK: i64 = 0x6372_6174_6573_746b;
 
+/// Seconds that PostgreSQL waits for another server at the same work, or for a session that holds a table. On SQLite
+/// the connection's `busy_timeout` says how long.
+const PATIENCE: u32 = 60;
+
 /// A connection to bring up to date. Outside any transaction.
 #[derive(Debug)]
 pub enum Db<'a> {
@@ -228,6 +232,7 @@ pub async fn apply_create(
             State::Applied(applied) if applied.fingerprint == fingerprint => Ok(Outcome::Already),
             State::Applied(applied) => Err(Error::Different { found: applied.fingerprint }),
             State::Empty => {
+                db.check_defaults(schema).await?;
                 let statements = ddl::create(schema, db.dialect());
                 for (done, sql) in statements.iter().enumerate() {
                     let step = sql.split(['(', '\n']).next().unwrap_or(sql).trim();
@@ -315,6 +320,7 @@ async fn change(
     if !lost.is_empty() {
         return Err(Error::Loses(lost));
     }
+    db.check_defaults(schema).await?;
     for (done, step) in steps.iter().enumerate() {
         report(Progress { done, total: steps.len(), step: &step.describe });
         for sql in &step.sql {
@@ -436,7 +442,23 @@ impl Db<'_> {
         }
     }
 
-    /// Runs one statement. The text is made from the IR.
+    /// SQLite takes any function in a default and complains at the first insert; PostgreSQL looks at once.
+    async fn check_defaults(&mut self, schema: &Schema) -> Result<(), Error> {
+        if matches!(self, Self::Postgres(_)) {
+            return Ok(());
+        }
+        for table in ddl::catalog(schema, Dialect::Sqlite).tables {
+            for column in table.columns {
+                let Some(default) = column.default else { continue };
+                let used = self.execute(&format!("SELECT {default}")).await;
+                let doing = format!("use the default of the column `{}` of `{}`", column.name, table.name);
+                used.map_err(|fault| fault.while_doing(&doing))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs statements. Their text is made from the IR.
     async fn execute(&mut self, sql: &str) -> Result<(), Fault> {
         match self {
             Self::Sqlite(connection) => connection.execute_batch(sql)?,
@@ -519,7 +541,8 @@ impl Db<'_> {
             Self::Sqlite(_) => self.execute("BEGIN IMMEDIATE").await.map_err(doing),
             Self::Postgres(_) => {
                 self.execute("BEGIN ISOLATION LEVEL READ COMMITTED").await.map_err(doing)?;
-                let locked = self.execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await.map_err(doing);
+                let lock = format!("SET LOCAL lock_timeout = '{PATIENCE}s'; SELECT pg_advisory_xact_lock({LOCK})");
+                let locked = self.execute(&lock).await.map_err(doing);
                 if locked.is_err() {
                     let _ = self.execute("ROLLBACK").await;
                 }

@@ -155,7 +155,7 @@ async fn refusals_of_triggers_are_answers() {
         assert_eq!(seat.delete("Parent", "1").await.unwrap(), Some(2));
         let rows = "SELECT version, deletion_id = (SELECT deletion_id FROM parents) AS same, touched = deleted_at AS at FROM childs";
         let same = if bank.base.is_sqlite() { "2|1|1" } else { "2|true|true" };
-        assert_eq!(bank.base.read(&rows).await, same);
+        assert_eq!(bank.base.read(rows).await, same);
         assert_eq!(told(seat.delete("Child", "1").await), "NotFound: there is no row of `Child` with this key []");
         let dead = told(seat.restore("Child", "1").await);
         assert_eq!(dead, "ForeignKeyViolation: it refers to a row that is gone [#/parentId foreign_key]");
@@ -198,9 +198,9 @@ model Node {
 
 #[tokio::test]
 async fn a_tree_too_deep_to_fall_is_a_refusal_and_stays_whole() {
+    const DEPTH: i64 = 3000;
     for mut bank in Bank::both(TREE).await {
         let seat = bank.seat();
-        const DEPTH: i64 = 3000;
         let rows: Vec<String> = (1..=DEPTH)
             .map(|id| format!("('t', {id}, {})", if id == 1 { "NULL".to_owned() } else { (id - 1).to_string() }))
             .collect();

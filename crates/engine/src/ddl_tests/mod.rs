@@ -137,7 +137,7 @@ pub(crate) fn id() -> Field {
 pub(crate) enum Base {
     Sqlite(Connection),
     /// The second is dropped with the first.
-    Postgres(PgConnection, #[expect(dead_code, reason = "keeps the database alive")] PgDatabase),
+    Postgres(PgConnection, PgDatabase),
 }
 
 /// What a statement was refused with: constraint or message.
@@ -667,5 +667,23 @@ async fn a_database_of_somebody_else_is_left_alone() {
         base.apply(&bank()).await;
         base.run("UPDATE cratestack_meta SET value = '0' WHERE name = 'ddl'").await;
         assert!(matches!(migrate::inspect(&mut base.db()).await, Err(Error::Damaged(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_default_that_the_database_does_not_know_is_told_at_once() {
+    for mut base in Base::both().await {
+        let odd = |default: &str| {
+            let generated = Field { default: Some(Default::DbGenerated(default.to_owned())), ..field("token", Scalar::String) };
+            schema(vec![model("Thing", vec![id(), generated])])
+        };
+        let refused = migrate::apply_create(&mut base.db(), &odd("no_such_function()"), KEY, &mut |_| {}).await.unwrap_err();
+        assert!(refused.to_string().contains("no_such_function"), "{refused}");
+        assert_eq!(migrate::inspect(&mut base.db()).await.unwrap(), State::Empty);
+        base.apply(&odd("lower('X')")).await;
+        let refused = migrate::apply_diff(&mut base.db(), &odd("no_such_function()"), &[], &mut |_| {}).await.unwrap_err();
+        assert!(refused.to_string().contains("no_such_function"), "{refused}");
+        base.run("INSERT INTO things (id) VALUES (1)").await;
+        assert_eq!(base.read("SELECT token FROM things").await, "x");
     }
 }
