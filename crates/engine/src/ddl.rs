@@ -18,7 +18,7 @@ use cratestack_schema::ir::{
 };
 use cratestack_schema::value::Value;
 
-use crate::ddl_trigger;
+use crate::ddl_trigger::{self, cascades, restricts};
 use crate::fault::enforced_name;
 use crate::predicate::over_columns;
 use crate::sql::{Bind, Dialect, SqlType, ident};
@@ -363,9 +363,7 @@ impl Maker<'_> {
             Some(Default::Now) => Backfill::Sql(clock(meaning, self.dialect).to_owned()),
             None if field.updated_at => Backfill::Sql(clock(meaning, self.dialect).to_owned()),
             _ if field.optional || identity || default.is_some() => Backfill::Default,
-            None if field.list => {
-                Backfill::Sql(constant(self.schema, &Value::List(Vec::new()), meaning, self.dialect))
-            }
+            None if field.list => Backfill::Sql(constant(self.schema, &Value::List(Vec::new()), meaning, self.dialect)),
             _ => Backfill::Refused,
         };
         Column {
@@ -418,7 +416,7 @@ impl Maker<'_> {
             all.extend(self.enforced_checks(field));
         }
         if let Some(id) = model.soft_delete {
-            let condition = format!("({} IS NULL) = ({} IS NULL)", ident(&model.field(id).column), ident(DELETION_ID));
+            let condition = format!("{} IS NULL OR {} IS NOT NULL", ident(&model.field(id).column), ident(DELETION_ID));
             all.push(Constraint::check(bounded(&[&model.table, "deletion_check"]), &condition));
         }
         if self.dialect == Dialect::Sqlite && model.append_only {
@@ -500,7 +498,21 @@ impl Maker<'_> {
             let index = IrIndex { name: bounded(&parts), fields: foreign.fields.to_vec(), filter: None, using: None };
             all.push(self.index(&index, false));
         }
+        if self.is_looked_up_by_deletion() {
+            let (name, id) = (bounded(&[&model.table, "deletion_idx"]), ident(DELETION_ID));
+            let sql = format!("CREATE INDEX {} ON {} ({id}) WHERE {id} IS NOT NULL", ident(&name), ident(&model.table));
+            all.push(Index { name, unique: false, sql });
+        }
         all
+    }
+
+    /// Whether a deletion looks for what depends on the rows of this model that it has reached.
+    fn is_looked_up_by_deletion(&self) -> bool {
+        let soft = |id: ModelId| self.schema.model(id).soft_delete.is_some();
+        let member = soft(self.id) && owning(self.model).any(|(_, foreign)| cascades(foreign) && soft(foreign.target));
+        let restricting =
+            |model: &Model| owning(model).any(|(_, foreign)| foreign.target == self.id && restricts(foreign));
+        member && self.schema.models.iter().any(restricting)
     }
 
     fn index(&self, index: &IrIndex, unique: bool) -> Index {

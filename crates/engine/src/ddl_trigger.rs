@@ -13,6 +13,13 @@
 //! A tombstone reaches its children in the trigger, not in the statement that wrote it, because only the trigger
 //! reads a fresh snapshot: a child whose insert held the parent `FOR SHARE` is visible to it (at `READ COMMITTED`;
 //! a `REPEATABLE READ` transaction must be serialisable instead to be safe against such inserts).
+//!
+//! One deletion is one `deletion_id`, chosen by whoever writes the first tombstone, the *root*. A cascade marks the
+//! rows that it reaches with the id first and then writes `deleted_at`, so a row's trigger knows by an unchanged id
+//! that a cascade came by; on the way back the cascade leaves the id for the row's trigger to clear. Only the root is
+//! judged, and only when all cascades have run: what goes along does not stand in the way (`Restrict` and `NoAction`
+//! alike), and what comes back together may refer to each other, in whatever order the rows are reached.
+//!
 //! `SetNull` and `SetDefault` are left to the real deletion: a tombstoned parent counts as absent, and a restored one
 //! finds its children as they were.
 
@@ -166,36 +173,83 @@ impl<'a> Family<'a> {
         some.then_some(Self { schema, links, id, model, deleted_at, children, parents })
     }
 
-    /// What happens when a row becomes a tombstone, in order. `Restrict` looks at the children as they are,
-    /// `NoAction` at what the cascades have left.
-    fn on_tombstone(&self, statements: &dyn Statements) -> String {
-        let of =
-            |wanted: ReferentialAction| self.children.iter().filter(move |(_, foreign)| foreign.on_delete == wanted);
+    /// What happens when a row becomes a tombstone, in order.
+    fn on_tombstone(&self, dialect: Dialect) -> String {
         let mut text = String::new();
-        for (child, foreign) in of(ReferentialAction::Restrict) {
-            text.push_str(&statements.refuse_live_child(self, child, *foreign));
-        }
-        for (child, foreign) in of(ReferentialAction::Cascade) {
+        for (child, foreign) in self.children.iter().filter(|(_, foreign)| cascades(*foreign)) {
             text.push_str(&self.tombstone_children(child, *foreign));
         }
-        for (child, foreign) in of(ReferentialAction::NoAction) {
-            text.push_str(&statements.refuse_live_child(self, child, *foreign));
+        let id = ident(DELETION_ID);
+        let root = if self.is_member() { format!("NEW.{id} IS DISTINCT FROM OLD.{id}") } else { String::new() };
+        for (child, foreign) in self.children.iter().filter(|(_, foreign)| restricts(*foreign)) {
+            let left = format!(
+                "EXISTS (SELECT 1 FROM {} WHERE {}{})",
+                ident(&child.table),
+                self.is_child(child, *foreign),
+                and_live(child, ""),
+            );
+            text.push_str(&refuse(dialect, "restrict", &[&root, &left], *foreign, child));
+        }
+        for member in self.reached() {
+            let referring = self.links.get(member.index()).into_iter().flatten();
+            for (child, foreign) in referring.filter(|(_, foreign)| restricts(*foreign)) {
+                let (member, child) = (self.schema.model(member), self.schema.model(*child));
+                let left = format!(
+                    "EXISTS (SELECT 1 FROM {} AS m JOIN {} AS c ON {} WHERE m.{id} = NEW.{id}{}{})",
+                    ident(&member.table),
+                    ident(&child.table),
+                    pairs(child, foreign.fields, member, foreign.references, |own, key| format!("c.{own} = m.{key}")),
+                    and_dead(member, "m."),
+                    and_live(child, "c."),
+                );
+                text.push_str(&refuse(dialect, "restrict", &[&root, &left], *foreign, child));
+            }
         }
         text
     }
 
     /// What happens when a tombstone comes back to life, in order.
-    fn on_restore(&self, statements: &dyn Statements, clock: &str) -> String {
+    fn on_restore(&self, dialect: Dialect) -> String {
         let mut text = String::new();
-        for (parent, foreign) in &self.parents {
-            text.push_str(&statements.refuse_dead_parent(self, parent, *foreign));
+        for (child, foreign) in self.children.iter().filter(|(_, foreign)| cascades(*foreign)) {
+            text.push_str(&self.restore_children(child, *foreign, clock(SqlType::DATE_TIME, dialect)));
         }
-        for (child, foreign) in
-            self.children.iter().filter(|(_, foreign)| foreign.on_delete == ReferentialAction::Cascade)
-        {
-            text.push_str(&self.restore_children(child, *foreign, clock));
+        let id = ident(DELETION_ID);
+        for (parent, foreign) in &self.parents {
+            let Some(deleted_at) = tombstone_column(parent) else { continue };
+            // What a cascade brings back may have a parent that is yet to come.
+            let along = if self.is_member() { format!(" OR {id} = NEW.{id}") } else { String::new() };
+            // The lock makes a tombstone that is under way wait or be waited for.
+            let lock = if dialect == Dialect::Postgres { " FOR SHARE" } else { "" };
+            let absent = format!(
+                "NOT EXISTS (SELECT 1 FROM {} WHERE {} AND ({deleted_at} IS NULL{along}){lock})",
+                ident(&parent.table),
+                pairs(parent, foreign.references, self.model, foreign.fields, |key, own| format!("{key} = NEW.{own}")),
+            );
+            text.push_str(&refuse(
+                dialect,
+                "parent",
+                &[&all_given(self.model, *foreign), &absent],
+                *foreign,
+                self.model,
+            ));
+        }
+        if self.is_member() {
+            text.push_str(&format!(
+                "  UPDATE {} SET {id} = NULL WHERE {} AND {} IS NULL AND {id} IS NOT NULL;\n",
+                ident(&self.model.table),
+                pairs(self.model, &self.model.key, self.model, &self.model.key, |key, new| format!(
+                    "{key} = NEW.{new}"
+                )),
+                ident(self.deleted_at),
+            ));
         }
         text
+    }
+
+    /// Whether a cascade can reach the model.
+    fn is_member(&self) -> bool {
+        self.parents.iter().any(|(_, foreign)| cascades(*foreign))
     }
 
     /// `"child column" = NEW."key column" AND ..`
@@ -207,10 +261,11 @@ impl<'a> Family<'a> {
         let Some(deleted_at) = tombstone_column(child) else { return String::new() };
         let clock = format!("NEW.{}", ident(self.deleted_at));
         format!(
-            "  UPDATE {} SET {deleted_at} = {clock}, {id} = NEW.{id}{} WHERE {} AND {deleted_at} IS NULL;\n",
-            ident(&child.table),
+            "  UPDATE {table} SET {id} = NEW.{id} WHERE {own} AND {deleted_at} IS NULL;\n  \
+             UPDATE {table} SET {deleted_at} = {clock}{} WHERE {own} AND {deleted_at} IS NULL AND {id} = NEW.{id};\n",
             stamps(child, &clock),
-            self.is_child(child, foreign),
+            table = ident(&child.table),
+            own = self.is_child(child, foreign),
             id = ident(DELETION_ID),
         )
     }
@@ -221,7 +276,7 @@ impl<'a> Family<'a> {
         let own = self.model.fields.iter().find(|field| field.updated_at);
         let clock = own.map_or_else(|| clock.to_owned(), |field| format!("NEW.{}", ident(&field.column)));
         format!(
-            "  UPDATE {} SET {deleted_at} = NULL, {id} = NULL{} WHERE {} AND {id} = OLD.{id};\n",
+            "  UPDATE {} SET {deleted_at} = NULL{} WHERE {} AND {id} = OLD.{id} AND {deleted_at} IS NOT NULL;\n",
             ident(&child.table),
             stamps(child, &clock),
             self.is_child(child, foreign),
@@ -235,8 +290,8 @@ impl<'a> Family<'a> {
         let none = |text: String| if text.is_empty() { "  NULL;\n".to_owned() } else { text };
         let body = format!(
             "\n#variable_conflict use_column\nBEGIN\nIF NEW.{deleted_at} IS NOT NULL THEN\n{}ELSE\n{}END IF;\nRETURN NULL;\nEND\n",
-            none(self.on_tombstone(&Postgres)),
-            none(self.on_restore(&Postgres, clock(SqlType::DATE_TIME, Dialect::Postgres))),
+            none(self.on_tombstone(Dialect::Postgres)),
+            none(self.on_restore(Dialect::Postgres)),
         );
         Trigger {
             create: vec![
@@ -258,9 +313,8 @@ impl<'a> Family<'a> {
 
     fn sqlite(&self) -> Vec<Trigger> {
         let (table, deleted_at) = (ident(&self.model.table), ident(self.deleted_at));
-        let clock = clock(SqlType::DATE_TIME, Dialect::Sqlite);
         // Without the pragma a trigger does not fire within itself, and deeper levels would stay alive.
-        let deep = if self.in_cycle() {
+        let deep = if self.reached().contains(&self.id) {
             format!(
                 "  SELECT RAISE(ABORT, {}) WHERE (SELECT recursive_triggers FROM pragma_recursive_triggers) = 0;\n",
                 raised("pragma", "recursive_triggers"),
@@ -269,8 +323,8 @@ impl<'a> Family<'a> {
             String::new()
         };
         let events = [
-            ("tombstone", "NULL", "NOT NULL", self.on_tombstone(&Sqlite)),
-            ("restore", "NOT NULL", "NULL", self.on_restore(&Sqlite, clock)),
+            ("tombstone", "NULL", "NOT NULL", self.on_tombstone(Dialect::Sqlite)),
+            ("restore", "NOT NULL", "NULL", self.on_restore(Dialect::Sqlite)),
         ];
         let events = events.into_iter().filter(|(.., body)| !body.is_empty());
         events
@@ -284,102 +338,56 @@ impl<'a> Family<'a> {
             .collect()
     }
 
-    /// Whether a cascade from this model can come back to it.
-    fn in_cycle(&self) -> bool {
+    /// The models that a cascade from this one can reach, itself only by a cycle.
+    fn reached(&self) -> Vec<ModelId> {
         let mut seen: Vec<ModelId> = Vec::new();
         let mut next = vec![self.id];
         while let Some(at) = next.pop() {
             for (child, foreign) in self.links.get(at.index()).into_iter().flatten() {
-                let reached = foreign.on_delete == ReferentialAction::Cascade
-                    && self.schema.model(*child).soft_delete.is_some();
-                if reached && *child == self.id {
-                    return true;
-                }
-                if reached && !seen.contains(child) {
+                if concerns(self.schema.model(*child), *foreign) && cascades(*foreign) && !seen.contains(child) {
                     seen.push(*child);
                     next.push(*child);
                 }
             }
         }
-        false
+        seen.sort_unstable();
+        seen
     }
 }
 
 /// Whether a tombstone of the parent does anything about such a child.
 fn concerns(child: &Model, foreign: Foreign<'_>) -> bool {
-    match foreign.on_delete {
-        ReferentialAction::Restrict | ReferentialAction::NoAction => true,
-        ReferentialAction::Cascade => child.soft_delete.is_some(),
-        ReferentialAction::SetNull | ReferentialAction::SetDefault => false,
-    }
+    restricts(foreign) || (cascades(foreign) && child.soft_delete.is_some())
 }
 
-/// The statements in which the two databases differ.
-trait Statements {
-    /// Refuses while a live row refers to the new tombstone.
-    fn refuse_live_child(&self, family: &Family<'_>, child: &Model, foreign: Foreign<'_>) -> String;
-    /// Refuses when a parent of the restored row is a tombstone.
-    fn refuse_dead_parent(&self, family: &Family<'_>, parent: &Model, foreign: Foreign<'_>) -> String;
+pub(crate) fn cascades(foreign: Foreign<'_>) -> bool {
+    foreign.on_delete == ReferentialAction::Cascade
 }
 
-struct Postgres;
-
-impl Statements for Postgres {
-    fn refuse_live_child(&self, family: &Family<'_>, child: &Model, foreign: Foreign<'_>) -> String {
-        format!(
-            "  IF EXISTS (SELECT FROM {} WHERE {}{}) THEN\n    {}\n  END IF;\n",
-            ident(&child.table),
-            family.is_child(child, foreign),
-            and_live(child),
-            raise("23001", &format!("live rows of {} depend on the row", ident(&child.table)), foreign, child),
-        )
-    }
-
-    fn refuse_dead_parent(&self, family: &Family<'_>, parent: &Model, foreign: Foreign<'_>) -> String {
-        let (own, is_parent) = (family.model, parent_of(family.model, parent, foreign));
-        // The lock makes a tombstone that is under way wait or be waited for.
-        format!(
-            "  IF {} THEN\n    PERFORM FROM {} WHERE {is_parent}{} FOR SHARE;\n    IF NOT FOUND THEN\n      {}\n    END IF;\n  END IF;\n",
-            all_given(own, foreign),
-            ident(&parent.table),
-            and_live(parent),
-            raise("23503", &format!("the row of {} is deleted", ident(&parent.table)), foreign, own),
-        )
-    }
+pub(crate) fn restricts(foreign: Foreign<'_>) -> bool {
+    matches!(foreign.on_delete, ReferentialAction::Restrict | ReferentialAction::NoAction)
 }
 
-struct Sqlite;
-
-impl Statements for Sqlite {
-    fn refuse_live_child(&self, family: &Family<'_>, child: &Model, foreign: Foreign<'_>) -> String {
-        format!(
-            "  SELECT RAISE(ABORT, {}) WHERE EXISTS (SELECT 1 FROM {} WHERE {}{});\n",
-            raised("restrict", foreign.constraint),
-            ident(&child.table),
-            family.is_child(child, foreign),
-            and_live(child),
-        )
+/// A refusal if all the conditions hold; empty ones do. `child` is the model that has the foreign key.
+fn refuse(dialect: Dialect, kind: &str, conditions: &[&str], foreign: Foreign<'_>, child: &Model) -> String {
+    let conditions: Vec<&str> = conditions.iter().copied().filter(|condition| !condition.is_empty()).collect();
+    let conditions = conditions.join(" AND ");
+    match dialect {
+        Dialect::Sqlite => format!("  SELECT RAISE(ABORT, {}) WHERE {conditions};\n", raised(kind, foreign.constraint)),
+        Dialect::Postgres => {
+            let (state, message) = match kind {
+                "parent" => ("23503", format!("a row that the row of {} refers to is deleted", ident(&child.table))),
+                _ => ("23001", format!("live rows of {} depend on the row", ident(&child.table))),
+            };
+            format!(
+                "  IF {conditions} THEN\n    RAISE EXCEPTION USING MESSAGE = {}, ERRCODE = '{state}', \
+                 CONSTRAINT = {}, TABLE = {};\n  END IF;\n",
+                literal(&message),
+                literal(foreign.constraint),
+                literal(&child.table),
+            )
+        }
     }
-
-    fn refuse_dead_parent(&self, family: &Family<'_>, parent: &Model, foreign: Foreign<'_>) -> String {
-        format!(
-            "  SELECT RAISE(ABORT, {}) WHERE {} AND NOT EXISTS (SELECT 1 FROM {} WHERE {}{});\n",
-            raised("parent", foreign.constraint),
-            all_given(family.model, foreign),
-            ident(&parent.table),
-            parent_of(family.model, parent, foreign),
-            and_live(parent),
-        )
-    }
-}
-
-fn raise(state: &str, message: &str, foreign: Foreign<'_>, table: &Model) -> String {
-    format!(
-        "RAISE EXCEPTION USING MESSAGE = {}, ERRCODE = '{state}', CONSTRAINT = {}, TABLE = {};",
-        literal(message),
-        literal(foreign.constraint),
-        literal(&table.table),
-    )
 }
 
 fn raised(kind: &str, name: &str) -> String {
@@ -391,8 +399,12 @@ fn tombstone_column(model: &Model) -> Option<String> {
 }
 
 /// Rows of a model without `@@soft_delete` are always live.
-fn and_live(model: &Model) -> String {
-    tombstone_column(model).map_or_else(String::new, |column| format!(" AND {column} IS NULL"))
+fn and_live(model: &Model, alias: &str) -> String {
+    tombstone_column(model).map_or_else(String::new, |column| format!(" AND {alias}{column} IS NULL"))
+}
+
+fn and_dead(model: &Model, alias: &str) -> String {
+    tombstone_column(model).map_or_else(String::new, |column| format!(" AND {alias}{column} IS NOT NULL"))
 }
 
 /// The columns that every write of a row moves.
@@ -407,11 +419,6 @@ fn stamps(model: &Model, clock: &str) -> String {
         }
     }
     text
-}
-
-/// `"key column" = NEW."own column" AND ..`
-fn parent_of(own: &Model, parent: &Model, foreign: Foreign<'_>) -> String {
-    pairs(parent, foreign.references, own, foreign.fields, |key, own| format!("{key} = NEW.{own}"))
 }
 
 /// A foreign key with a null in it refers to nothing.

@@ -427,18 +427,76 @@ async fn live_children_restrict_and_dead_parents_forbid() {
 }
 
 #[tokio::test]
-async fn a_plain_child_restricts_too_and_a_row_beside_its_cascade_does_not() {
+async fn what_goes_along_does_not_restrict_in_whatever_order_it_is_reached() {
+    // A thread with its messages and notes, messages that answer each other, notes about messages. The notes come first
+    // in the schema, and the answers before what they answer.
+    let note =
+        soft(model("Note", vec![id(), field("thread", Scalar::Int), optional(field("about", Scalar::Int)), version()]));
+    let answers = optional(field("answers", Scalar::Int));
+    let message = soft(model("Message", vec![id(), field("thread", Scalar::Int), answers, version()]));
+    let thread = soft(model("Thread", vec![id(), optional(field("pinned", Scalar::Int)), version()]));
+    for action in [ReferentialAction::Restrict, ReferentialAction::NoAction] {
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+            let models = order.map(|at| [&note, &message, &thread][at].clone());
+            let mut schema = schema(models.to_vec());
+            refer(&mut schema, "Note", "thread", "Thread", ReferentialAction::Cascade);
+            refer(&mut schema, "Note", "about", "Message", action);
+            refer(&mut schema, "Message", "thread", "Thread", ReferentialAction::Cascade);
+            refer(&mut schema, "Message", "answers", "Message", action);
+            refer(&mut schema, "Thread", "pinned", "Message", ReferentialAction::SetNull);
+            for mut base in Base::both().await {
+                base.apply(&schema).await;
+                base.run("INSERT INTO threads (id) VALUES (1), (2)").await;
+                base.run("INSERT INTO messages (id, thread) VALUES (1, 1), (2, 1), (3, 1)").await;
+                base.run("UPDATE messages SET answers = CASE id WHEN 1 THEN 3 WHEN 2 THEN 1 WHEN 3 THEN 2 END").await;
+                base.run("INSERT INTO notes (id, thread, about) VALUES (1, 1, 2), (2, 2, NULL)").await;
+                base.run("UPDATE threads SET pinned = 2 WHERE id = 1").await;
+                let live = "SELECT (SELECT count(*) FROM threads WHERE deleted_at IS NULL) AS t, \
+                    (SELECT count(*) FROM messages WHERE deleted_at IS NULL) AS m, \
+                    (SELECT count(*) FROM notes WHERE deleted_at IS NULL) AS n";
+                base.refuses(&bury("messages", 3, D1), "restrict:messages_answers_fkey", "23001 messages_answers_fkey")
+                    .await;
+                base.run(&bury("threads", 1, D1)).await;
+                assert_eq!(base.read(live).await, "1|0|1");
+                // Alone they do not come back, only together.
+                base.refuses(&raise("messages", 1), "parent:messages_", "23503 messages_").await;
+                base.refuses(&raise("notes", 1), "parent:notes_", "23503 notes_").await;
+                base.run(&raise("threads", 1)).await;
+                assert_eq!(base.read(live).await, "2|3|2");
+                // A note of another thread does not go along.
+                base.run("UPDATE notes SET about = 2 WHERE id = 2").await;
+                base.refuses(&bury("threads", 1, D2), "restrict:notes_about_fkey", "23001 notes_about_fkey notes")
+                    .await;
+                assert_eq!(base.read(live).await, "2|3|2");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_that_take_each_other_along_come_back_by_either() {
+    let side = |name: &str| soft(model(name, vec![id(), optional(field("other", Scalar::Int)), version()]));
+    let mut schema = schema(vec![side("Left"), side("Right"), model("Guard", vec![id(), field("left", Scalar::Int)])]);
+    refer(&mut schema, "Left", "other", "Right", ReferentialAction::Cascade);
+    refer(&mut schema, "Right", "other", "Left", ReferentialAction::Cascade);
+    refer(&mut schema, "Guard", "left", "Left", ReferentialAction::Restrict);
     for mut base in Base::both().await {
-        let mut schema = family(ReferentialAction::Cascade);
-        // The same table by two roads: the cascade goes first, and nothing is left for the other to mind.
-        schema.models[1].fields.push(optional(field("guardian", Scalar::Int)));
-        refer(&mut schema, "Child", "guardian", "Parent", ReferentialAction::NoAction);
         base.apply(&schema).await;
-        base.run(FAMILY).await;
-        base.run("UPDATE childs SET guardian = 1 WHERE id IN (1, 3)").await;
-        base.refuses(&bury("parents", 1, D1), "restrict:childs_guardian_fkey", "23001 childs_guardian_fkey").await;
-        base.run("UPDATE childs SET guardian = NULL WHERE id = 3").await;
-        base.run(&bury("parents", 1, D1)).await;
+        base.run("INSERT INTO lefts (id) VALUES (1); INSERT INTO rights (id, other) VALUES (1, 1); UPDATE lefts SET other = 1").await;
+        let live = "SELECT (SELECT count(*) FROM lefts WHERE deleted_at IS NULL AND deletion_id IS NULL) AS l, \
+            (SELECT count(*) FROM rights WHERE deleted_at IS NULL AND deletion_id IS NULL) AS r";
+        for (down, up) in [("lefts", "lefts"), ("lefts", "rights"), ("rights", "lefts"), ("rights", "rights")] {
+            base.run(&bury(down, 1, D1)).await;
+            assert_eq!(base.read(live).await, "0|0");
+            base.run(&raise(up, 1)).await;
+            assert_eq!(base.read(live).await, "1|1");
+        }
+        // Whichever of them is deleted, the guard of the one stops both.
+        base.run("INSERT INTO guards (id, \"left\") VALUES (1, 1)").await;
+        for down in ["lefts", "rights"] {
+            base.refuses(&bury(down, 1, D1), "restrict:guards_left_fkey", "23001 guards_left_fkey guards").await;
+            assert_eq!(base.read(live).await, "1|1");
+        }
     }
 }
 
@@ -674,14 +732,17 @@ async fn a_database_of_somebody_else_is_left_alone() {
 async fn a_default_that_the_database_does_not_know_is_told_at_once() {
     for mut base in Base::both().await {
         let odd = |default: &str| {
-            let generated = Field { default: Some(Default::DbGenerated(default.to_owned())), ..field("token", Scalar::String) };
+            let generated =
+                Field { default: Some(Default::DbGenerated(default.to_owned())), ..field("token", Scalar::String) };
             schema(vec![model("Thing", vec![id(), generated])])
         };
-        let refused = migrate::apply_create(&mut base.db(), &odd("no_such_function()"), KEY, &mut |_| {}).await.unwrap_err();
+        let refused =
+            migrate::apply_create(&mut base.db(), &odd("no_such_function()"), KEY, &mut |_| {}).await.unwrap_err();
         assert!(refused.to_string().contains("no_such_function"), "{refused}");
         assert_eq!(migrate::inspect(&mut base.db()).await.unwrap(), State::Empty);
         base.apply(&odd("lower('X')")).await;
-        let refused = migrate::apply_diff(&mut base.db(), &odd("no_such_function()"), &[], &mut |_| {}).await.unwrap_err();
+        let refused =
+            migrate::apply_diff(&mut base.db(), &odd("no_such_function()"), &[], &mut |_| {}).await.unwrap_err();
         assert!(refused.to_string().contains("no_such_function"), "{refused}");
         base.run("INSERT INTO things (id) VALUES (1)").await;
         assert_eq!(base.read("SELECT token FROM things").await, "x");
