@@ -235,14 +235,15 @@ impl<'a> Family<'a> {
             ));
         }
         if self.is_member() {
-            text.push_str(&format!(
-                "  UPDATE {} SET {id} = NULL WHERE {} AND {} IS NULL AND {id} IS NOT NULL;\n",
+            let _ = writeln!(
+                text,
+                "  UPDATE {} SET {id} = NULL WHERE {} AND {} IS NULL AND {id} IS NOT NULL;",
                 ident(&self.model.table),
                 pairs(self.model, &self.model.key, self.model, &self.model.key, |key, new| format!(
                     "{key} = NEW.{new}"
                 )),
                 ident(self.deleted_at),
-            ));
+            );
         }
         text
     }
