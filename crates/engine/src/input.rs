@@ -13,6 +13,7 @@
 //! | `out_of_range` | is a number or a date that the type does not hold |
 //! | `precision` | has more digits than the Decimal or the DateTime holds |
 //! | `nul` | contains a NUL character |
+//! | `too_long` | is part of a key or an index, and longer than an entry of it may be |
 
 use cratestack_schema::decimal::Decimal;
 use cratestack_schema::fuzzy::nearest;
@@ -34,6 +35,13 @@ pub const MAX_NAME: usize = 256;
 /// How much longer than it was sent a `Json` value may become when its numbers are written in plain notation, as both
 /// databases store them. Octets.
 pub const MAX_JSON_GROWTH: usize = 64 * 1024;
+
+/// Octets of an index entry: PostgreSQL's B-trees hold 2704, its own bookkeeping included, and what one database refuses
+/// the other must not take. A key of that length has a URL that http.md's limit allows, whatever has to be escaped.
+const INDEX_ENTRY: usize = 2600;
+
+/// What a column takes in an index entry besides its text, and all that one of fixed length takes.
+const INDEX_COLUMN: usize = 24;
 
 /// The argument of a procedure.
 #[derive(Debug, Clone, PartialEq)]
@@ -226,7 +234,9 @@ impl<'a> Reader<'a> {
                     _ => "cannot be changed once the row exists",
                 };
                 self.fail(&at, "read_only", detail);
-            } else if let Some(Argument::Value(value)) = self.value(&at, field, json) {
+            } else if let Some(Argument::Value(value)) = self.value(&at, field, json)
+                && self.fits_indexes(&at, model, id, &value)
+            {
                 values.push((id, value));
             }
         }
@@ -240,6 +250,19 @@ impl<'a> Reader<'a> {
         }
         values.sort_unstable_by_key(|(id, _)| *id);
         self.finish(Some(values))
+    }
+
+    /// Whether a value leaves room for the others in each index that it is part of.
+    fn fits_indexes(&mut self, at: &At<'_>, model: &Model, id: FieldId, value: &Value) -> bool {
+        let Some(most) = longest_indexed(model, id) else { return true };
+        let longest = match value {
+            Value::List(items) => items.iter().map(octets).max().unwrap_or_default(),
+            value => octets(value),
+        };
+        if longest > most {
+            self.fail(at, "too_long", format!("must have at most {most} octets, since it is part of a key or an index"));
+        }
+        longest <= most
     }
 
     /// The members of a value object or of a procedure's body, one per field.
@@ -419,6 +442,32 @@ impl<'a> Reader<'a> {
             self.invalid(at, Invalid::Nul);
         }
         holds
+    }
+}
+
+/// The octets that a value of a field may have, if the field is in an index and its values vary in length: an equal
+/// share of the entry.
+fn longest_indexed(model: &Model, id: FieldId) -> Option<usize> {
+    let varies = |id: &FieldId| {
+        matches!(model.field(*id).scalar(), Some(Scalar::String | Scalar::Cuid | Scalar::Bytes | Scalar::Decimal(None)))
+    };
+    if !varies(&id) {
+        return None;
+    }
+    let indexes = model.uniques.iter().chain(&model.indexes).map(|index| index.fields.as_slice());
+    let indexes = indexes.chain([model.key.as_slice()]).filter(|fields| fields.contains(&id));
+    let share = |fields: &[FieldId]| {
+        let varying = fields.iter().filter(|id| varies(id)).count().max(1);
+        INDEX_ENTRY.saturating_sub(INDEX_COLUMN * fields.len()) / varying
+    };
+    indexes.map(share).min()
+}
+
+fn octets(value: &Value) -> usize {
+    match value {
+        Value::Text(text) => text.len(),
+        Value::Bytes(octets) => octets.len(),
+        _ => 0,
     }
 }
 

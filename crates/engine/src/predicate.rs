@@ -469,7 +469,7 @@ impl<'a> Predicates<'a> {
         if old == new {
             return Frag::truth(Some(false));
         }
-        Frag::new(format!("{old} IS DISTINCT FROM {new}"), Level::Test, false)
+        differ(self.sql.dialect(), field, &old, &new)
     }
 
     fn compare(&mut self, op: CompareOp, a: &Expr, b: &Expr, scope: &Scope<'_>) -> Frag {
@@ -795,6 +795,16 @@ impl Operand {
             _ => None,
         }
     }
+}
+
+/// That a field has another value than before, nulls counted as values. PostgreSQL takes the `Json` `1` and `1.0` for
+/// equal, and answers each as it was sent.
+pub fn differ(dialect: Dialect, field: &Field, old: &str, new: &str) -> Frag {
+    let cast = match (dialect, field.scalar()) {
+        (Dialect::Postgres, Some(Scalar::Json)) => "::text",
+        _ => "",
+    };
+    Frag::new(format!("{old}{cast} IS DISTINCT FROM {new}{cast}"), Level::Test, false)
 }
 
 /// That a row is no tombstone.

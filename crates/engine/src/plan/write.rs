@@ -18,7 +18,7 @@ use crate::api::{Code, Expected, Failure, FieldError};
 use crate::ddl::DELETION_ID;
 use crate::plan::full_row;
 use crate::policy::{AtomKey, Decision, View};
-use crate::predicate::{Frag, Predicates, Row, Scope, live};
+use crate::predicate::{Frag, Predicates, Row, Scope, differ, live};
 use crate::sql::{Dialect, Shape, Slot, Sql, SqlType, Template, column, ident};
 use crate::store::Rows;
 
@@ -385,8 +385,8 @@ impl Planner<'_> {
         };
         let changes = match self.form.kind {
             Kind::Patch => Frag::any(self.form.fields.iter().filter_map(|id| {
-                let column = column(OLD, &self.model.field(*id).column);
-                Some(Frag::test(format!("{column} IS DISTINCT FROM {}", set.get(id)?)))
+                let field = self.model.field(*id);
+                Some(differ(self.dialect, field, &column(OLD, &field.column), set.get(id)?))
             })),
             _ => Frag::truth(Some(true)),
         };
