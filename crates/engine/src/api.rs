@@ -272,7 +272,7 @@ impl Default for Limits {
             batch: 1000,
             expression_depth: 64,
             expression_nodes: 1000,
-            cursor_ttl: Duration::from_secs(24 * 60 * 60),
+            cursor_ttl: Duration::from_hours(24),
         }
     }
 }

@@ -82,7 +82,8 @@ impl CursorKeys {
             Some(BASE64.encode(cursor))
         };
         sealed().ok_or_else(|| {
-            Failure::new(Code::Internal, "no cursor could be made").with_internal("the cursor key is missing or unusable")
+            Failure::new(Code::Internal, "no cursor could be made")
+                .with_internal("the cursor key is missing or unusable")
         })
     }
 
@@ -264,7 +265,10 @@ mod tests {
         assert!(both.open(&from_old, NOW, DAY, &binding("a")).is_ok());
         assert!(new.open(&from_both, NOW, DAY, &binding("a")).is_ok());
         assert!(new.open(&from_old, NOW, DAY, &binding("a")).is_err());
-        assert_eq!(CursorKeys::new(Vec::new()).seal([1; SEED], NOW, &binding("a"), &[]).unwrap_err().code, Code::Internal);
+        assert_eq!(
+            CursorKeys::new(Vec::new()).seal([1; SEED], NOW, &binding("a"), &[]).unwrap_err().code,
+            Code::Internal
+        );
     }
 
     #[test]

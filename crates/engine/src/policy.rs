@@ -480,7 +480,9 @@ impl Known<'_> {
     /// The order of two values of one type; `None` if one is null.
     fn compare(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
-            (Self::Value(a, scalar), Self::Value(b, _)) if std::mem::discriminant(&**a) == std::mem::discriminant(&**b) => {
+            (Self::Value(a, scalar), Self::Value(b, _))
+                if std::mem::discriminant(&**a) == std::mem::discriminant(&**b) =>
+            {
                 a.compare(b, *scalar)
             }
             // Int against Decimal.

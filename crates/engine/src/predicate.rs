@@ -19,8 +19,8 @@ use cratestack_schema::ir::{
 use cratestack_schema::value::Value;
 
 use crate::policy::{Decision, Residual, View, Want, auth_field, boolean, constant, roles_field, scalar_of};
-use crate::storage;
 use crate::sql::{Dialect, SCALED_DIGITS, Slot, Sql, SqlType, column, ident};
+use crate::storage;
 
 /// How the fields of one row are spelled in a statement.
 #[derive(Debug, Clone, Copy)]
@@ -443,7 +443,9 @@ impl<'a> Predicates<'a> {
                 );
                 return Frag::new(text, Level::Atom, true);
             }
-            Want::False if body.nullable => Frag::new(format!("{} IS NOT FALSE", body.above(Level::Test)), Level::Test, false),
+            Want::False if body.nullable => {
+                Frag::new(format!("{} IS NOT FALSE", body.above(Level::Test)), Level::Test, false)
+            }
             _ => body,
         };
         let filter = Frag::all([matching, counted]);
@@ -762,7 +764,8 @@ impl<'a> Predicates<'a> {
             }
             ArithOp::Mul => (self.scaled(a, a.scale()?)?, self.scaled(b, b.scale()?)?),
         };
-        let (Kind::Scaled { scale, max }, Kind::Scaled { scale: other_scale, max: other_max }) = (&a.kind, &b.kind) else {
+        let (Kind::Scaled { scale, max }, Kind::Scaled { scale: other_scale, max: other_max }) = (&a.kind, &b.kind)
+        else {
             return None;
         };
         let (scale, max) = match op {
@@ -810,9 +813,7 @@ pub fn differ(dialect: Dialect, field: &Field, old: &str, new: &str) -> Frag {
 /// That a row is no tombstone.
 pub fn live(model: &cratestack_schema::ir::Model, alias: &str) -> Frag {
     match model.soft_delete {
-        Some(field) => {
-            Frag::new(format!("{} IS NULL", column(alias, &model.field(field).column)), Level::Test, false)
-        }
+        Some(field) => Frag::new(format!("{} IS NULL", column(alias, &model.field(field).column)), Level::Test, false),
         None => Frag::truth(Some(true)),
     }
 }
@@ -826,9 +827,10 @@ pub fn join_columns(schema: &Schema, model: ModelId, relation: &Relation) -> Vec
         RelationKind::One | RelationKind::Many => {
             let target = schema.model(relation.target);
             let owner = relation.inverse.map(|inverse| target.relation(inverse)).or_else(|| {
-                target.relations.iter().find(|other| {
-                    other.target == model && matches!(other.kind, RelationKind::Owning { .. })
-                })
+                target
+                    .relations
+                    .iter()
+                    .find(|other| other.target == model && matches!(other.kind, RelationKind::Owning { .. }))
             });
             match owner.map(|owner| &owner.kind) {
                 Some(RelationKind::Owning { fields, references, .. }) => {

@@ -12,8 +12,8 @@ use std::fmt::Write as _;
 
 use cratestack_schema::decimal::MAX_DIGITS;
 use cratestack_schema::ir::{
-    ArithOp, CompareOp, Expr, FieldId, FieldPath, FieldType, Model, ModelId, RelationId, RelationKind, Scalar, Schema, Side,
-    StringOp,
+    ArithOp, CompareOp, Expr, FieldId, FieldPath, FieldType, Model, ModelId, RelationId, RelationKind, Scalar, Schema,
+    Side, StringOp,
 };
 use cratestack_schema::value::{Value, parse_text};
 use cratestack_schema::{fuzzy, parse, resolve_path};
@@ -265,7 +265,8 @@ impl<'a> Reader<'a> {
 
     fn filter(&mut self, name: &str, text: &str) -> Result<(), Failure> {
         // A dotted name is a field behind relations before it is a field and an operator.
-        let whole = resolve_path(self.schema, self.model, name).map(|path| (path, ("eq", Test::Compare(CompareOp::Eq))));
+        let whole =
+            resolve_path(self.schema, self.model, name).map(|path| (path, ("eq", Test::Compare(CompareOp::Eq))));
         let split = || {
             let (path, word) = name.rsplit_once('.')?;
             let operator = OPERATORS.into_iter().find(|(known, _)| *known == word)?;
@@ -290,7 +291,10 @@ impl<'a> Reader<'a> {
         };
         self.operands += values.len() + 2;
         if self.operands > self.limits.expression_nodes {
-            return Err(invalid(name, format!("is one condition too many; the limit is {}", self.limits.expression_nodes)));
+            return Err(invalid(
+                name,
+                format!("is one condition too many; the limit is {}", self.limits.expression_nodes),
+            ));
         }
         self.filters.push(canonical(self.schema, self.model, &path, word, &values));
         let constant = |value| Expr::Const(constant_type(ty), value);
@@ -359,7 +363,9 @@ impl<'a> Reader<'a> {
                 Some(name) => (true, name),
                 None => (false, item),
             };
-            let Some(path) = resolve_path(self.schema, self.model, name) else { return Err(self.unknown("sort", name)) };
+            let Some(path) = resolve_path(self.schema, self.model, name) else {
+                return Err(self.unknown("sort", name));
+            };
             self.check_depth("sort", path.hops.len())?;
             let field = self.schema.path_field(self.model, &path);
             if field.list || field.ty == FieldType::Scalar(Scalar::Json) {
@@ -426,11 +432,15 @@ impl<'a> Reader<'a> {
             let field = of.field_named(name).filter(|id| !of.field(*id).server_only);
             let Some(field) = field else {
                 if of.relation_named(name).is_some() {
-                    return Err(invalid("fields", format!("holds `{}`, a relation; name it in `include`", shown(path))));
+                    return Err(invalid(
+                        "fields",
+                        format!("holds `{}`, a relation; name it in `include`", shown(path)),
+                    ));
                 }
                 let near = fuzzy::nearest(name, visible(of).map(|(_, field)| field.name.as_str()));
                 let help = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                let what = format!("holds `{}`, which is no field of `{}` that can be used here{help}", shown(path), of.name);
+                let what =
+                    format!("holds `{}`, which is no field of `{}` that can be used here{help}", shown(path), of.name);
                 return Err(invalid("fields", what));
             };
             projection.fields.get_or_insert_default().insert(field);
@@ -498,9 +508,8 @@ impl Projection {
 /// primary key orders nothing.
 fn total_order(model: &Model, mut sort: Vec<SortKey>) -> Vec<SortKey> {
     let descending = sort.last().is_some_and(|key| key.descending);
-    let place = |sort: &[SortKey], id: FieldId| {
-        sort.iter().position(|key| key.path.hops.is_empty() && key.path.field == id)
-    };
+    let place =
+        |sort: &[SortKey], id: FieldId| sort.iter().position(|key| key.path.hops.is_empty() && key.path.field == id);
     for id in &model.key {
         if place(&sort, *id).is_none() {
             let path = FieldPath { side: Side::Row, hops: Vec::new(), field: *id };
@@ -534,9 +543,7 @@ fn check_arithmetic(schema: &Schema, model: ModelId, expr: &Expr) -> Result<(), 
         }
     }
     let inner = match expr {
-        Expr::Quantified { hops, relation, .. } => {
-            schema.model(schema.walk(model, hops)).relation(*relation).target
-        }
+        Expr::Quantified { hops, relation, .. } => schema.model(schema.walk(model, hops)).relation(*relation).target,
         _ => model,
     };
     expr.children().into_iter().try_for_each(|child| check_arithmetic(schema, inner, child))
@@ -597,7 +604,11 @@ fn list_items(text: &str) -> Result<Vec<String>, &'static str> {
             }
             '\\' => match chars.next() {
                 Some(escaped @ (',' | '\\')) => escaped,
-                _ => return Err("has a backslash that escapes nothing; write a comma as `\\,` and a backslash as `\\\\`"),
+                _ => {
+                    return Err(
+                        "has a backslash that escapes nothing; write a comma as `\\,` and a backslash as `\\\\`",
+                    );
+                }
             },
             c => c,
         };

@@ -290,7 +290,8 @@ impl<'a> Reader<'a> {
             if key.plain || !nested { key.text.clone() } else { column(ROW, &sort_column(at)) }
         };
         let outer_order = order(&outer);
-        let sorted: Vec<(String, SqlType)> = keys.iter().enumerate().map(|(at, key)| (outer(at, key), key.ty)).collect();
+        let sorted: Vec<(String, SqlType)> =
+            keys.iter().enumerate().map(|(at, key)| (outer(at, key), key.ty)).collect();
 
         let mut columns = Vec::new();
         let mut control = Vec::new();
@@ -308,7 +309,8 @@ impl<'a> Reader<'a> {
             let filter = if place.is_true() { String::new() } else { format!(" WHERE {}", place.clone().into_text()) };
             format!("SELECT {columns} FROM {table} AS {ROW}{filter}")
         };
-        let page = |place: &Frag, columns: &str| format!("{} ORDER BY {inner_order} LIMIT {rows}", from(place, columns));
+        let page =
+            |place: &Frag, columns: &str| format!("{} ORDER BY {inner_order} LIMIT {rows}", from(place, columns));
         let columns = columns.join(", ");
         if !nested {
             let place = match keyset {
@@ -339,7 +341,8 @@ impl<'a> Reader<'a> {
         };
         let mut text = format!("SELECT {columns} FROM ");
         if query.count {
-            let _ = write!(text, "({}) AS total LEFT JOIN ({rows_of_page}) AS {ROW} ON TRUE", from(place, "count(*) AS n"));
+            let _ =
+                write!(text, "({}) AS total LEFT JOIN ({rows_of_page}) AS {ROW} ON TRUE", from(place, "count(*) AS n"));
         } else {
             let _ = write!(text, "({rows_of_page}) AS {ROW}");
         }
@@ -437,10 +440,13 @@ impl<'a> Reader<'a> {
         let key: Vec<String> = target.key.iter().map(|id| column(&other, &target.field(*id).column)).collect();
         let named: Vec<String> = key.iter().enumerate().map(|(at, text)| format!("{text} AS k{at}")).collect();
         let order: Vec<String> = (0..key.len()).map(|at| format!("{rows}.k{at}")).collect();
-        let (array, aggregate) = (self.array(&elements), match self.dialect {
-            Dialect::Postgres => format!("json_agg({rows}.r ORDER BY {})", order.join(", ")),
-            Dialect::Sqlite => format!("json_group_array(json({rows}.r) ORDER BY {})", order.join(", ")),
-        });
+        let (array, aggregate) = (
+            self.array(&elements),
+            match self.dialect {
+                Dialect::Postgres => format!("json_agg({rows}.r ORDER BY {})", order.join(", ")),
+                Dialect::Sqlite => format!("json_group_array(json({rows}.r) ORDER BY {})", order.join(", ")),
+            },
+        );
         let text = format!(
             "(SELECT {aggregate} FROM (SELECT {array} AS r, {} FROM {} AS {other} WHERE {} ORDER BY {} LIMIT {}) AS {rows})",
             named.join(", "),
@@ -476,11 +482,7 @@ fn sort_column(at: usize) -> String {
 }
 
 /// The fields of a row that are shown, in source order. `deletedAt` of the engine's own is one on tombstones alone.
-fn shown<'m>(
-    model: &'m Model,
-    projection: &'m Projection,
-    tombstone: bool,
-) -> impl Iterator<Item = FieldId> + use<'m> {
+fn shown<'m>(model: &'m Model, projection: &'m Projection, tombstone: bool) -> impl Iterator<Item = FieldId> + use<'m> {
     let chosen = move |id: &FieldId| {
         let field = model.field(*id);
         let standard = !field.server_only && (!field.synthetic || tombstone);

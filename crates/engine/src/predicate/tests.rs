@@ -8,6 +8,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
+    clippy::single_match_else,
     reason = "tests"
 )]
 
@@ -198,7 +199,8 @@ impl Dice {
 
 const TEXTS: [&str; 9] = ["", "a", "ab", "abc", "B", "é", "ab\u{10FFFF}", "z'\"%_", "\u{D7FF}x"];
 const AMOUNTS: [&str; 6] = ["0", "-1.5", "2.25", "99999999999999.9999", "-0.0001", "7"];
-const BIGS: [&str; 6] = ["0", "123456789012345678901234567890.5", "-3", "0.00000000000000000000001", "2.25", "-99999999999999999999"];
+const BIGS: [&str; 6] =
+    ["0", "123456789012345678901234567890.5", "-3", "0.00000000000000000000001", "2.25", "-99999999999999999999"];
 const PRICES: [&str; 5] = ["0", "2.25", "-9999.99", "7", "0.01"];
 const INTS: [i64; 6] = [0, 1, -1, 7, 9_007_199_254_740_991, -9_007_199_254_740_991];
 const TIMES: [&str; 3] = ["2026-01-31T10:00:00.000000Z", "2025-12-31T23:59:59.999999Z", "0001-01-01T00:00:00.000000Z"];
@@ -324,7 +326,9 @@ impl Generator<'_> {
     fn membership(&mut self, model: ModelId) -> Expr {
         let (value, scalar) = self.any_value(model);
         let list = (0..self.dice.roll(4)).map(|at| match at {
-            2 if numeric(scalar) => Expr::Const(FieldType::Scalar(Scalar::Decimal(None)), Value::Text("2.2501".to_owned())),
+            2 if numeric(scalar) => {
+                Expr::Const(FieldType::Scalar(Scalar::Decimal(None)), Value::Text("2.2501".to_owned()))
+            }
             2 if scalar == Scalar::String => Expr::Auth(FieldId(1)),
             _ => Expr::Const(FieldType::Scalar(scalar), sample(self.dice, scalar)),
         });
@@ -367,7 +371,8 @@ impl Generator<'_> {
     fn number(&mut self, model: ModelId, depth: u64) -> Expr {
         match self.dice.roll(if depth == 0 { 4 } else { 8 }) {
             0 => {
-                let scalar = self.dice.pick(&[Scalar::Int, decimal_type(18, 4), Scalar::Decimal(None), decimal_type(6, 2)]);
+                let scalar =
+                    self.dice.pick(&[Scalar::Int, decimal_type(18, 4), Scalar::Decimal(None), decimal_type(6, 2)]);
                 Expr::Const(FieldType::Scalar(scalar), sample(self.dice, scalar))
             }
             1 if self.dice.roll(3) == 0 => Expr::Auth(FieldId(3)),
@@ -417,7 +422,9 @@ fn plain(value: &Value, ty: FieldType) -> Plain {
         Value::Bool(known) => Plain::Bool(*known),
         Value::Int(int) => Plain::Number(Decimal::from(*int)),
         Value::Float(float) => Plain::Float(*float),
-        Value::Text(text) if matches!(ty, FieldType::Scalar(Scalar::Decimal(_))) => Plain::Number(text.parse().unwrap()),
+        Value::Text(text) if matches!(ty, FieldType::Scalar(Scalar::Decimal(_))) => {
+            Plain::Number(text.parse().unwrap())
+        }
         Value::Text(text) => Plain::Text(text.clone()),
         _ => Plain::Null,
     }
@@ -460,9 +467,10 @@ impl Oracle<'_> {
         self.tables[relation.target.index()]
             .iter()
             .filter(|other| {
-                pairs.iter().all(|(own, theirs)| {
-                    row[own.index()] != Value::Null && row[own.index()] == other[theirs.index()]
-                }) && self.visible(relation.target, other, action)
+                pairs
+                    .iter()
+                    .all(|(own, theirs)| row[own.index()] != Value::Null && row[own.index()] == other[theirs.index()])
+                    && self.visible(relation.target, other, action)
             })
             .collect()
     }
@@ -661,8 +669,11 @@ impl Case {
         let view = policies.view(self.principal.as_ref(), NOW);
         let folded = view.fold(&self.expr, self.want, None);
         let mut sql = Sql::new(dialect);
-        let mut predicates =
-            if self.request { Predicates::of_request(&view, &mut sql) } else { Predicates::of_schema(schema, &mut sql) };
+        let mut predicates = if self.request {
+            Predicates::of_request(&view, &mut sql)
+        } else {
+            Predicates::of_schema(schema, &mut sql)
+        };
         let condition = predicates.condition(&folded, &Scope::of(self.model, Row::stored("t")), self.want).into_text();
         let table = ident(&schema.model(self.model).table);
         let condition = if dialect == Dialect::Sqlite { condition } else { format!("({condition})::boolean") };
@@ -689,7 +700,11 @@ impl Case {
                 Want::True => (expected == Some(true)) == (*got == Some(true)),
                 Want::False => (expected == Some(false)) == (*got == Some(false)),
             };
-            assert!(equal, "{what}\nexpected {expected:?}, got {got:?}, {:?}\nrow {row:?}\n{:#?}", self.want, self.expr);
+            assert!(
+                equal,
+                "{what}\nexpected {expected:?}, got {got:?}, {:?}\nrow {row:?}\n{:#?}",
+                self.want, self.expr
+            );
         }
     }
 }
@@ -715,13 +730,16 @@ fn inserts(schema: &Schema, tables: &Tables, dialect: Dialect) -> Vec<(String, V
     for (model, rows) in schema.models.iter().zip(tables) {
         for row in rows {
             let mut sql = Sql::new(dialect);
-            let places: Vec<String> = (0..).zip(&model.fields).map(|(at, field)| {
-                sql.placeholder(Slot::Field(FieldId(at)), SqlType::of(field))
-            }).collect();
-            let binds = row.iter().zip(&model.fields).map(|(value, field)| {
-                Codec { schema, dialect, ty: SqlType::of(field) }.bind(value).unwrap()
-            });
-            statements.push((format!("INSERT INTO {} VALUES ({})", ident(&model.table), places.join(", ")), binds.collect()));
+            let places: Vec<String> = (0..)
+                .zip(&model.fields)
+                .map(|(at, field)| sql.placeholder(Slot::Field(FieldId(at)), SqlType::of(field)))
+                .collect();
+            let binds = row
+                .iter()
+                .zip(&model.fields)
+                .map(|(value, field)| Codec { schema, dialect, ty: SqlType::of(field) }.bind(value).unwrap());
+            statements
+                .push((format!("INSERT INTO {} VALUES ({})", ident(&model.table), places.join(", ")), binds.collect()));
         }
     }
     statements
@@ -822,7 +840,7 @@ fn update_rules_agree_with_the_naive_evaluator() {
                 patch.insert(id, if null { Value::Null } else { sample(&mut dice, field.scalar().unwrap()) });
             }
         }
-        let rules: Vec<Rule> = (0..1 + dice.roll(4))
+        let rules: Vec<Rule> = (0..=dice.roll(4))
             .map(|at| {
                 let depth = dice.roll(3);
                 let expr = Generator { dice: &mut dice, sides: true }.condition(model, depth);
@@ -880,8 +898,8 @@ fn update_rules_agree_with_the_naive_evaluator() {
                 [old, &new].into_iter().all(|row| oracle.truth(expr, model, row) == Some(known))
             };
             let of = |effect: Effect| rules.iter().filter(move |rule| rule.effect == effect);
-            let expected =
-                of(Effect::Allow).any(|rule| both(&rule.expr, true)) && of(Effect::Deny).all(|rule| both(&rule.expr, false));
+            let expected = of(Effect::Allow).any(|rule| both(&rule.expr, true))
+                && of(Effect::Deny).all(|rule| both(&rule.expr, false));
             assert_eq!(expected, got, "{what}\nold {old:?}\nnew {new:?}\n{decision:#?}");
         }
     }

@@ -203,7 +203,13 @@ impl Bases {
         self.run(caller, model, Verb::List { params }).await
     }
 
-    async fn read(&self, caller: &Caller, model: &str, key: &[&str], params: &[(&str, &str)]) -> Result<Answer, Failure> {
+    async fn read(
+        &self,
+        caller: &Caller,
+        model: &str,
+        key: &[&str],
+        params: &[(&str, &str)],
+    ) -> Result<Answer, Failure> {
         let params = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let key = key.iter().map(|part| (*part).to_owned()).collect();
         self.run(caller, model, Verb::Read { key, params }).await
@@ -218,9 +224,11 @@ impl Bases {
 /// An answer without its cursors, which differ from one engine to the other.
 fn plain(answer: &Result<Answer, Failure>) -> Result<Answer, (Code, String)> {
     match answer {
-        Ok(Answer::Page { items, next, total }) => {
-            Ok(Answer::Page { items: without_cursors(items), next: next.as_ref().map(|_| "..".to_owned()), total: *total })
-        }
+        Ok(Answer::Page { items, next, total }) => Ok(Answer::Page {
+            items: without_cursors(items),
+            next: next.as_ref().map(|_| "..".to_owned()),
+            total: *total,
+        }),
         Ok(Answer::Row(row)) => {
             let body = row.body.as_ref().map(|body| without_cursors(body));
             Ok(Answer::Row(crate::api::Row { body, ..row.clone() }))
@@ -242,9 +250,8 @@ fn without_cursors(json: &str) -> String {
 }
 
 fn caller(claims: Option<[&str; 3]>) -> Caller {
-    let principal = claims.map(|claims| Principal {
-        claims: claims.iter().map(|claim| Value::Text((*claim).to_owned())).collect(),
-    });
+    let principal = claims
+        .map(|claims| Principal { claims: claims.iter().map(|claim| Value::Text((*claim).to_owned())).collect() });
     Caller { principal, request_id: "test".to_owned(), deadline: Duration::from_secs(10) }
 }
 
@@ -408,7 +415,13 @@ fn member<'j>(json: &'j Json, name: &str) -> &'j Json {
 
 impl Bases {
     /// One engine alone: cursors of one are none of the other.
-    async fn list_on(&self, at: usize, caller: &Caller, model: &str, params: &[(&str, &str)]) -> Result<Answer, Failure> {
+    async fn list_on(
+        &self,
+        at: usize,
+        caller: &Caller,
+        model: &str,
+        params: &[(&str, &str)],
+    ) -> Result<Answer, Failure> {
         let model = self.schema.model_named(model).unwrap();
         let params = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         self.engines[at].1.run(caller, Operation { model, verb: Verb::List { params } }).await
@@ -499,7 +512,11 @@ async fn pages_follow_the_order_and_never_overlap_or_skip() {
         let int = |value: Option<i64>| value.map_or("null".to_owned(), |value| value.to_string());
         let data = format!(
             "{{\"id\":{},\"a\":{},\"b\":{},\"c\":{},\"d\":{}}}",
-            row.id, int(row.a), text(row.b), text(row.c), row.d
+            row.id,
+            int(row.a),
+            text(row.b),
+            text(row.c),
+            row.d
         );
         bases.create("Row", &data).await;
     }
@@ -509,15 +526,40 @@ async fn pages_follow_the_order_and_never_overlap_or_skip() {
         }
     }
     let sorts = [
-        "id", "-id", "a", "-a", "b", "-b", "c", "-c", "d", "-d", "a,b", "-a,-b", "a,-b", "-a,b", "d,a", "-d,a", "d,-a",
-        "a,d,-c", "over.a", "-over.a,b", "b,over.a,-d", "a,-id", "-a,id", "d,-c,b", "id,a",
+        "id",
+        "-id",
+        "a",
+        "-a",
+        "b",
+        "-b",
+        "c",
+        "-c",
+        "d",
+        "-d",
+        "a,b",
+        "-a,-b",
+        "a,-b",
+        "-a,b",
+        "d,a",
+        "-d,a",
+        "d,-a",
+        "a,d,-c",
+        "over.a",
+        "-over.a,b",
+        "b,over.a,-d",
+        "a,-id",
+        "-a,id",
+        "d,-c,b",
+        "id,a",
     ];
     for sort in sorts {
         let mut expected = fixed.clone();
         expected.sort_by(|x, y| compare(&fixed, x, y, sort));
         let expected: Vec<i64> = expected.iter().map(|row| row.id).collect();
         for at in 0..bases.engines.len() {
-            for (limit, include) in [("1", None), ("7", None), ("7", Some(("include", "over"))), ("3", Some(("count", "exact")))] {
+            for (limit, include) in
+                [("1", None), ("7", None), ("7", Some(("include", "over"))), ("3", Some(("count", "exact")))]
+            {
                 let (mut found, mut cursor) = (Vec::<i64>::new(), None::<String>);
                 loop {
                     let mut params = vec![("sort", sort), ("limit", limit)];
@@ -671,7 +713,7 @@ async fn a_filter_over_the_caller_is_the_callers_own() {
 /// A JSON array of PostgreSQL's functions has at most 100 elements.
 #[tokio::test]
 async fn a_row_of_many_columns_can_be_included() {
-    let columns: String = (0..130).map(|at| format!("  f{at} Int?\n")).collect();
+    let columns = (0..130).map(|at| format!("  f{at} Int?\n")).collect::<Vec<_>>().concat();
     let text = format!(
         "model Wide {{\n  id Int @id\n{columns}  parts Part[]\n  @@allow(\"all\", true)\n}}\n\
          model Part {{\n  id Int @id\n  wideId Int\n  wide Wide @relation(fields: [wideId], references: [id])\n  \
@@ -686,7 +728,12 @@ async fn a_row_of_many_columns_can_be_included() {
     };
     let alone = row("Wide", &[]).await;
     let nested = row("Part", &[("include", "wide.parts.wide"), ("fields", "wide.parts.id,wide.id")]).await;
-    assert_eq!(nested, format!("{{\"id\":1,\"wideId\":1,\"wide\":{{\"id\":1,\"parts\":{{\"items\":[{{\"id\":1,\"wide\":{alone}}}],\"next\":null}}}}}}"));
+    assert_eq!(
+        nested,
+        format!(
+            "{{\"id\":1,\"wideId\":1,\"wide\":{{\"id\":1,\"parts\":{{\"items\":[{{\"id\":1,\"wide\":{alone}}}],\"next\":null}}}}}}"
+        )
+    );
 }
 
 /// The largest requests that the limits let through are answered, and never by a failure of the database.
@@ -701,7 +748,8 @@ async fn the_limits_are_within_what_the_databases_bear() {
     let chain = vec!["id > 0"; 249].join(" && ");
     let choice = vec!["id == 1"; 249].join(" || ");
     let product = vec!["amount"; 30].join(" * ");
-    let sorts = ["name", "country", "managerId", "manager.name", "manager.country", "manager.manager.name", "-id"].join(",");
+    let sorts =
+        ["name", "country", "managerId", "manager.name", "manager.country", "manager.manager.name", "-id"].join(",");
     let prefix = "a".repeat(4000);
     let cases: &[(&str, Params<'_>)] = &[
         ("Customer", &[(&hops, "Ann")]),
@@ -729,7 +777,14 @@ async fn the_limits_are_within_what_the_databases_bear() {
 // The text of the statements, and how the databases run them.
 
 /// The statement of a list, behind a cursor with these sort values if there are any.
-fn list_text(schema: &Arc<Schema>, dialect: Dialect, who: &Caller, model: &str, params: Params<'_>, cursor: &[Value]) -> Arc<Template> {
+fn list_text(
+    schema: &Arc<Schema>,
+    dialect: Dialect,
+    who: &Caller,
+    model: &str,
+    params: Params<'_>,
+    cursor: &[Value],
+) -> Arc<Template> {
     let policies = Policies::new(schema);
     let view = policies.view(who.principal.as_ref(), "2026-01-31T10:00:00.000000Z");
     let params: Vec<(String, String)> =
@@ -813,9 +868,8 @@ async fn keyed_access_uses_an_index() {
             let schema = schema(BANK);
             (what.to_owned(), list_text(&schema, dialect, &who, model, params, &cursor))
         });
-        let rows = ["Account", "Customer", "Tag"].map(|model| {
-            (format!("one {model}"), row_text(&schema(BANK), dialect, &clerk(), model, &[]))
-        });
+        let rows = ["Account", "Customer", "Tag"]
+            .map(|model| (format!("one {model}"), row_text(&schema(BANK), dialect, &clerk(), model, &[])));
         lists.chain(rows)
     };
     for (what, template) in templates(Dialect::Sqlite) {
@@ -832,7 +886,8 @@ async fn keyed_access_uses_an_index() {
         let nulls = vec!["NULL"; template.slots.len()].join(", ");
         let execute = if nulls.is_empty() { "s".to_owned() } else { format!("s({nulls})") };
         connection.execute(AssertSqlSafe(format!("PREPARE s AS {}", template.sql))).await.unwrap();
-        let rows = sqlx::query(AssertSqlSafe(format!("EXPLAIN EXECUTE {execute}"))).fetch_all(&mut connection).await.unwrap();
+        let rows =
+            sqlx::query(AssertSqlSafe(format!("EXPLAIN EXECUTE {execute}"))).fetch_all(&mut connection).await.unwrap();
         let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         let plan = plan.join("\n");
         assert!(!plan.contains("Seq Scan") || scans.contains(&what.as_str()), "{what}: {}\n{plan}", template.sql);
