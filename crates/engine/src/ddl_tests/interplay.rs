@@ -181,6 +181,42 @@ async fn refusals_of_triggers_are_answers() {
     }
 }
 
+#[tokio::test]
+async fn a_real_deletion_names_the_model_that_stands_in_its_way() {
+    let text = r#"
+model Owner {
+  id    Int    @id
+  pets  Pet[]
+  debts Debt[]
+  @@allow("all", true)
+}
+model Pet {
+  id      Int    @id
+  ownerId Int
+  owner   Owner  @relation(fields: [ownerId], references: [id], onDelete: Cascade)
+  @@allow("all", true)
+}
+model Debt {
+  id      Int    @id
+  ownerId Int
+  owner   Owner  @relation(fields: [ownerId], references: [id], onDelete: Restrict)
+  @@allow("all", true)
+}
+"#;
+    for bank in Bank::both(text).await {
+        let seat = bank.seat();
+        seat.create("Owner", r#"{"id": 1}"#).await.unwrap();
+        seat.create("Pet", r#"{"id": 1, "ownerId": 1}"#).await.unwrap();
+        seat.create("Debt", r#"{"id": 1, "ownerId": 1}"#).await.unwrap();
+        let refused = told(seat.delete("Owner", "1").await);
+        assert_eq!(refused, "ForeignKeyViolation: rows of `Debt` depend on this row []");
+        seat.delete("Debt", "1").await.unwrap();
+        seat.delete("Owner", "1").await.unwrap();
+        assert_eq!(seat.delete("Pet", "1").await.unwrap_err().code, Code::NotFound);
+        bank.end().await;
+    }
+}
+
 const TREE: &str = r#"
 model Node {
   tenant  String

@@ -10,7 +10,8 @@ use std::ops::Not as _;
 use std::sync::Arc;
 
 use cratestack_schema::ir::{
-    Action, Default, Field, FieldId, Model, ModelId, Relation, RelationId, RelationKind, Scalar, Schema,
+    Action, Default, Field, FieldId, Model, ModelId, ReferentialAction, Relation, RelationId, RelationKind, Scalar,
+    Schema,
 };
 use cratestack_schema::value::Value;
 
@@ -181,7 +182,12 @@ pub fn dependents(schema: &Schema, dialect: Dialect, model: ModelId) -> Dependen
     let (mut constraints, mut columns) = (Vec::new(), Vec::new());
     for child in &schema.models {
         for relation in child.relations.iter().filter(|relation| relation.target == model) {
-            let RelationKind::Owning { fields, references, constraint, .. } = &relation.kind else { continue };
+            let RelationKind::Owning { fields, references, constraint, on_delete, .. } = &relation.kind else {
+                continue;
+            };
+            if matches!(on_delete, ReferentialAction::Cascade | ReferentialAction::SetNull) {
+                continue;
+            }
             let alias = sql.alias();
             let pairs = fields.iter().zip(references).map(|(own, key)| {
                 format!("{} = {}", column(&alias, &child.field(*own).column), column(OLD, &parent.field(*key).column))
