@@ -20,7 +20,7 @@ usage: cargo xtask <command>
 
 environment:
   DATABASE_URL, CRATESTACK_TEST_POSTGRES   use this PostgreSQL server in place of a private one;
-                                           tests create and drop databases of their own in it
+                                           tests make databases `cratestack_test_<n>` in it
   UPDATE_EXPECT=1                          rewrite the expected transcripts from SQLite over HTTP";
 
 fn main() -> ExitCode {
