@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use crate::json::Node;
 
 /// The headers that matter, in the order shown.
-pub const SHOWN: [&str; 13] = [
+pub const SHOWN: [&str; 14] = [
     "Content-Type",
     "ETag",
     "Location",
+    "Warning",
     "Allow",
     "Link",
     "WWW-Authenticate",
