@@ -5,20 +5,28 @@ use std::collections::BTreeSet;
 
 use cratestack_engine::api::Verb;
 use cratestack_engine::json::Json;
-use cratestack_schema::ir::{Expr, ModelId, Procedure, Schema};
+use cratestack_schema::ir::{Expr, Field, FieldType, ModelId, Procedure, Schema};
 use cratestack_schema::{filter, parse, resolve_path};
 use http::HeaderValue;
 
-/// Whether any warning can ever be due.
+/// Whether any operation can ever be due a warning.
 pub(crate) fn any(schema: &Schema) -> bool {
     schema.models.iter().flat_map(|model| &model.fields).any(|field| field.deprecated.is_some())
-        || schema.procedures.iter().any(|procedure| procedure.deprecated.is_some())
 }
 
-/// The warning for a call.
-pub(crate) fn of_call(procedure: &Procedure) -> Option<HeaderValue> {
-    let why = procedure.deprecated.as_deref()?;
-    value([sentence(&procedure.name, why)])
+/// The warning for a call: of the procedure itself, and of the members of its body.
+pub(crate) fn of_call(schema: &Schema, procedure: &Procedure, body: Option<&Json>) -> Option<HeaderValue> {
+    let mut used = Used { schema, sentences: BTreeSet::new() };
+    if let Some(why) = &procedure.deprecated {
+        used.sentences.insert(sentence(&procedure.name, why));
+    }
+    let whole = procedure.params.first().filter(|_| procedure.args_is_body);
+    match (whole.map(|param| param.ty), body) {
+        (_, None) => {}
+        (Some(FieldType::Type(id)), Some(body)) => used.members(&schema.type_def(id).fields, body),
+        (_, Some(body)) => used.members(&procedure.params, body),
+    }
+    value(used.sentences)
 }
 
 /// The warning for the deprecated fields that an operation names.
@@ -81,6 +89,27 @@ impl Used<'_> {
         }
     }
 
+    /// The members of an object of these fields, or of each object of a list.
+    fn members(&mut self, fields: &[Field], value: &Json) {
+        match value {
+            Json::Array(items) => {
+                for item in items {
+                    self.members(fields, item);
+                }
+            }
+            Json::Object(members) => {
+                for (name, value) in members {
+                    let Some(field) = fields.iter().find(|field| field.name == *name) else { continue };
+                    self.field(field);
+                    if let FieldType::Type(id) = field.ty {
+                        self.members(&self.schema.type_def(id).fields, value);
+                    }
+                }
+            }
+            Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
+        }
+    }
+
     fn param(&mut self, model: ModelId, name: &str, value: &str) {
         match name {
             "where" => {
@@ -110,7 +139,7 @@ impl Used<'_> {
         }
     }
 
-    fn field(&mut self, field: &cratestack_schema::ir::Field) {
+    fn field(&mut self, field: &Field) {
         if let Some(why) = &field.deprecated {
             self.sentences.insert(sentence(&field.name, why));
         }

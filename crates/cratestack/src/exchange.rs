@@ -300,7 +300,7 @@ impl Exchange<'_> {
             Work::Call(at, body) => {
                 let procedures = &self.api.backend.schema().procedures;
                 let procedure = procedures.get(at).ok_or_else(|| Problem::internal("no such procedure"))?;
-                let warning = deprecation::of_call(procedure);
+                let warning = deprecation::of_call(self.api.backend.schema(), procedure, body.as_ref());
                 let call = self.in_time(self.api.backend.call(&caller, procedure, body)).await?;
                 let answered = call.map_err(Problem::from).and_then(|answer| self.called(procedure, answer));
                 match answered {
