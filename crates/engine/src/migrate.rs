@@ -10,6 +10,7 @@
 use aws_lc_rs::digest;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use cratestack_schema::ir::Schema;
+use rusqlite::config::DbConfig;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::ddl::{self, META_TABLE};
@@ -433,6 +434,14 @@ impl From<sqlx::Error> for Fault {
     }
 }
 
+/// Lets an SQLite connection run our DDL: a change of type may call our functions, and a quoted name that is no column
+/// must be an error, never a string.
+fn ready(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+    crate::predicate::register_functions(connection)
+}
+
 impl Db<'_> {
     /// Whose SQL it speaks.
     pub fn dialect(&self) -> Dialect {
@@ -538,7 +547,10 @@ impl Db<'_> {
     async fn begin(&mut self) -> Result<(), Error> {
         let doing = |fault: Fault| fault.while_doing("begin to change the database");
         match self {
-            Self::Sqlite(_) => self.execute("BEGIN IMMEDIATE").await.map_err(doing),
+            Self::Sqlite(connection) => {
+                ready(connection).map_err(|error| doing(error.into()))?;
+                self.execute("BEGIN IMMEDIATE").await.map_err(doing)
+            }
             Self::Postgres(_) => {
                 self.execute("BEGIN ISOLATION LEVEL READ COMMITTED").await.map_err(doing)?;
                 let lock = format!("SET LOCAL lock_timeout = '{PATIENCE}s'; SELECT pg_advisory_xact_lock({LOCK})");
@@ -573,12 +585,10 @@ impl Db<'_> {
     fn open_for_rebuilds(&mut self) -> Result<(), Error> {
         let Self::Sqlite(connection) = self else { return Ok(()) };
         let opened = connection.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON");
-        let off = opened
-            .and_then(|()| connection.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, i64>(0)))
-            .and_then(|on| crate::predicate::register_functions(connection).map(|()| on == 0));
+        let off = opened.and_then(|()| connection.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, i64>(0)));
         match off {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::Database {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Error::Database {
                 doing: "change the database".to_owned(),
                 message: "foreign keys cannot be switched off inside a transaction".to_owned(),
             }),

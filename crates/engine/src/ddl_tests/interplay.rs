@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::api::{Answer, Caller, Code, Expected, Failure, Operation, Row, Verb};
 use crate::json;
+use crate::predicate::register_functions;
 use crate::{Database, Engine, Options};
 
 /// An engine, and a way round it.

@@ -9,7 +9,6 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::ddl::create;
 use crate::migrate::{self, Db, Error, Outcome, State};
-use crate::predicate::register_functions;
 use crate::sql::Dialect;
 use crate::testing::PgDatabase;
 
@@ -154,7 +153,6 @@ impl Base {
 
     pub(crate) fn sqlite() -> Self {
         let connection = Connection::open_in_memory().unwrap();
-        register_functions(&connection).unwrap();
         connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA recursive_triggers = ON").unwrap();
         Self::Sqlite(connection)
     }
