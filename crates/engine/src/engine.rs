@@ -46,6 +46,8 @@ use crate::validate::Validators;
 
 /// How often a write that lost a race between its statement and its diagnosis runs again.
 const RACES: usize = 8;
+/// Items of a batch that are prepared in one go.
+const SLICE: usize = 32;
 /// How often a transaction that the database aborted runs again.
 const TRIES: u32 = 5;
 /// The longest pause before the second try, doubled for each further one.
@@ -202,7 +204,7 @@ impl Engine {
         let work = match verb {
             Verb::List { params } => return read::list(&self.core, caller, model, &params).await,
             Verb::Read { key, params } => return read::one(&self.core, caller, model, &key, &params).await,
-            Verb::Batch { atomic, items } => self.core.prepare_batch(caller, model, atomic, items)?,
+            Verb::Batch { atomic, items } => self.core.prepare_batch(caller, model, atomic, items).await?,
             verb => Work::One(Mutation::prepare(&self.core, caller, model, verb)?),
         };
         let core = Arc::clone(&self.core);
@@ -350,7 +352,7 @@ impl Core {
         self.policies.view(caller.principal.as_ref(), now)
     }
 
-    fn prepare_batch(
+    async fn prepare_batch(
         &self,
         caller: &Caller,
         model: ModelId,
@@ -363,6 +365,10 @@ impl Core {
         }
         let mut prepared = Vec::with_capacity(items.len());
         for (at, item) in items.into_iter().enumerate() {
+            if at % SLICE == SLICE - 1 {
+                // A large batch must not keep others from the thread.
+                tokio::task::yield_now().await;
+            }
             match Mutation::prepare(self, caller, model, item.verb) {
                 Err(failure) if atomic => return Err(Failure { item: Some(at), ..failure }),
                 item => prepared.push(item),
@@ -398,7 +404,7 @@ impl Core {
         };
         done.map_err(|stop| match stop {
             Stop::Refused(failure) => failure,
-            Stop::Database(error) => {
+            Stop::Database(error) | Stop::Data(error) => {
                 let mut failure = match model {
                     Some(model) => fault::failure(&self.schema, model, &error),
                     None => Failure::new(error.class.code(), "the database failed").with_internal(&error.message),
@@ -429,8 +435,10 @@ enum Work {
 /// Why work ended before its end.
 #[derive(Debug)]
 enum Stop {
-    /// The answer of an operation that the rules, the data or the database do not allow.
+    /// The answer of an operation that is not allowed.
     Refused(Failure),
+    /// The data do not allow it; [`explain`] says why.
+    Data(StoreError),
     /// The database could not do its work.
     Database(StoreError),
 }
@@ -452,61 +460,89 @@ impl Work {
 
     async fn run<S: Session>(&self, core: &Core, session: &mut S) -> Result<Answer, Stop> {
         match self {
-            Self::One(mutation) => perform(core, session, mutation).await,
+            Self::One(mutation) => match perform(core, session, mutation).await {
+                Err(Stop::Data(error)) => Err(Stop::Refused(explain(core, session, mutation, error).await?)),
+                done => done,
+            },
             Self::Batch { atomic, items } => {
                 session.control(Control::Begin).await?;
-                match run_batch(core, session, *atomic, items).await {
+                let done =
+                    if *atomic { run_atomic(core, session, items).await } else { run_each(core, session, items).await };
+                let (at, stop) = match done {
                     Ok(answers) => {
                         session.control(Control::Commit).await?;
-                        Ok(Answer::Batch(answers))
+                        return Ok(Answer::Batch(answers));
                     }
-                    Err(stop) => {
-                        // A connection that is gone has rolled back by itself.
-                        let _ = session.control(Control::Rollback).await;
-                        Err(match stop {
-                            Stop::Database(error) => Stop::Database(error.harmless()),
-                            stop @ Stop::Refused(_) => stop,
-                        })
+                    Err(stopped) => stopped,
+                };
+                // A connection that is gone has rolled back by itself.
+                let undone = session.control(Control::Rollback).await;
+                let refusal = match (stop, items.get(at)) {
+                    (Stop::Database(error), _) => return Err(Stop::Database(error.harmless())),
+                    (Stop::Data(error), Some(Ok(mutation))) if undone.is_ok() => {
+                        explain(core, session, mutation, error).await.map_err(StoreError::harmless)?
                     }
-                }
+                    (Stop::Data(error), _) => return Err(Stop::Database(error)),
+                    (Stop::Refused(failure), _) => failure,
+                };
+                Err(Stop::Refused(Failure { item: Some(at), ..refusal }))
             }
         }
     }
 }
 
-async fn run_batch<S: Session>(
+/// Runs items until one is refused, and says which.
+async fn run_atomic<S: Session>(
     core: &Core,
     session: &mut S,
-    atomic: bool,
     items: &[Result<Mutation, Failure>],
-) -> Result<Vec<Result<Answer, Failure>>, Stop> {
+) -> Result<Vec<Result<Answer, Failure>>, (usize, Stop)> {
     let mut answers = Vec::with_capacity(items.len());
     for (at, item) in items.iter().enumerate() {
-        let mutation = match item {
-            Ok(mutation) => mutation,
-            Err(failure) => {
-                answers.push(Err(failure.clone()));
-                continue;
-            }
+        let done = match item {
+            Ok(mutation) => perform(core, session, mutation).await,
+            Err(failure) => Err(Stop::Refused(failure.clone())),
         };
-        if atomic {
-            let done = perform(core, session, mutation).await;
-            answers.push(Ok(done.map_err(|stop| match stop {
-                Stop::Refused(failure) => Stop::Refused(Failure { item: Some(at), ..failure }),
-                stop @ Stop::Database(_) => stop,
-            })?));
-            continue;
-        }
-        session.control(Control::Savepoint).await?;
-        let (answer, end) = match perform(core, session, mutation).await {
-            Ok(answer) => (Ok(answer), Control::Release),
-            Err(Stop::Refused(failure)) => (Err(failure), Control::RollbackTo),
-            Err(stop) => return Err(stop),
-        };
-        session.control(end).await?;
-        answers.push(answer);
+        answers.push(Ok(done.map_err(|stop| (at, stop))?));
     }
     Ok(answers)
+}
+
+/// Runs every item, each in a savepoint; only what fails the whole request stops it.
+async fn run_each<S: Session>(
+    core: &Core,
+    session: &mut S,
+    items: &[Result<Mutation, Failure>],
+) -> Result<Vec<Result<Answer, Failure>>, (usize, Stop)> {
+    let mut answers = Vec::with_capacity(items.len());
+    for (at, item) in items.iter().enumerate() {
+        answers.push(match item {
+            Ok(mutation) => run_apart(core, session, mutation).await.map_err(|error| (at, Stop::Database(error)))?,
+            Err(failure) => Err(failure.clone()),
+        });
+    }
+    Ok(answers)
+}
+
+async fn run_apart<S: Session>(
+    core: &Core,
+    session: &mut S,
+    mutation: &Mutation,
+) -> Result<Result<Answer, Failure>, StoreError> {
+    session.control(Control::Savepoint).await?;
+    let stop = match perform(core, session, mutation).await {
+        Ok(answer) => {
+            session.control(Control::Release).await?;
+            return Ok(Ok(answer));
+        }
+        Err(stop) => stop,
+    };
+    session.control(Control::RollbackTo).await?;
+    match stop {
+        Stop::Refused(failure) => Ok(Err(failure)),
+        Stop::Data(error) => explain(core, session, mutation, error).await.map(Err),
+        Stop::Database(error) => Err(error),
+    }
 }
 
 /// One write, ready for the database.
@@ -706,7 +742,11 @@ async fn perform<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) 
             match session.fetch(&statement, &mut NoPages).await {
                 Ok(rows) if !rows.is_empty() => return Ok(mutation.written(core, rows)),
                 Ok(_) => {}
-                Err(error) => return Err(refused_by_database(core, session, mutation, error).await),
+                Err(error) => {
+                    let data =
+                        !matches!(error.class.code(), Code::Unavailable | Code::TransactionAborted | Code::Internal);
+                    return Err(if data { Stop::Data(error) } else { Stop::Database(error) });
+                }
             }
         }
         let statement = mutation.statement(core, &plan.diagnosis)?;
@@ -720,36 +760,37 @@ async fn perform<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) 
     Err(Stop::Database(StoreError::new(Class::Serialization, "the row changed under each try")))
 }
 
-/// Turns an error of the data into the caller's answer; one of the database itself stays what it is.
-async fn refused_by_database<S: Session>(
+/// What the data did not allow, in words for the caller. The database is asked again, because it names one objection
+/// where there may be several, or none at all.
+async fn explain<S: Session>(
     core: &Core,
     session: &mut S,
     mutation: &Mutation,
     mut error: StoreError,
-) -> Stop {
-    if matches!(error.class.code(), Code::Unavailable | Code::TransactionAborted | Code::Internal) {
-        return Stop::Database(error);
+) -> Result<Failure, StoreError> {
+    let (form, dialect) = (&mutation.form, core.store.dialect());
+    let model = core.schema.model(form.model);
+    let here = error.table.as_ref().is_none_or(|table| *table == model.table);
+    let goes = matches!(form.kind, Kind::Delete | Kind::Tombstone);
+    if matches!(error.class, Class::Check | Class::Unique) && here && !goes {
+        let view = core.policies.view(mutation.principal.as_ref(), &mutation.now);
+        let objections = write::objections(&view, dialect, form);
+        let rows = session.fetch(&mutation.statement(core, &objections.template)?, &mut NoPages).await?;
+        if let Some(failure) = objections.failure(model, error.class, &rows) {
+            return Ok(failure);
+        }
     }
-    if error.class == Class::ForeignKey && matches!(mutation.form.kind, Kind::Delete | Kind::Tombstone) {
+    if error.class == Class::ForeignKey && goes {
         // A row that goes refers to nobody: it is others who refer to it, be they rows of the same model.
         error.class = Class::Restrict;
     }
     let unnamed = error.constraint.is_none() && matches!(error.class, Class::ForeignKey | Class::Restrict);
-    if unnamed && mutation.form.kind != Kind::Create {
-        let make = || write::dependents(&core.schema, core.store.dialect(), mutation.form.model);
-        let dependents = core.dependents.get(&mutation.form.model, make);
-        match mutation.statement(core, &dependents.template) {
-            Ok(statement) => match session.fetch(&statement, &mut NoPages).await {
-                Ok(rows) => {
-                    let flags = rows.control(0).iter().zip(&dependents.constraints);
-                    error.class = Class::Restrict;
-                    error.constraint =
-                        flags.into_iter().find(|(flag, _)| **flag == Value::Bool(true)).map(|(_, name)| name.clone());
-                }
-                Err(error) => return Stop::Database(error),
-            },
-            Err(error) => return Stop::Database(error),
-        }
+    if unnamed && form.kind != Kind::Create {
+        let dependents = core.dependents.get(&form.model, || write::dependents(&core.schema, dialect, form.model));
+        let rows = session.fetch(&mutation.statement(core, &dependents.template)?, &mut NoPages).await?;
+        let named = rows.control(0).iter().zip(&dependents.constraints).find(|(flag, _)| **flag == Value::Bool(true));
+        error.class = Class::Restrict;
+        error.constraint = named.map(|(_, name)| name.clone());
     }
-    Stop::Refused(fault::failure(&core.schema, mutation.form.model, &error))
+    Ok(fault::failure(&core.schema, form.model, &error))
 }

@@ -4,7 +4,7 @@
 //! database gave (constraint, table, columns). [`failure`] turns that into what the caller is told. Texts of the
 //! database never reach the caller: they may contain values.
 
-use cratestack_schema::ir::{Field, FieldId, Model, ModelId, RelationKind, Schema, ValidatorKind};
+use cratestack_schema::ir::{Check, Field, FieldId, Model, ModelId, RelationKind, Schema, ValidatorKind};
 use rusqlite::ffi;
 
 use crate::api::{Code, Failure, FieldError};
@@ -447,7 +447,7 @@ pub fn failure(schema: &Schema, model: ModelId, error: &StoreError) -> Failure {
         Class::Unique if here => unique(&mut failure, model, error),
         Class::ForeignKey | Class::Restrict => foreign_key(&mut failure, schema, model, error),
         Class::Check => check(&mut failure, schema, model, error),
-        _ if here => failure.errors = errors_at(model, columns(model, &error.columns), "invalid", detail),
+        _ if here => failure.errors = errors_at(model, &columns(model, &error.columns), "invalid", detail),
         _ => {}
     }
     if failure.code == Code::ValidationFailed && failure.errors.is_empty() {
@@ -459,8 +459,36 @@ pub fn failure(schema: &Schema, model: ModelId, error: &StoreError) -> Failure {
     failure
 }
 
+/// The refusal of a row with values that other rows have: the fields of each unique constraint that they have them in.
+/// `None` without any.
+pub fn taken<'a>(model: &Model, constraints: impl Iterator<Item = &'a [FieldId]>) -> Option<Failure> {
+    let mut failure = Failure::new(Code::UniqueViolation, "");
+    for fields in constraints {
+        let errors = errors_at(model, fields, "unique", "another row has this value");
+        let names: Vec<String> =
+            errors.iter().map(|error| format!("`{}`", error.pointer.trim_start_matches("#/"))).collect();
+        let start = if failure.detail.is_empty() { "another row has the same " } else { "; another has the same " };
+        failure.detail.push_str(start);
+        failure.detail.push_str(if names.is_empty() { "value" } else { "" });
+        failure.detail.push_str(&names.join(", "));
+        for error in errors {
+            if !failure.errors.contains(&error) {
+                failure.errors.push(error);
+            }
+        }
+    }
+    (!failure.detail.is_empty()).then_some(failure)
+}
+
+/// The refusal of a row that breaks these checks; `None` without any.
+pub fn broken<'a>(checks: impl Iterator<Item = &'a Check>) -> Option<Failure> {
+    let errors: Vec<FieldError> = checks.map(|check| whole(&check.name, &check.message)).collect();
+    let detail = errors.iter().map(|error| error.detail.as_str()).collect::<Vec<_>>().join("; ");
+    (!errors.is_empty()).then(|| Failure { detail, ..Failure::validation(errors) })
+}
+
+/// The constraint that the database names. PostgreSQL gives its name, SQLite its columns.
 fn unique(failure: &mut Failure, model: &Model, error: &StoreError) {
-    // PostgreSQL names the constraint, SQLite its columns.
     let key = (primary_key_name(model), &model.key);
     let mut declared = model.uniques.iter().map(|index| (index.name.clone(), &index.fields)).chain([key]);
     let named = columns(model, &error.columns);
@@ -469,12 +497,9 @@ fn unique(failure: &mut Failure, model: &Model, error: &StoreError) {
         Some(constraint) => declared.find(|(name, _)| name == constraint),
         None => declared.find(|(_, fields)| same(fields)),
     };
-    let fields = found.map_or(named, |(_, fields)| fields.clone());
-    failure.errors = errors_at(model, fields, "unique", "another row has this value");
-    let names: Vec<String> =
-        failure.errors.iter().map(|error| format!("`{}`", error.pointer.trim_start_matches("#/"))).collect();
-    if !names.is_empty() {
-        failure.detail = format!("another row has the same {}", names.join(", "));
+    let fields = found.map_or(named.as_slice(), |(_, fields)| fields);
+    if let Some(named) = taken(model, std::iter::once(fields)) {
+        *failure = named;
     }
 }
 
@@ -492,7 +517,7 @@ fn foreign_key(failure: &mut Failure, schema: &Schema, model: &Model, error: &St
         && let Some(fields) = owned(model)
         && error.table.as_deref().is_none_or(|table| table == model.table)
     {
-        failure.errors = errors_at(model, fields, "foreign_key", "the row that it names is gone");
+        failure.errors = errors_at(model, &fields, "foreign_key", "the row that it names is gone");
         "it refers to a row that is gone".clone_into(&mut failure.detail);
     } else if let Some(child) = schema.models.iter().find(|model| owned(model).is_some()) {
         failure.detail = format!("rows of `{}` depend on this row", child.name);
@@ -503,9 +528,8 @@ fn check(failure: &mut Failure, schema: &Schema, model: &Model, error: &StoreErr
     let Some(wanted) = error.constraint.as_deref() else { return };
     // The row at fault may be another model's: a referential action set its columns.
     let declared = std::iter::once(model).chain(&schema.models).flat_map(|model| &model.checks);
-    if let Some(check) = declared.into_iter().find(|check| check.constraint == wanted) {
-        failure.detail.clone_from(&check.message);
-        failure.errors = vec![whole(&check.name, &check.message)];
+    if let Some(named) = broken(declared.into_iter().filter(|check| check.constraint == wanted).take(1)) {
+        *failure = named;
         return;
     }
     for (id, field) in model.fields() {
@@ -513,7 +537,7 @@ fn check(failure: &mut Failure, schema: &Schema, model: &Model, error: &StoreErr
             let word = validator_word(&validator.kind);
             if enforced_name(model, field, word) == wanted {
                 "1 field is not valid".clone_into(&mut failure.detail);
-                failure.errors = errors_at(model, vec![id], word, "is not in the range that the model allows");
+                failure.errors = errors_at(model, &[id], word, "is not in the range that the model allows");
                 return;
             }
         }
@@ -544,8 +568,8 @@ fn columns(model: &Model, names: &[String]) -> Vec<FieldId> {
     model.fields().filter(|(_, field)| names.contains(&field.column)).map(|(id, _)| id).collect()
 }
 
-fn errors_at(model: &Model, fields: Vec<FieldId>, code: &str, detail: &str) -> Vec<FieldError> {
-    let visible = fields.into_iter().map(|id| model.field(id)).filter(|field| !field.server_only);
+fn errors_at(model: &Model, fields: &[FieldId], code: &str, detail: &str) -> Vec<FieldError> {
+    let visible = fields.iter().map(|id| model.field(*id)).filter(|field| !field.server_only);
     visible
         .map(|field| FieldError {
             pointer: format!("#/{}", field.name),

@@ -37,7 +37,8 @@ impl<'a> Row<'a> {
         Self { alias, set: None }
     }
 
-    fn spell(&self, id: FieldId, field: &Field) -> String {
+    /// The field as SQL.
+    pub(crate) fn spell(&self, id: FieldId, field: &Field) -> String {
         match self.set.and_then(|set| set.get(&id)) {
             Some(text) => text.clone(),
             None if self.alias.is_empty() => ident(&field.column),

@@ -10,15 +10,16 @@ use std::ops::Not as _;
 use std::sync::Arc;
 
 use cratestack_schema::ir::{
-    Action, Default, Field, FieldId, Model, ModelId, ReferentialAction, Relation, RelationId, RelationKind, Scalar,
-    Schema,
+    Action, Check, Default, Expr, Field, FieldId, Model, ModelId, ReferentialAction, Relation, RelationId, RelationKind,
+    Scalar, Schema,
 };
 use cratestack_schema::value::Value;
 
 use crate::api::{Code, Expected, Failure, FieldError};
 use crate::ddl::DELETION_ID;
+use crate::fault::{self, Class};
 use crate::plan::full_row;
-use crate::policy::{AtomKey, Decision, View};
+use crate::policy::{AtomKey, Decision, View, Want};
 use crate::predicate::{Frag, Predicates, Row, Scope, differ, live};
 use crate::sql::{Dialect, Shape, Slot, Sql, SqlType, Template, column, ident};
 use crate::store::Rows;
@@ -231,6 +232,72 @@ pub fn plan(view: &View<'_>, dialect: Dialect, form: &Form) -> Option<Plan> {
     Some(Plan { write, diagnosis: planner.diagnosis() })
 }
 
+/// Everything in which a row, as a write would store it, runs into its model's checks and unique constraints. The
+/// databases name the first objection that they meet, and not the same one.
+#[derive(Debug)]
+pub struct Objections<'a> {
+    checks: Vec<&'a Check>,
+    uniques: Vec<&'a [FieldId]>,
+    /// One control column per check, then one per unique constraint.
+    pub template: Arc<Template>,
+}
+
+/// Builds the statement that finds out what stands in the way of a create, a patch or a restoration. The caller of
+/// `view` is not refused outright.
+pub fn objections<'a>(view: &View<'a>, dialect: Dialect, form: &Form) -> Objections<'a> {
+    let model = view.schema().model(form.model);
+    let planner = Planner { view, dialect, form, model, action: Decision::Allowed, detail: Decision::Allowed };
+    let mut sql = Sql::new(dialect);
+    let set = planner.assignments(&mut sql);
+    let absent = planner.absent(&set);
+    let new = match form.kind {
+        Kind::Create => Row { alias: NEW, set: Some(&absent) },
+        _ => Row { alias: OLD, set: Some(&set) },
+    };
+    let scope = Scope::of(form.model, new);
+    let checks: Vec<&Check> = model.checks.iter().collect();
+    let mut columns: Vec<String> = Vec::new();
+    for check in &checks {
+        let holds = Predicates::of_schema(view.schema(), &mut sql).condition(&check.expr, &scope, Want::False);
+        columns.push(flag(holds.not()));
+    }
+    // Only a create can meet another row's key.
+    let key = (form.kind == Kind::Create).then_some((model.key.as_slice(), None, false));
+    let declared = model.uniques.iter().map(|index| (index.fields.as_slice(), index.filter.as_ref(), true));
+    let mut uniques = Vec::new();
+    for (fields, filter, live_only) in key.into_iter().chain(declared) {
+        columns.push(planner.taken(&mut sql, new, fields, filter, live_only));
+        uniques.push(fields);
+    }
+    let control = vec![SqlType::BOOL; columns.len()];
+    columns.push("TRUE".to_owned());
+    let columns = columns.join(", ");
+    if form.kind == Kind::Create {
+        let source = planner.new_row(&set);
+        sql.push(&format!("SELECT {columns} FROM {source}"));
+    } else {
+        let place = planner.place(&mut sql).into_text();
+        sql.push(&format!("SELECT {columns} FROM {} AS {OLD} WHERE {place}", ident(&model.table)));
+    }
+    Objections { checks, uniques, template: finish(sql, control, Shape::default()) }
+}
+
+impl Objections<'_> {
+    /// The refusal that names every failing check or, when the database found no fault with those, every taken value.
+    /// `None` when the rows do not tell: whatever stood in the way was elsewhere, or is gone.
+    pub fn failure(&self, model: &Model, class: Class, rows: &Rows) -> Option<Failure> {
+        let (checks, uniques) = rows.control(0).split_at_checked(self.checks.len())?;
+        match class {
+            Class::Check => fault::broken(found(checks, &self.checks)),
+            _ => fault::taken(model, found(uniques, &self.uniques)),
+        }
+    }
+}
+
+fn found<'i, T: Copy>(flags: &'i [Value], items: &'i [T]) -> impl Iterator<Item = T> + 'i {
+    flags.iter().zip(items).filter(|(flag, _)| **flag == TRUE).map(|(_, item)| *item)
+}
+
 struct Planner<'a> {
     view: &'a View<'a>,
     dialect: Dialect,
@@ -398,6 +465,32 @@ impl Planner<'_> {
         };
         let references = self.form.references.iter().map(|reference| self.exists(sql, *reference, set, lock)).collect();
         Conditions { readable, allowed, references, version, changes }
+    }
+
+    /// Whether another row has the values that a unique constraint wants to itself.
+    fn taken(&self, sql: &mut Sql, new: Row<'_>, fields: &[FieldId], filter: Option<&Expr>, live_only: bool) -> String {
+        let model = self.model;
+        let alias = sql.alias();
+        let other = Row::stored(&alias);
+        let same = |id: &FieldId| {
+            let field = model.field(*id);
+            Frag::test(format!("{} = {}", other.spell(*id, field), new.spell(*id, field)))
+        };
+        let mut parts: Vec<Frag> = fields.iter().map(same).collect();
+        if live_only {
+            parts.push(live(model, &alias));
+        }
+        if let Some(filter) = filter {
+            for row in [other, new] {
+                let scope = Scope::of(self.form.model, row);
+                parts.push(Predicates::of_schema(self.view.schema(), sql).condition(filter, &scope, Want::True));
+            }
+        }
+        if self.form.kind != Kind::Create {
+            parts.push(Frag::all(model.key.iter().map(same).collect::<Vec<_>>()).not());
+        }
+        let table = ident(&model.table);
+        format!("EXISTS (SELECT 1 FROM {table} AS {alias} WHERE {})", Frag::all(parts).into_text())
     }
 
     /// Columns that the database fills and that no rule can see before it has.

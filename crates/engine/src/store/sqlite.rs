@@ -285,6 +285,14 @@ impl Thread {
         done.map(|_| ()).map_err(|error| StoreError::sqlite(&error))
     }
 
+    /// Ends a transaction that is still open; some errors have ended it by themselves.
+    fn roll_back(&self) {
+        if !self.connection.is_autocommit() {
+            // Should this fail, the next transaction does not begin, and its callers are told.
+            let _ = self.execute("ROLLBACK");
+        }
+    }
+
     /// Runs one job; a panic becomes its error. The answer says whether to keep the changes, or why the transaction
     /// as a whole is in doubt.
     fn attempt(&mut self, job: &mut dyn Job) -> Result<bool, StoreError> {
@@ -356,15 +364,15 @@ fn write_loop(mut thread: Thread, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
 /// Runs the jobs in one transaction. On an error nothing was committed.
 fn commit_together(thread: &mut Thread, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
     thread.statistics.count_group();
+    thread.roll_back();
     // Another process may hold the file: wait as long as the most patient caller does.
     let patience = jobs.iter().map(|job| job.deadline().saturating_duration_since(Instant::now())).max();
     let patience = thread.connection.busy_timeout(patience.unwrap_or_default().min(BUSY));
     patience.map_err(|error| StoreError::sqlite(&error))?;
     thread.execute("BEGIN IMMEDIATE")?;
     let done = run_group(thread, jobs).and_then(|()| thread.execute("COMMIT"));
-    if done.is_err() && !thread.connection.is_autocommit() {
-        // Some errors roll back by themselves.
-        thread.execute("ROLLBACK")?;
+    if done.is_err() {
+        thread.roll_back();
     }
     done
 }
@@ -395,10 +403,8 @@ fn read_loop(mut thread: Thread, jobs: Arc<Mutex<mpsc::Receiver<Box<dyn Job>>>>)
         } else if let Err(error) = thread.attempt(job.as_mut()) {
             job.fail(error);
         }
-        if !thread.connection.is_autocommit() {
-            // A snapshot that its job left open. There is nothing to lose.
-            let _ = thread.execute("ROLLBACK");
-        }
+        // A job may leave its snapshot open.
+        thread.roll_back();
         job.answer();
     }
 }
