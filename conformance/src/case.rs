@@ -249,6 +249,11 @@ impl Service {
         Ok(Self { runtime, database, engine, address, stop })
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Sends one request.
     pub fn send(&self, request: &Request) -> Result<client::Response, String> {
         client::send(self.address, request)

@@ -17,10 +17,17 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
+impl Response {
+    /// The value of a header, named in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+}
+
 /// Sends one request on a connection of its own.
 pub fn send(address: SocketAddr, request: &Request) -> Result<Response, String> {
     let mut stream = TcpStream::connect(address).map_err(|error| format!("no connection: {error}"))?;
-    let patience = Some(Duration::from_secs(60));
+    let patience = Some(Duration::from_mins(1));
     stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience)).map_err(|e| e.to_string())?;
     let mut head = format!("{} {} HTTP/1.1\r\nConnection: close\r\n", request.method, request.target);
     let mut field = |name: &str, value: &str| head.push_str(&format!("{name}: {value}\r\n"));

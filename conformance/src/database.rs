@@ -212,9 +212,8 @@ async fn borrow() -> (String, sqlx::PgConnection, sqlx::PgConnection) {
     let exists = format!("SELECT FROM pg_database WHERE datname = '{name}'");
     if server.fetch_optional(sqlx::AssertSqlSafe(exists)).await.unwrap().is_none() {
         // ICU collation shows a missing `COLLATE "C"`.
-        let create = format!(
-            "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
-        );
+        let create =
+            format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'");
         server.execute(sqlx::AssertSqlSafe(create)).await.expect("a test database can be made");
     }
     let url = server_url();

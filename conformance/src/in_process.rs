@@ -182,11 +182,11 @@ fn batch(model: &Model, body: Json) -> Result<Verb, Inexpressible> {
         }
     }
     let items = items.map_or_else(|| inexpressible("a batch has items"), Ok)?;
-    let items = items.into_iter().map(|item| Ok(BatchItem { verb: batch_item(model, item)? }));
+    let items = items.into_iter().map(|item| Ok(BatchItem { verb: batch_item(model, &item)? }));
     Ok(Verb::Batch { atomic, items: items.collect::<Result<_, Inexpressible>>()? })
 }
 
-fn batch_item(model: &Model, item: Json) -> Result<Verb, Inexpressible> {
+fn batch_item(model: &Model, item: &Json) -> Result<Verb, Inexpressible> {
     let member = |name: &str| item.member(name).cloned();
     let key = || -> Result<Key, Inexpressible> {
         let segment = |json: &Json| match json {

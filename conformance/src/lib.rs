@@ -7,6 +7,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::format_push_string,
+    clippy::missing_panics_doc,
     reason = "a test program: a failed assumption is a failed test"
 )]
 

@@ -65,7 +65,9 @@ struct Finder<'t> {
 
 impl Finder<'_> {
     fn all(&mut self, place: &str, attributes: &[Attribute]) {
-        attributes.iter().for_each(|attribute| self.attribute(place, attribute));
+        for attribute in attributes {
+            self.attribute(place, attribute);
+        }
     }
 
     fn attribute(&mut self, place: &str, attribute: &Attribute) {

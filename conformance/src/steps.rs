@@ -96,7 +96,8 @@ impl Script {
                             script.directive(&mut step, directive, preamble).map_err(|message| fail(&message))?;
                         }
                         None if preamble && script.steps.is_empty() => {
-                            script.about = format!("{} {comment}", script.about).trim().to_owned();
+                            script.about.push_str(comment);
+                            script.about.push(' ');
                         }
                         None => {}
                     }
@@ -119,6 +120,7 @@ impl Script {
             }
         }
         script.finish(&mut step, &mut body, preamble)?;
+        script.about.truncate(script.about.trim_end().len());
         if script.about.is_empty() {
             return Err("line 1: the contract sentence is missing: the file begins with `# ..`".to_owned());
         }

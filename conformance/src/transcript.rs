@@ -94,6 +94,7 @@ impl Transcript {
 
     /// What an in-process run can be held to: status, strong entity tag, `Location`, and the body without the members
     /// of a problem that HTTP adds. Sections that `keep` refuses are left out.
+    #[must_use]
     pub fn in_process(self, keep: impl Fn(&str) -> bool) -> Self {
         let sections = self.sections.into_iter().filter(|section| keep(&section.title)).map(|mut section| {
             if let Content::Answer(shown) = section.content {
@@ -187,16 +188,12 @@ fn lay_out(body: &[u8]) -> String {
     if body.is_empty() {
         return String::new();
     }
-    match std::str::from_utf8(body).ok().and_then(Node::parse) {
-        Some(mut node) => {
-            node.mask_cursors();
-            node.pretty()
-        }
-        None => {
-            let text = String::from_utf8_lossy(body);
-            text.lines().map(|line| format!("| {line}")).collect::<Vec<_>>().join("\n")
-        }
+    if let Some(mut node) = std::str::from_utf8(body).ok().and_then(Node::parse) {
+        node.mask_cursors();
+        return node.pretty();
     }
+    let text = String::from_utf8_lossy(body);
+    text.lines().map(|line| format!("| {line}")).collect::<Vec<_>>().join("\n")
 }
 
 /// `cursor=..` in a `Link`.
