@@ -461,7 +461,10 @@ impl Work {
     async fn run<S: Session>(&self, core: &Core, session: &mut S) -> Result<Answer, Stop> {
         match self {
             Self::One(mutation) => match perform(core, session, mutation).await {
-                Err(Stop::Data(error)) => Err(Stop::Refused(explain(core, session, mutation, error).await?)),
+                Err(Stop::Data(error)) => {
+                    let explained = explain(core, session, mutation, error).await;
+                    Err(Stop::Refused(explained.map_err(StoreError::harmless)?))
+                }
                 done => done,
             },
             Self::Batch { atomic, items } => {

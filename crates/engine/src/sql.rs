@@ -199,12 +199,14 @@ pub struct Sql {
     text: String,
     slots: Vec<SlotSpec>,
     aliases: usize,
+    /// A name that no alias may have.
+    avoid: String,
 }
 
 impl Sql {
     /// Empty text.
     pub fn new(dialect: Dialect) -> Self {
-        Self { dialect, text: String::new(), slots: Vec::new(), aliases: 0 }
+        Self { dialect, text: String::new(), slots: Vec::new(), aliases: 0, avoid: String::new() }
     }
 
     /// Whose SQL it is.
@@ -244,8 +246,18 @@ impl Sql {
 
     /// A table alias that this statement does not use yet: `t1`, `t2`, ..
     pub fn alias(&mut self) -> String {
-        self.aliases += 1;
-        format!("t{}", self.aliases)
+        loop {
+            self.aliases += 1;
+            let alias = format!("t{}", self.aliases);
+            if !alias.eq_ignore_ascii_case(&self.avoid) {
+                return alias;
+            }
+        }
+    }
+
+    /// Keeps aliases from hiding a table that the statement knows by its own name.
+    pub fn avoid(&mut self, table: &str) {
+        table.clone_into(&mut self.avoid);
     }
 
     /// The text so far.

@@ -832,12 +832,18 @@ async fn keys_and_indexed_values_are_as_long_on_one_database_as_on_the_other() {
         let mut made = 0;
         let mut create = async |member: &str, value: String| {
             made += 1;
-            let (key, more) = if member == "a" { (value, String::new()) } else { (made.to_string(), format!(",\"{member}\":\"{value}\"")) };
+            let (key, more) = if member == "a" {
+                (value, String::new())
+            } else {
+                (made.to_string(), format!(",\"{member}\":\"{value}\""))
+            };
             base.create("", "Note", &format!("{{\"a\":\"{key}\",\"b\":{made}{more}}}")).await.map(|_| ())
         };
         for (member, most) in [("a", 2552), ("email", 2576), ("tag", 1264)] {
             let longest = noise(3000)[..most].to_owned();
-            create(member, longest.clone()).await.unwrap_or_else(|failure| panic!("{}: {member}: {failure:?}", base.name));
+            create(member, longest.clone())
+                .await
+                .unwrap_or_else(|failure| panic!("{}: {member}: {failure:?}", base.name));
             let failure = create(member, longest + "x").await.unwrap_err();
             let pointer = format!("#/{member}");
             assert_eq!(codes(&failure), [(pointer.as_str(), "too_long")], "{}", base.name);
@@ -1036,6 +1042,28 @@ async fn every_objection_is_named_and_not_the_first_alone() {
         let Answer::Batch(items) = base.run("", "Thing", batch(false)).await.unwrap() else { panic!() };
         for refused in [&atomic, items[0].as_ref().unwrap_err()] {
             assert_eq!(codes(refused), [("#/id", "unique"), ("#/a", "unique"), ("#/high", "unique")], "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_table_may_have_the_name_of_an_alias() {
+    let text = r#"
+        model Parent { id Int @id  secret Boolean  children Child[]  @@allow("all", true)  @@map("r") }
+        model Child {
+          id       Int @id
+          parentId Int
+          parent   Parent @relation(fields: [parentId], references: [id])
+          @@map("T1")
+          @@allow("read", !parent.secret)
+          @@allow("create", true)
+        }"#;
+    for base in Base::all(text).await {
+        base.create("", "Parent", r#"{"id":1,"secret":true}"#).await.unwrap();
+        base.create("", "Parent", r#"{"id":2,"secret":false}"#).await.unwrap();
+        for (id, parent, seen) in [(1, 1, false), (2, 2, true)] {
+            let child = base.create("", "Child", &format!(r#"{{"id":{id},"parentId":{parent}}}"#)).await.unwrap();
+            assert_eq!(child.body.is_some(), seen, "{}", base.name);
         }
     }
 }

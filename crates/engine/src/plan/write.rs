@@ -10,8 +10,8 @@ use std::ops::Not as _;
 use std::sync::Arc;
 
 use cratestack_schema::ir::{
-    Action, Check, Default, Expr, Field, FieldId, Model, ModelId, ReferentialAction, Relation, RelationId, RelationKind,
-    Scalar, Schema,
+    Action, Check, Default, Expr, Field, FieldId, Model, ModelId, ReferentialAction, Relation, RelationId,
+    RelationKind, Scalar, Schema,
 };
 use cratestack_schema::value::Value;
 
@@ -23,6 +23,9 @@ use crate::policy::{AtomKey, Decision, View, Want};
 use crate::predicate::{Frag, Predicates, Row, Scope, differ, live};
 use crate::sql::{Dialect, Shape, Slot, Sql, SqlType, Template, column, ident};
 use crate::store::Rows;
+
+#[cfg(test)]
+mod tests;
 
 /// The kinds of writes. A deletion is one of two, by the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -199,7 +202,7 @@ pub fn dependents(schema: &Schema, dialect: Dialect, model: ModelId) -> Dependen
             constraints.push(constraint.clone());
         }
     }
-    let key = key_is(&mut sql, parent).into_text();
+    let key = Frag::all(key_is(&mut sql, parent)).into_text();
     let control = vec![SqlType::BOOL; columns.len()];
     columns.push("TRUE".to_owned());
     sql.push(&format!("SELECT {} FROM {} AS {OLD} WHERE {key}", columns.join(", "), ident(&parent.table)));
@@ -207,13 +210,13 @@ pub fn dependents(schema: &Schema, dialect: Dialect, model: ModelId) -> Dependen
 }
 
 /// That the row has the key of the request.
-fn key_is(sql: &mut Sql, model: &Model) -> Frag {
+fn key_is(sql: &mut Sql, model: &Model) -> Vec<Frag> {
     let key = (0..).zip(&model.key).map(|(at, id)| {
         let field = model.field(*id);
         let value = sql.placeholder(Slot::Key(at), SqlType::of(field));
         Frag::test(format!("{} = {value}", column(OLD, &field.column)))
     });
-    Frag::all(key.collect::<Vec<_>>())
+    key.collect()
 }
 
 /// Builds the statements; `None` when the rules refuse the caller of `view` whatever the row.
@@ -276,7 +279,7 @@ pub fn objections<'a>(view: &View<'a>, dialect: Dialect, form: &Form) -> Objecti
         let source = planner.new_row(&set);
         sql.push(&format!("SELECT {columns} FROM {source}"));
     } else {
-        let place = planner.place(&mut sql).into_text();
+        let place = Frag::all(planner.place(&mut sql)).into_text();
         sql.push(&format!("SELECT {columns} FROM {} AS {OLD} WHERE {place}", ident(&model.table)));
     }
     Objections { checks, uniques, template: finish(sql, control, Shape::default()) }
@@ -320,12 +323,15 @@ impl Planner<'_> {
     /// `None` for a row that the database fills wholly, so that no rule can be checked before it is there.
     fn write(&self) -> Option<Arc<Template>> {
         let mut sql = Sql::new(self.dialect);
+        // `RETURNING` knows the row by it on SQLite.
+        sql.avoid(&self.model.table);
         let set = self.assignments(&mut sql);
         let conditions = self.conditions(&mut sql, &set, true);
         let table = ident(&self.model.table);
-        let place = Frag::all([self.place(&mut sql), conditions.readable]);
-        let rest = [conditions.allowed, conditions.version, conditions.changes];
-        let all = Frag::all([place].into_iter().chain(rest).chain(conditions.references)).into_text();
+        let mut parts = self.place(&mut sql);
+        parts.extend([conditions.readable, conditions.allowed, conditions.version, conditions.changes]);
+        parts.extend(conditions.references);
+        let all = Frag::all(parts).into_text();
         match self.form.kind {
             Kind::Create if set.is_empty() && all != "TRUE" => return None,
             Kind::Create if set.is_empty() => {
@@ -418,12 +424,14 @@ impl Planner<'_> {
     }
 
     /// Which row is written: by its key, and live or a tombstone as the write needs it.
-    fn place(&self, sql: &mut Sql) -> Frag {
+    fn place(&self, sql: &mut Sql) -> Vec<Frag> {
         if self.form.kind == Kind::Create {
-            return Frag::truth(Some(true));
+            return Vec::new();
         }
         let live = live(self.model, OLD);
-        Frag::all([key_is(sql, self.model), if self.form.kind == Kind::Restore { live.not() } else { live }])
+        let mut parts = key_is(sql, self.model);
+        parts.push(if self.form.kind == Kind::Restore { live.not() } else { live });
+        parts
     }
 
     fn conditions(&self, sql: &mut Sql, set: &BTreeMap<FieldId, String>, lock: bool) -> Conditions {
@@ -584,7 +592,7 @@ impl Planner<'_> {
             columns.extend(body);
             shape = members;
         }
-        let place = self.place(&mut sql).into_text();
+        let place = Frag::all(self.place(&mut sql)).into_text();
         let table = ident(&self.model.table);
         sql.push(&format!("SELECT {} FROM {table} AS {OLD} WHERE {place}", columns.join(", ")));
         finish(sql, control, shape)
