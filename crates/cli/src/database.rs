@@ -8,11 +8,12 @@ use base64::engine::general_purpose::STANDARD;
 use cratestack_engine::store::postgres::PoolOptions;
 use cratestack_engine::migrate::{self, Db, State};
 use cratestack_engine::{Database, Engine, Limits, Options};
+use cratestack_schema::fuzzy;
 use cratestack_schema::ir::Schema;
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::settings::Settings;
-use crate::ui::{Failure, Ui};
+use crate::ui::{self, Failure, Ui};
 
 /// Reads a `--database` value.
 pub(crate) fn parse(url: &str, from: &str) -> Result<Database, Failure> {
@@ -27,11 +28,44 @@ pub(crate) fn parse(url: &str, from: &str) -> Result<Database, Failure> {
         return Ok(Database::SqliteFile(PathBuf::from(path)));
     }
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Ok(Database::Postgres(url.to_owned()));
+        return match unknown_parameter(url) {
+            None => Ok(Database::Postgres(url.to_owned())),
+            Some(name) => {
+                let help = match fuzzy::nearest(&name, PARAMETERS) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("the parameters are {}", PARAMETERS.map(|known| format!("`{known}`")).join(", ")),
+                };
+                Err(Failure::new(format!("{from} has a parameter that cratestack does not know: `{name}`")).help(help))
+            }
+        };
     }
     // The URL itself may carry a password, so it is not shown.
     Err(Failure::new(format!("{from} is not a database URL that cratestack knows"))
         .help("write `sqlite:PATH`, `sqlite::memory:` or `postgres://USER@HOST/NAME`"))
+}
+
+/// What a PostgreSQL URL may carry after its `?`. The driver passes over any other, as if it had been heeded.
+const PARAMETERS: [&str; 12] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+fn unknown_parameter(url: &str) -> Option<String> {
+    let (_, query) = url.split_once('?')?;
+    let query = query.split('#').next().unwrap_or_default();
+    let names = query.split('&').filter(|part| !part.is_empty()).map(|part| part.split('=').next().unwrap_or_default());
+    let known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[") && name.ends_with(']');
+    names.into_iter().find(|name| !known(name)).map(str::to_owned)
 }
 
 /// The database's name for people, without a password.
@@ -98,11 +132,16 @@ impl Connection {
             Database::Postgres(url) => {
                 let options: sqlx::postgres::PgConnectOptions = url
                     .parse()
-                    .map_err(|_| Failure::new("the PostgreSQL URL is malformed").help("write `postgres://USER@HOST/NAME`"))?;
-                let connection = options.disable_statement_logging().connect().await.map_err(|error| {
-                    Failure::new(format!("cannot connect to {}: {error}", name(database)))
-                        .help("is the server running, and does the database exist? `createdb NAME` makes one")
-                })?;
+                    .map_err(|_| Failure::new("the PostgreSQL URL is malformed").help(
+                        "write `postgres://USER:PASSWORD@HOST:PORT/NAME`, with `%23` for a `#`, `%2F` for a `/` and so on in its parts",
+                    ))?;
+                let options = options.disable_statement_logging();
+                let connected = tokio::time::timeout(PATIENCE, options.connect()).await;
+                let failed = |(cause, help): (String, &str)| {
+                    Failure::new(format!("cannot connect to {}: {cause}", name(database))).help(help)
+                };
+                let late = |_| failed(("no answer".to_owned(), "are the host and the port right, and the way there open?"));
+                let connection = connected.map_err(late)?.map_err(|error| failed(refusal(&error)))?;
                 Ok(Self::Postgres(Box::new(connection)))
             }
         }
@@ -124,17 +163,57 @@ impl Connection {
     }
 }
 
+/// Why PostgreSQL cannot be reached, and what to do about it.
+fn refusal(error: &sqlx::Error) -> (String, &'static str) {
+    match error {
+        sqlx::Error::Database(inner) => {
+            let help = match inner.code().as_deref() {
+                Some("3D000") => "`createdb NAME` makes the database",
+                Some("28P01" | "28000") => "check the user and the password of the URL",
+                Some("53300") => "wait, or raise the server's `max_connections`",
+                _ => "mend this on the server, or name another one",
+            };
+            // The message alone; the rest says where in PostgreSQL's source it was raised.
+            (inner.message().to_owned(), help)
+        }
+        sqlx::Error::Io(inner) => (ui::cause(inner), "is the server running, and are the host and the port right?"),
+        sqlx::Error::Tls(inner) => {
+            (inner.to_string(), "check the certificates; `sslmode=disable` goes without TLS where that is allowed")
+        }
+        other => (other.to_string(), "is this a PostgreSQL server?"),
+    }
+}
+
+/// How long the first connection may take.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 fn sqlite(path: &Path) -> Result<rusqlite::Connection, Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(format!("cannot open the SQLite file `{}`: {error}", path.display()))
-            .help("name a file in a folder that you may write to")
+    let failed = |cause: &str, help: &str| {
+        Failure::new(format!("cannot open the SQLite file `{}`: {cause}", path.display())).help(help)
     };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+        std::fs::create_dir_all(folder)
+            .map_err(|error| failed(&ui::cause(&error), "name a file in a folder that you may write to"))?;
     }
-    let connection = rusqlite::Connection::open(path).map_err(|error| failed(&error))?;
-    connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(|error| failed(&error))?;
-    Ok(connection)
+    let opened = rusqlite::Connection::open(path).and_then(|connection| {
+        connection.busy_timeout(PATIENCE)?;
+        // SQLite looks at the file when it is first read, and finds out whether it may write when it does.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?;
+        Ok(connection)
+    });
+    opened.map_err(|error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase) => failed("it is no SQLite database", "name another file"),
+        Some(rusqlite::ErrorCode::ReadOnly) => failed("it is read-only", "check the permissions of the file and its folder"),
+        Some(rusqlite::ErrorCode::CannotOpen) if path.is_dir() => failed("it is a folder", "name a file in it"),
+        Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::PermissionDenied) => {
+            failed("permission denied", "name a file in a folder that you may write to")
+        }
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+            failed("another program has locked it", "end that program, then try again")
+        }
+        _ => failed(&error.to_string(), "is the file whole, and the disk not full?"),
+    })
 }
 
 /// A migration error with its next step.

@@ -16,6 +16,8 @@ use std::process::ExitCode;
 use base64::Engine as _;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
+use cratestack_engine::json::Json;
+use cratestack_schema::fuzzy;
 
 use crate::settings::{Scope, Setting, Sources};
 use crate::ui::{Color, Failure, Style, Ui};
@@ -59,7 +61,10 @@ fn run(ui: Ui, matches: &ArgMatches) -> Result<Outcome, Failure> {
         Some(("serve", args)) => serve::run(ui, args, &Sources::of_process(args)?),
         Some(("completions", args)) => {
             if let Some(shell) = args.get_one::<Shell>("shell") {
-                clap_complete::generate(*shell, &mut command(), "cratestack", &mut std::io::stdout());
+                // Not straight to stdout: a reader that has seen enough would be a panic there.
+                let mut script = Vec::new();
+                clap_complete::generate(*shell, &mut command(), "cratestack", &mut script);
+                ui.say(String::from_utf8_lossy(&script).trim_end());
             }
             Ok(Outcome::Clean)
         }
@@ -187,16 +192,22 @@ fn token(ui: Ui, claims: &str, schema: Option<&String>) -> Result<Outcome, Failu
         Failure::new(format!("the claims are not JSON: {error}"))
             .help(r#"quote them for the shell: cratestack token '{"id":"ann","role":"teller"}'"#)
     })?;
-    if !matches!(json, cratestack_engine::json::Json::Object(_)) {
+    if !matches!(json, Json::Object(_)) {
         return Err(Failure::new("the claims are not a JSON object")
             .help(r#"write one member per claim: cratestack token '{"id":"ann","role":"teller"}'"#));
     }
-    if let Some(path) = schema {
+    if let (Some(path), Json::Object(members)) = (schema, &json) {
         let Some(schema) = schema::load(ui, path)? else { return Ok(Outcome::Findings) };
         cratestack_engine::input::principal(&schema, &json).map_err(|error| {
             Failure::new(format!("the claims do not fit the auth block of `{path}`: {error}"))
                 .help("compare them with the fields of the auth block")
         })?;
+        let known: Vec<&str> = schema.auth.iter().flat_map(|auth| &auth.fields).map(|field| field.name.as_str()).collect();
+        for (name, _) in members.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
+            let near = fuzzy::nearest(name, known.iter().copied());
+            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            ui.warn(&format!("no field of the auth block reads the claim `{name}`{near}"));
+        }
     }
     let text = dev_token(claims);
     // Only the token on stdout, so that `$(cratestack token ..)` works; a reader at a terminal gets the rest.

@@ -7,7 +7,7 @@ use cratestack_schema::fuzzy;
 use cratestack_schema::ir::Schema;
 
 use crate::Outcome;
-use crate::ui::{Failure, Style, Ui};
+use crate::ui::{self, Failure, Style, Ui};
 
 /// How `check` writes its findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -31,12 +31,21 @@ pub(crate) fn read(path: &str) -> Result<String, Failure> {
         std::fs::read(path)
     };
     let bytes = bytes.map_err(|error| {
-        Failure::new(format!("cannot read `{path}`: {error}")).help("name an existing `.cstack` file")
+        let help = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => "check the permissions of the file and its folders",
+            _ => "name an existing `.cstack` file",
+        };
+        Failure::new(format!("cannot read {}: {}", shown(path), ui::cause(&error))).help(help)
     })?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        Failure::new(format!("`{path}` is not UTF-8 (octet {at})")).help("save the file as UTF-8")
+        Failure::new(format!("{} is not UTF-8 (octet {at})", shown(path))).help("save the file as UTF-8")
     })
+}
+
+/// The file in a sentence.
+pub(crate) fn shown(path: &str) -> String {
+    if path == "-" { "standard input".to_owned() } else { format!("`{path}`") }
 }
 
 /// The schema's name: the stem of its file.
@@ -97,13 +106,13 @@ fn human(ui: Ui, files: &[Checked]) {
     let warnings = all().count() - errors;
     if errors == 0 && warnings == 0 {
         let what = match files {
-            [file] => format!("`{}` is valid", file.path),
+            [file] => format!("{} is valid", shown(&file.path)),
             files => format!("{} files are valid", files.len()),
         };
         return ui.say(&ui.paint(Style::Green, &what));
     }
     let plural = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
-    ui.complain(&format!("\n{}, {}", plural(errors, "error"), plural(warnings, "warning")));
+    ui.complain(&format!("{}, {}", plural(errors, "error"), plural(warnings, "warning")));
     if let Some(first) = all().find(|diagnostic| diagnostic.is_error()) {
         ui.complain(&format!("`cratestack explain {}` shows an example and its mend", first.code.info().id));
     }
@@ -124,7 +133,7 @@ pub(crate) fn fmt(ui: Ui, paths: &[String], check: bool) -> Result<Outcome, Fail
         };
         if check {
             if formatted != text {
-                ui.complain(&format!("`{path}` is not formatted; `cratestack fmt {path}` formats it"));
+                ui.complain(&format!("{} is not formatted; `cratestack fmt {path}` formats it", shown(path)));
                 outcome = Outcome::Findings;
             }
         } else if path == "-" {
@@ -140,7 +149,7 @@ pub(crate) fn fmt(ui: Ui, paths: &[String], check: bool) -> Result<Outcome, Fail
 /// Writes beside the file and renames, so that a crash leaves the old text or the new one.
 fn replace(path: &str, text: &str) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
-        Failure::new(format!("cannot write `{path}`: {error}")).help("check the permissions of the file and its folder")
+        Failure::new(format!("cannot write `{path}`: {}", ui::cause(&error))).help("check the permissions of the file and its folder")
     };
     let target = std::fs::canonicalize(path).map_err(failed)?;
     let mut name = target.as_os_str().to_owned();
@@ -165,7 +174,9 @@ pub(crate) fn explain(ui: Ui, code: Option<&str>) -> Result<Outcome, Failure> {
         }
         return Ok(Outcome::Clean);
     };
-    let wanted = code.to_uppercase();
+    // `101` and `cst101` can only mean `CST0101`.
+    let number = code.to_uppercase().trim_start_matches("CST").parse::<u16>();
+    let wanted = number.map_or_else(|_| code.to_uppercase(), |number| format!("CST{number:04}"));
     if let Some(found) = Code::ALL.iter().find(|known| known.info().id == wanted) {
         ui.say(diag::explain(*found).trim_end());
         return Ok(Outcome::Clean);

@@ -10,7 +10,7 @@ use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::{Schema, UrlSource};
 
 use crate::settings::{Scope, Settings, Sources};
-use crate::ui::{Failure, Style, Ui};
+use crate::ui::{self, Failure, Style, Ui};
 use crate::{Outcome, database, schema};
 
 /// The API's place below the root.
@@ -34,8 +34,9 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
     let auth = provider(&settings, &schema)?;
     let database = locate(&settings, &schema)?;
     runtime()?.block_on(async {
-        prepare(ui, &settings, &database, &schema).await?;
+        // The address first: a port that is taken must not cost a migration.
         let listener = listen(&settings).await?;
+        prepare(ui, &settings, &database, &schema).await?;
         let waiting = rust_procedures(&schema);
         let options = database::options(&settings)?;
         let engine = database::engine(schema, &database, options).await?;
@@ -60,7 +61,7 @@ fn provider(settings: &Settings, schema: &Schema) -> Result<Auth, Failure> {
         Some("none") => Err(Failure::new("`--auth none` does not fit a schema with an auth block")
             .help("name a provider, or remove the auth block and every use of `auth()`")),
         Some("jwt") => Err(Failure::new("`--auth jwt` is not supported yet").help("`--auth dev --allow-dev-auth` serves tests on this machine")),
-        Some(_) => Err(Failure::new(format!("{} names no provider", settings.from("auth"))).help("it is `dev` or `none`")),
+        Some(_) => Err(Failure::new(format!("{} names no provider that there is", settings.from("auth"))).help("it is `dev` or `none`")),
         None => Err(Failure::new("no authentication provider is configured").help(if schema.auth.is_some() {
             "`--auth dev --allow-dev-auth` serves tests on this machine; nothing is served without a provider"
         } else {
@@ -133,23 +134,27 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(format!("cannot start: {error}")))
+        .map_err(|error| Failure::new(format!("cannot start: {}", ui::cause(&error))))
 }
 
 /// Binds the address.
 pub(crate) async fn listen(settings: &Settings) -> Result<tokio::net::TcpListener, Failure> {
     let text = settings.text("addr").unwrap_or("127.0.0.1:8080");
+    // The one name that needs no look-up.
+    let text = text.strip_prefix("localhost:").map_or(text.to_owned(), |port| format!("127.0.0.1:{port}"));
     let address: SocketAddr = text.parse().map_err(|_| {
         Failure::new(format!("{} is not an address: `{text}`", settings.from("addr")))
             .help("write an IP address and a port, such as `127.0.0.1:8080`; port 0 takes a free one")
     })?;
     tokio::net::TcpListener::bind(address).await.map_err(|error| {
-        let help = if error.kind() == std::io::ErrorKind::AddrInUse {
-            "another program listens there; choose another port, or `--addr 127.0.0.1:0` for a free one"
-        } else {
-            "choose another address with `--addr`"
+        let help = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another program listens there; choose another port, or `--addr 127.0.0.1:0` for a free one"
+            }
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher one",
+            _ => "choose an address of this machine with `--addr`, or `0.0.0.0:PORT` for all of them",
         };
-        Failure::new(format!("cannot listen on `{address}`: {error}")).help(help)
+        Failure::new(format!("cannot listen on `{address}`: {}", ui::cause(&error))).help(help)
     })
 }
 

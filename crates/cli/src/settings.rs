@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches};
 use cratestack_schema::fuzzy;
 
-use crate::ui::Failure;
+use crate::ui::{self, Failure};
 
 /// Which commands know a setting.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,12 @@ impl Setting {
         format!("CRATESTACK_{}", self.key.replace('-', "_").to_uppercase())
     }
 
+    /// What it is, for whoever got it wrong.
+    fn meaning(&self) -> String {
+        let default = self.default.map(|default| format!("; the default is `{default}`")).unwrap_or_default();
+        format!("`{}` is: {}{default}", self.key, self.help)
+    }
+
     /// The flag.
     pub(crate) fn arg(&self) -> Arg {
         let mut help = format!("{} [env: {}]", self.help, self.variable());
@@ -162,7 +168,7 @@ impl Sources {
             Ok(text) => Some((path, text)),
             Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => {
-                return Err(Failure::new(format!("cannot read the configuration `{}`: {error}", path.display()))
+                return Err(Failure::new(format!("cannot read the configuration `{}`: {}", path.display(), ui::cause(&error)))
                     .help("name an existing file with `--config`, or leave it out"));
             }
         };
@@ -179,8 +185,10 @@ impl Settings {
             None => BTreeMap::new(),
         };
         let mut values = BTreeMap::new();
-        for setting in of(scope) {
+        // What another command reads is checked too: the file is the same for all.
+        for setting in SETTINGS {
             let flag = match setting.kind {
+                _ if scope == Scope::Both && setting.scope == Scope::Serve => None,
                 Kind::Switch => matches.get_flag(setting.key).then(|| "true".to_owned()),
                 Kind::Text | Kind::Number | Kind::Size | Kind::Time => matches.get_one::<String>(setting.key).cloned(),
             };
@@ -235,7 +243,8 @@ impl Settings {
 fn check(setting: &Setting, resolved: &Resolved) -> Result<(), Failure> {
     let text = resolved.text.as_str();
     let (fits, wanted) = match setting.kind {
-        Kind::Text => (!text.is_empty(), "some text"),
+        Kind::Text if text.is_empty() => (false, "to be empty"),
+        Kind::Text => (!text.contains(char::is_control), "one line of text"),
         Kind::Switch => (matches!(text, "true" | "false"), "`true` or `false`"),
         Kind::Number => (number(text).is_some_and(|n| n <= u64::from(u32::MAX)), "a whole number from 1 to 4294967295"),
         Kind::Size => (size(text).is_some(), "a size such as `1048576`, `512KiB` or `1MiB`"),
@@ -245,7 +254,7 @@ fn check(setting: &Setting, resolved: &Resolved) -> Result<(), Failure> {
         return Ok(());
     }
     // The value itself may be a secret, so it is not shown.
-    Err(Failure::new(format!("{} is not {wanted}", resolved.from)).help(setting.help))
+    Err(Failure::new(format!("{} is not {wanted}", resolved.from)).help(setting.meaning()))
 }
 
 fn number(text: &str) -> Option<u64> {
@@ -286,7 +295,7 @@ fn environment(variables: &[(String, String)]) -> Result<BTreeMap<&'static str, 
             (setting, value.clone())
         } else if let Some(setting) = name.strip_suffix("_FILE").and_then(find) {
             let text = std::fs::read_to_string(value).map_err(|error| {
-                Failure::new(format!("cannot read the file that `{name}` names: {error}"))
+                Failure::new(format!("cannot read the file that `{name}` names: {}", ui::cause(&error)))
                     .help("the variable holds the path of a file whose content is the value")
             })?;
             (setting, text.trim_end_matches(['\n', '\r']).to_owned())
@@ -305,7 +314,9 @@ fn environment(variables: &[(String, String)]) -> Result<BTreeMap<&'static str, 
 /// Reads `cratestack.toml`: key -> (path, value).
 fn file(path: &str, text: &str) -> Result<BTreeMap<&'static str, (String, String)>, Failure> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        Failure::new(format!("the configuration `{path}` is not TOML: {}", error.message()))
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        Failure::new(format!("the configuration `{path}` is not TOML: line {line}: {}", error.message()))
             .help("write one `key = value` per line; `cratestack serve --help` lists the keys")
     })?;
     let known: Vec<String> = SETTINGS.iter().map(|setting| setting.key.to_owned()).collect();
@@ -320,7 +331,7 @@ fn file(path: &str, text: &str) -> Result<BTreeMap<&'static str, (String, String
             toml::Value::Boolean(switch) => switch.to_string(),
             toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
                 return Err(Failure::new(format!("`{key}` in `{path}` is not a string, a whole number or a boolean"))
-                    .help(setting.help));
+                    .help(setting.meaning()));
             }
         };
         values.insert(setting.key, (path.to_owned(), text));

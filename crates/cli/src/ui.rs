@@ -38,6 +38,14 @@ impl fmt::Display for Failure {
     }
 }
 
+/// What the operating system says, as a part of a sentence: without Rust's error numbers.
+pub(crate) fn cause(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_ascii_lowercase().to_string() + letters.as_str()).unwrap_or_default()
+}
+
 /// When to write colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Color {
@@ -118,10 +126,10 @@ impl Ui {
         Progress { what, on: std::io::stderr().is_terminal(), begun: Instant::now(), shown: false }
     }
 
-    /// Prints diagnostics with carets on stderr.
+    /// Prints diagnostics with carets on stderr, an empty line after each.
     pub(crate) fn diagnostics(self, path: &str, text: &str, diagnostics: &[Diagnostic]) {
         for diagnostic in diagnostics {
-            self.complain(&render(path, text, diagnostic, self.err));
+            self.complain(&format!("{}\n", render(path, text, diagnostic, self.err)));
         }
     }
 }

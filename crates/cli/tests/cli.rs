@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::process::Stdio;
 use std::time::Instant;
 
 use support::{Server, bearer, command, run, text};
@@ -83,8 +84,10 @@ fn explain_knows_every_code_and_suggests() {
     let folder = tempdir().unwrap();
     let list = run(folder.path(), &["explain"]);
     let first = text(&list.stdout).split_whitespace().next().unwrap().to_owned();
-    let page = run(folder.path(), &["explain", &first.to_lowercase()]);
-    assert!(page.status.success() && text(&page.stdout).contains(&first));
+    for spelling in [&first.to_lowercase(), first.trim_start_matches("CST0")] {
+        let page = run(folder.path(), &["explain", spelling]);
+        assert!(page.status.success() && text(&page.stdout).contains(&first), "{page:?}");
+    }
     let unknown = run(folder.path(), &["explain", "CST000x"]);
     assert_eq!(unknown.status.code(), Some(2));
     assert!(text(&unknown.stderr).contains("`CST000x` is not a diagnostic code"));
@@ -104,6 +107,21 @@ fn token_checks_what_it_is_given() {
     let typed = run(folder.path(), &["token", r#"{"id":7}"#, "--schema", "notes.cstack"]);
     assert_eq!(typed.status.code(), Some(2));
     assert!(text(&typed.stderr).contains("auth block"), "{typed:?}");
+    let unread = run(folder.path(), &["token", r#"{"id":"ann","rol":"x"}"#, "--schema", "notes.cstack"]);
+    assert_eq!(unread.status.code(), Some(0));
+    assert!(text(&unread.stderr).contains("`rol`; did you mean `role`?"), "{unread:?}");
+}
+
+/// A reader that has seen enough is no failure.
+#[test]
+fn a_closed_pipe_is_quiet() {
+    for args in [&["completions", "bash"][..], &["explain"], &["--help"]] {
+        let mut child =
+            command(std::path::Path::new(".")).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
+    }
 }
 
 #[test]
@@ -112,6 +130,25 @@ fn completions_for_shells() {
         let output = run(std::path::Path::new("."), &["completions", shell]);
         assert!(output.status.success() && text(&output.stdout).contains("cratestack"));
     }
+}
+
+#[test]
+fn a_new_project_has_a_name_that_a_shell_can_read() {
+    let folder = tempdir().unwrap();
+    for (dir, line) in [
+        ("my app", "  cd 'my app' && cratestack dev my-app.cstack"),
+        ("\u{fc}ber", "  cd '\u{fc}ber' && cratestack dev ber.cstack"),
+        ("a/b", "  cd a/b && cratestack dev b.cstack"),
+    ] {
+        let made = run(folder.path(), &["new", dir]);
+        assert!(text(&made.stdout).lines().any(|shown| shown == line), "{made:?}");
+        let again = run(folder.path(), &["new", dir]);
+        assert!(again.status.code() == Some(2) && text(&again.stderr).contains("is not empty"), "{again:?}");
+    }
+    // A fresh repository is an empty folder.
+    fs::create_dir_all(folder.path().join("repo/.git")).unwrap();
+    assert!(run(&folder.path().join("repo"), &["new", "."]).status.success());
+    assert!(folder.path().join("repo/repo.cstack").exists());
 }
 
 #[test]
@@ -188,6 +225,82 @@ fn dev_follows_edits_and_survives_broken_ones() {
     assert_eq!(list["items"], serde_json::json!([]));
 }
 
+/// Until the file is whole again, whatever became of it, the version before it serves.
+#[test]
+fn dev_survives_what_happens_to_a_file() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("notes.cstack");
+    let real = folder.path().join("v1.cstack");
+    fs::write(&real, NOTES).unwrap();
+    std::os::unix::fs::symlink(&real, &file).unwrap();
+    let mut server = Server::start(folder.path(), &["dev", "notes.cstack", "--addr", "127.0.0.1:0"]);
+    server.wait_for("follows; Ctrl-C ends it");
+    let ann = bearer(ANN);
+    let auth = [("Authorization", ann.as_str())];
+    assert_eq!(server.request("POST", "/api/notes", &auth, r#"{"title":"one"}"#).status, 201);
+    let with = |field: &str| NOTES.replace("  version", &format!("  {field} Int?\n  version"));
+
+    // A link that leads elsewhere, and an edit there.
+    let other = folder.path().join("v2.cstack");
+    fs::write(&other, with("a")).unwrap();
+    std::os::unix::fs::symlink(&other, folder.path().join("new")).unwrap();
+    fs::rename(folder.path().join("new"), &file).unwrap();
+    server.wait_for("reloaded `notes.cstack`");
+    fs::write(&other, with("b")).unwrap();
+    server.wait_for("reloaded `notes.cstack`");
+
+    fs::remove_file(&file).unwrap();
+    server.wait_for("no such file");
+    server.wait_for("keeps serving");
+    fs::write(&file, "").unwrap();
+    // An empty file is no schema without models, whose rows may go.
+    fs::write(&file, b"\xff").unwrap();
+    assert_eq!(server.request("GET", "/api/notes", &auth, "").json()["items"][0]["title"], "one");
+    fs::write(folder.path().join("new"), with("c")).unwrap();
+    fs::rename(folder.path().join("new"), &file).unwrap();
+    server.wait_for("reloaded `notes.cstack`");
+    assert_eq!(server.request("GET", "/api/notes", &auth, "").json()["items"][0]["title"], "one");
+    fs::write(&file, "").unwrap();
+    server.wait_for("is empty");
+
+    let status = server.terminate();
+    assert_eq!(status.code(), Some(0));
+    assert!(!folder.path().join(".cratestack/notes.db-wal").exists(), "the engines were not closed");
+}
+
+/// A request meets the tables of its own version, whenever it comes.
+#[test]
+fn a_reload_fails_no_request() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("notes.cstack");
+    fs::write(&file, NOTES).unwrap();
+    let mut server = Server::start(folder.path(), &["dev", "notes.cstack", "--addr", "127.0.0.1:0"]);
+    server.wait_for("follows; Ctrl-C ends it");
+    let (address, ann) = (server.address, bearer(ANN));
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let callers: Vec<_> = (0..4)
+        .map(|n| {
+            let (over, ann) = (over.clone(), ann.clone());
+            std::thread::spawn(move || {
+                let (method, body) = if n % 2 == 0 { ("GET", "") } else { ("POST", r#"{"title":"x"}"#) };
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let answer = support::request(address, method, "/api/notes", &[("Authorization", &ann)], body).unwrap();
+                    assert!(answer.status < 300, "{answer:?}");
+                }
+            })
+        })
+        .collect();
+    for round in 0..6 {
+        let field = if round % 2 == 0 { "  extra Int?\n" } else { "" };
+        fs::write(&file, NOTES.replace("  version", &format!("{field}  version"))).unwrap();
+        server.wait_for("reloaded `notes.cstack`");
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    for caller in callers {
+        caller.join().unwrap();
+    }
+}
+
 #[test]
 fn serve_refuses_what_is_not_safe() {
     let folder = tempdir().unwrap();
@@ -198,6 +311,7 @@ fn serve_refuses_what_is_not_safe() {
         let output = run(path, &[&base[..], more].concat());
         assert_eq!(output.status.code(), Some(2), "{more:?}: {output:?}");
         let shown = text(&output.stderr);
+        assert!(!shown.contains("secret") && !shown.contains("os error"), "{more:?}: {shown}");
         assert!(shown.contains(part) && shown.contains("help:"), "{more:?}: {shown}");
     };
     let db = ["--database", "sqlite:notes.db"];
@@ -208,7 +322,21 @@ fn serve_refuses_what_is_not_safe() {
     refuse(&with(&["--auth", "none"]), "auth block");
     refuse(&["--auth", "dev", "--allow-dev-auth"], "no database");
     refuse(&with(&["--auth", "dev", "--allow-dev-auth"]), "carries no schema yet");
-    refuse(&["--database", "mysql://u:secret@h/x", "--auth", "dev", "--allow-dev-auth"], "not a database URL");
+    let on = |url: &'static str| ["--auth", "dev", "--allow-dev-auth", "--apply", "--database", url];
+    refuse(&on("mysql://u:secret@h/x"), "not a database URL");
+    refuse(&on("postgres://u:secret@h/x?sslmod=require"), "did you mean `sslmode`?");
+    refuse(&on("postgres://u:se#cr/et@h/x"), "the PostgreSQL URL is malformed");
+    refuse(&on("postgres://u:secret@127.0.0.1:1/x"), "connection refused");
+    refuse(&on("sqlite:notes.cstack"), "it is no SQLite database");
+    refuse(&on("sqlite:."), "it is a folder");
+    refuse(&on("sqlite:a.db\nsqlite:b.db"), "not one line of text");
+    // The address is taken before the database is touched.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(path, &[&["serve", "notes.cstack", "--addr", &address][..], &on("sqlite:untouched.db")].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("address already in use\n  help:"), "{output:?}");
+    assert!(!path.join("untouched.db").exists());
     let unknown = command(path).args(base).env("CRATESTACK_DATABSE", "sqlite:x").output().unwrap();
     assert_eq!(unknown.status.code(), Some(2));
     assert!(text(&unknown.stderr).contains("did you mean `CRATESTACK_DATABASE`?"), "{unknown:?}");
