@@ -116,8 +116,6 @@ impl Pager for NoPages {
 pub enum Control {
     /// Starts a transaction.
     Begin,
-    /// Starts a transaction that reads one snapshot.
-    Snapshot,
     /// Ends the transaction and keeps its changes.
     Commit,
     /// Ends the transaction and undoes its changes.

@@ -283,7 +283,6 @@ impl Session for PgSession {
     async fn control(&mut self, word: Control) -> Result<(), StoreError> {
         let text = match word {
             Control::Begin => "BEGIN",
-            Control::Snapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             Control::Commit => "COMMIT",
             Control::Rollback => "ROLLBACK",
             Control::Savepoint => "SAVEPOINT s",
@@ -291,7 +290,7 @@ impl Session for PgSession {
             Control::RollbackTo => "ROLLBACK TO SAVEPOINT s; RELEASE SAVEPOINT s",
         };
         match word {
-            Control::Begin | Control::Snapshot => self.in_transaction = true,
+            Control::Begin => self.in_transaction = true,
             Control::Commit | Control::Rollback => self.in_transaction = false,
             _ => {}
         }

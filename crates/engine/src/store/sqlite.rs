@@ -217,7 +217,6 @@ enum Role {
 struct Thread {
     schema: Arc<Schema>,
     connection: Connection,
-    role: Role,
     clock: Clock,
     statistics: Arc<Statistics>,
 }
@@ -262,7 +261,7 @@ impl Thread {
         let watched = connection.progress_handler(STEPS, Some(move || watch.passed()));
         watched.map_err(|error| OpenError::Database(error.to_string()))?;
         let (schema, statistics) = (Arc::clone(schema), Arc::clone(statistics));
-        Ok(Self { schema, connection, role, clock, statistics })
+        Ok(Self { schema, connection, clock, statistics })
     }
 
     fn spawn<J: Send + 'static>(self, name: &str, body: fn(Self, J), jobs: J) -> Result<JoinHandle<()>, OpenError> {
@@ -275,7 +274,6 @@ impl Thread {
             connection: &mut self.connection,
             statistics: &self.statistics,
             schema: &self.schema,
-            role: self.role,
             fatal: None,
         }
     }
@@ -403,8 +401,6 @@ fn read_loop(mut thread: Thread, jobs: Arc<Mutex<mpsc::Receiver<Box<dyn Job>>>>)
         } else if let Err(error) = thread.attempt(job.as_mut()) {
             job.fail(error);
         }
-        // A job may leave its snapshot open.
-        thread.roll_back();
         job.answer();
     }
 }
@@ -415,7 +411,6 @@ pub struct SqliteSession<'c> {
     connection: &'c mut Connection,
     statistics: &'c Statistics,
     schema: &'c Schema,
-    role: Role,
     /// The first error that puts the transaction as a whole in doubt.
     fatal: Option<StoreError>,
 }
@@ -452,12 +447,11 @@ impl SqliteSession<'_> {
     }
 
     fn word(&mut self, word: Control) -> Result<(), StoreError> {
-        let texts: &[&str] = match (word, self.role) {
-            (Control::Begin | Control::Commit | Control::Rollback, _) | (Control::Snapshot, Role::Writer) => &[],
-            (Control::Snapshot, Role::Reader) => &["BEGIN"],
-            (Control::Savepoint, _) => &["SAVEPOINT s"],
-            (Control::Release, _) => &["RELEASE s"],
-            (Control::RollbackTo, _) => &["ROLLBACK TO s", "RELEASE s"],
+        let texts: &[&str] = match word {
+            Control::Begin | Control::Commit | Control::Rollback => &[],
+            Control::Savepoint => &["SAVEPOINT s"],
+            Control::Release => &["RELEASE s"],
+            Control::RollbackTo => &["ROLLBACK TO s", "RELEASE s"],
         };
         for text in texts {
             self.statistics.count();

@@ -77,6 +77,32 @@ mod postgres {
     }
 
     #[tokio::test]
+    async fn a_connection_that_was_idle_for_long_is_pinged() {
+        let Some(database) = PgDatabase::new().await else { return };
+        let options = PoolOptions { connections: 1, ping_after: Duration::ZERO, ..PoolOptions::default() };
+        let pool = Postgres::open(&schema(), &database.url, options, Arc::default()).unwrap();
+        let first = int(&pool, PID).await.unwrap();
+        assert_eq!(int(&pool, PID).await.unwrap(), first);
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cratestack' AND \
+                    datname = current_database()";
+        database.connect().await.execute(kill).await.unwrap();
+        assert_ne!(int(&pool, PID).await.unwrap(), first);
+    }
+
+    #[tokio::test]
+    async fn one_too_many_does_not_wait() {
+        let Some(database) = PgDatabase::new().await else { return };
+        let options = PoolOptions { connections: 1, waiting: 1, ..PoolOptions::default() };
+        let pool = Postgres::open(&schema(), &database.url, options, Arc::default()).unwrap();
+        let lent = pool.session(soon().into()).await.unwrap();
+        let mut waits = Box::pin(pool.session(soon().into()));
+        assert!(pending(waits.as_mut()).await);
+        assert_eq!(pool.session(soon().into()).await.unwrap_err().class, Class::NoConnection);
+        drop(lent);
+        waits.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_statement_that_did_not_end_closes_its_connection() {
         let Some((_database, pool)) = pool(1).await else { return };
         let first = int(&pool, PID).await.unwrap();
