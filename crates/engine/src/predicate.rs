@@ -870,7 +870,7 @@ fn to_ordered(value: &Decimal) -> rusqlite::Result<String> {
 }
 
 fn from_ordered(text: &str) -> rusqlite::Result<Decimal> {
-    let plain = storage::unsortable(text).and_then(|plain| plain.parse().ok());
+    let plain = storage::unsortable(text).and_then(|plain| Decimal::of_any_length(&plain).ok());
     plain.ok_or_else(|| function_error("a decimal of the database does not have its stored form"))
 }
 

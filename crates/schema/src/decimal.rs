@@ -49,6 +49,21 @@ impl FromStr for Decimal {
     type Err = DecimalError;
 
     fn from_str(text: &str) -> Result<Self, DecimalError> {
+        Self::read(text, MAX_DIGITS)
+    }
+}
+
+impl Decimal {
+    /// A number in plain notation with any number of digits: the result of a computation, never what a caller sent.
+    ///
+    /// # Errors
+    /// When it is no number in plain notation.
+    pub fn of_any_length(text: &str) -> Result<Self, DecimalError> {
+        Self::read(text, text.len())
+    }
+
+    /// A number with at most `most` digits on either side of the point.
+    fn read(text: &str, most: usize) -> Result<Self, DecimalError> {
         let (mantissa, exponent) = match text.split_once(['e', 'E']) {
             Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
             None => (text, 0),
@@ -70,7 +85,7 @@ impl FromStr for Decimal {
         let mut digits = significant(whole);
         digits.extend(significant(fraction));
         let point = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(exponent);
-        Self::place(negative, &digits, point)
+        Self::place(negative, &digits, point, most)
     }
 }
 
@@ -90,7 +105,7 @@ fn parse_exponent(text: &str) -> Result<i64, DecimalError> {
 
 impl Decimal {
     /// The number `0.d1d2d3..` times ten to the power of `point`.
-    fn place(negative: bool, digits: &[u8], point: i64) -> Result<Self, DecimalError> {
+    fn place(negative: bool, digits: &[u8], point: i64, most: usize) -> Result<Self, DecimalError> {
         let leading = digits.iter().take_while(|digit| **digit == 0).count();
         let trailing = digits.iter().rev().take_while(|digit| **digit == 0).count();
         let Some(kept) = digits.get(leading..digits.len() - trailing).filter(|kept| !kept.is_empty()) else {
@@ -98,7 +113,7 @@ impl Decimal {
         };
         let point = point.saturating_sub(i64::try_from(leading).unwrap_or(i64::MAX));
         let count = i64::try_from(kept.len()).unwrap_or(i64::MAX);
-        let limit = i64::try_from(MAX_DIGITS).unwrap_or(i64::MAX);
+        let limit = i64::try_from(most).unwrap_or(i64::MAX);
         if point > limit || count.saturating_sub(point) > limit {
             return Err(DecimalError::TooLong);
         }

@@ -1067,3 +1067,25 @@ async fn a_table_may_have_the_name_of_an_alias() {
         }
     }
 }
+
+#[tokio::test]
+async fn products_of_the_longest_decimals_are_exact() {
+    let text = "model Note {\n  id Int @id\n  d Decimal\n  @@allow(\"all\", true)\n}";
+    for base in Base::all(text).await {
+        let longest = format!("{}.{}", "9".repeat(1000), "9".repeat(1000));
+        for (id, d) in [(1, longest.as_str()), (2, "1"), (3, &format!("-0.{}1", "0".repeat(999)))] {
+            base.create("", "Note", &format!(r#"{{"id":{id},"d":"{d}"}}"#)).await.unwrap();
+        }
+        for (filter, expected) in [
+            ("d * d * d * d == d", r#"[{"id":2}]"#),
+            ("d * d * d * d - d > 1", r#"[{"id":1}]"#),
+            ("d * d * d < 0", r#"[{"id":3}]"#),
+        ] {
+            let params = [("where", filter), ("fields", "id")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+            match base.run("", "Note", Verb::List { params: params.to_vec() }).await.unwrap() {
+                Answer::Page { items, .. } => assert_eq!(items, expected, "{}: {filter}", base.name),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
