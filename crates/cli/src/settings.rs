@@ -246,7 +246,7 @@ fn check(setting: &Setting, resolved: &Resolved) -> Result<(), Failure> {
         Kind::Text if text.is_empty() => (false, "to be empty"),
         Kind::Text => (!text.contains(char::is_control), "one line of text"),
         Kind::Switch => (matches!(text, "true" | "false"), "`true` or `false`"),
-        Kind::Number => (number(text).is_some_and(|n| n <= u64::from(u32::MAX)), "a whole number from 1 to 4294967295"),
+        Kind::Number => (number(text).is_some_and(|n| u32::try_from(n).is_ok()), "a whole number from 1 to 4294967295"),
         Kind::Size => (size(text).is_some(), "a size such as `1048576`, `512KiB` or `1MiB`"),
         Kind::Time => (time(text).is_some(), "a time such as `500ms`, `30s`, `5m` or `24h`"),
     };
@@ -367,7 +367,7 @@ mod tests {
         let none = resolve(&[], &[], None).unwrap();
         assert_eq!(none.text("addr"), Some("127.0.0.1:8080"));
         assert_eq!(none.size("body-limit"), Some(1 << 20));
-        assert_eq!(none.time("cursor-ttl"), Some(Duration::from_secs(86_400)));
+        assert_eq!(none.time("cursor-ttl"), Some(Duration::from_hours(24)));
         assert!(!none.switch("apply"));
     }
 

@@ -1,6 +1,6 @@
 //! The README's commands, run as a reader runs them, give what it prints. `…` stands for what differs from run to run.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::format_push_string, reason = "tests")]
 
 mod support;
 
@@ -19,13 +19,12 @@ fn console() -> Vec<(String, String)> {
     let blocks = README.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let mut commands: Vec<(String, String)> = Vec::new();
     for line in blocks.flat_map(str::lines) {
-        match line.strip_prefix("$ ") {
-            Some(command) => commands.push((command.to_owned(), String::new())),
-            None => {
-                let (_, answer) = commands.last_mut().expect("an answer follows a command");
-                answer.push_str(line);
-                answer.push('\n');
-            }
+        if let Some(command) = line.strip_prefix("$ ") {
+            commands.push((command.to_owned(), String::new()));
+        } else {
+            let (_, answer) = commands.last_mut().expect("an answer follows a command");
+            answer.push_str(line);
+            answer.push('\n');
         }
     }
     commands

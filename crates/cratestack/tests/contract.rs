@@ -1,6 +1,8 @@
-//! The HTTP contract, sentence by sentence, through the router and the real engine on SQLite in memory.
+//! The HTTP contract, sentence by sentence, through the router and the real engine, on both databases.
+//!
+//! PostgreSQL is the server that `CRATESTACK_TEST_POSTGRES` names; `CRATESTACK_TEST_ONLY=sqlite` goes without.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,10 +10,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
+use cratestack::engine::migrate::{Db, apply_create};
 use cratestack::engine::{Database, Engine, Options};
+use cratestack::schema::ir::Schema;
 use cratestack::{DevAuth, router};
 use http::{HeaderMap, Request};
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower::ServiceExt as _;
 
@@ -94,7 +100,63 @@ const MANAGER: &str = r#"{"id":"max","role":"manager"}"#;
 const AUDITOR: &str = r#"{"id":"eve","role":"auditor"}"#;
 const NOBODY: &str = "";
 
-struct Service(Router);
+/// Which database a test runs on.
+#[derive(Clone, Copy)]
+enum On {
+    Sqlite,
+    Postgres,
+}
+
+/// A PostgreSQL database that lives as long as this value.
+struct PgDatabase {
+    server: PgConnectOptions,
+    name: String,
+}
+
+impl PgDatabase {
+    /// Made for `schema`, with the URL to reach it.
+    async fn new(schema: &Schema) -> (Self, String) {
+        let url = std::env::var("CRATESTACK_TEST_POSTGRES")
+            .expect("set CRATESTACK_TEST_POSTGRES to a server's URL, or CRATESTACK_TEST_ONLY=sqlite");
+        let server: PgConnectOptions = url.parse().unwrap();
+        let name = format!("facade_{}", uuid::Uuid::now_v7().simple());
+        run_on(&server, format!("CREATE DATABASE {name}")).await;
+        let database = Self { server: server.clone(), name };
+        let mut connection = server.database(&database.name).connect().await.unwrap();
+        let done = apply_create(&mut Db::Postgres(&mut connection), schema, [7; 32], &mut |_| {}).await;
+        done.unwrap();
+        connection.close().await.unwrap();
+        let (base, options) = url.split_once('?').map_or((url.as_str(), None), |(base, options)| (base, Some(options)));
+        let (base, _) = base.rsplit_once('/').filter(|(base, _)| base.contains("://")).unwrap();
+        let options = options.map(|options| format!("?{options}")).unwrap_or_default();
+        let url = format!("{base}/{}{options}", database.name);
+        (database, url)
+    }
+
+}
+
+async fn run_on(server: &PgConnectOptions, sql: String) {
+    let mut connection = server.connect().await.unwrap();
+    connection.execute(AssertSqlSafe(sql)).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+impl Drop for PgDatabase {
+    fn drop(&mut self) {
+        // A runtime cannot be entered twice on one thread.
+        let (server, sql) = (self.server.clone(), format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        let drop = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(run_on(&server, sql));
+        };
+        std::thread::spawn(drop).join().unwrap();
+    }
+}
+
+struct Service {
+    router: Router,
+    _database: Option<PgDatabase>,
+}
 
 struct Reply {
     status: u16,
@@ -141,11 +203,18 @@ impl Reply {
 }
 
 impl Service {
-    async fn new() -> Self {
+    async fn new(on: On) -> Self {
         let (schema, diagnostics) = cratestack::schema::compile("bank", SCHEMA);
         let schema = schema.unwrap_or_else(|| panic!("{diagnostics:#?}"));
-        let engine = Engine::open(Arc::new(schema), &Database::SqliteMemory, Options::default()).await.unwrap();
-        Self(router(engine).auth(DevAuth::new()).into_service())
+        let (at, database) = match on {
+            On::Sqlite => (Database::SqliteMemory, None),
+            On::Postgres => {
+                let (database, url) = PgDatabase::new(&schema).await;
+                (Database::Postgres(url), Some(database))
+            }
+        };
+        let engine = Engine::open(Arc::new(schema), &at, Options::default()).await.unwrap();
+        Self { router: router(engine).auth(DevAuth::new()).into_service(), _database: database }
     }
 
     /// `GET /accounts` below `/api`, as `who`, with headers as `name: value`.
@@ -165,7 +234,7 @@ impl Service {
         }
         let mut request = request.body(Body::from(body)).unwrap();
         request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 9))));
-        let (parts, body) = self.0.clone().oneshot(request).await.unwrap().into_parts();
+        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
         Reply { status: parts.status.as_u16(), headers: parts.headers, body }
     }
@@ -182,8 +251,8 @@ impl Service {
     }
 
     /// With the customers `c1` (DE) and `c2` (FR), and the accounts `a1` (Ann, c1) and `a2` (Bea, c2).
-    async fn with_rows() -> Self {
-        let service = Self::new().await;
+    async fn with_rows(on: On) -> Self {
+        let service = Self::new(on).await;
         for (id, country) in [("c1", "DE"), ("c2", "FR")] {
             service.make("/customers", json!({"id": id, "country": country})).await;
         }
@@ -201,9 +270,8 @@ fn refusal(status: u16, code: &str) -> (u16, String) {
 
 // Routes.
 
-#[tokio::test]
-async fn the_life_of_a_row() {
-    let service = Service::with_rows().await;
+async fn the_life_of_a_row(on: On) {
+    let service = Service::with_rows(on).await;
     let body = json!({"id": "a/3", "owner": "Cem", "currency": "EUR"});
     let created = service.make("/accounts", body).await;
     assert_eq!((created.header("location"), created.header("etag")), (Some("/api/accounts/a%2F3"), Some("\"1\"")));
@@ -253,9 +321,8 @@ async fn the_life_of_a_row() {
     assert_eq!(service.get(TELLER, "/accounts/a%2F3").await.header("etag"), Some("\"5\""));
 }
 
-#[tokio::test]
-async fn composite_keys_stand_in_their_order() {
-    let service = Service::new().await;
+async fn composite_keys_stand_in_their_order(on: On) {
+    let service = Service::new(on).await;
     let created = service.call(NOBODY, "POST /rates", &[], r#"{"base":"EUR","quote":"USD","rate":"1.1"}"#).await;
     assert_eq!((created.status, created.header("location")), (201, Some("/api/rates/EUR/USD")));
     assert_eq!(service.get(NOBODY, "/rates/EUR/USD").await.json()["rate"], "1.100000");
@@ -266,9 +333,8 @@ async fn composite_keys_stand_in_their_order() {
     assert_eq!(service.call(NOBODY, "DELETE /rates/EUR/USD", &[], "").await.status, 405);
 }
 
-#[tokio::test]
-async fn procedures() {
-    let service = Service::new().await;
+async fn procedures(on: On) {
+    let service = Service::new(on).await;
     let input = r#"{"from":"a1","amount":"3.5"}"#;
     for (who, body, status, code) in [
         (TELLER, input, 501, "not_implemented"),
@@ -291,9 +357,8 @@ async fn procedures() {
 
 // Batches.
 
-#[tokio::test]
-async fn batches() {
-    let service = Service::with_rows().await;
+async fn batches(on: On) {
+    let service = Service::with_rows(on).await;
     let items = json!([
         {"op": "create", "data": {"id": "a3", "owner": "Cem", "currency": "EUR"}},
         {"op": "update", "id": "a1", "ifMatch": 1, "data": {"owner": "Anna"}},
@@ -356,9 +421,8 @@ async fn batches() {
 
 // Lists.
 
-#[tokio::test]
-async fn lists() {
-    let service = Service::with_rows().await;
+async fn lists(on: On) {
+    let service = Service::with_rows(on).await;
     service
         .make("/accounts", json!({"id": "a3", "owner": "Cem", "currency": "USD", "balance": "100", "limit": 5}))
         .await;
@@ -423,9 +487,8 @@ async fn lists() {
     }
 }
 
-#[tokio::test]
-async fn what_a_list_refuses() {
-    let service = Service::with_rows().await;
+async fn what_a_list_refuses(on: On) {
+    let service = Service::with_rows(on).await;
     for query in [
         "nope=1",
         "secret=x",
@@ -494,9 +557,8 @@ async fn what_a_list_refuses() {
     }
 }
 
-#[tokio::test]
-async fn fields_and_includes() {
-    let service = Service::with_rows().await;
+async fn fields_and_includes(on: On) {
+    let service = Service::with_rows(on).await;
     let row = service.get(AUDITOR, "/accounts/a1?fields=id,owner&include=customer").await;
     assert_eq!(
         row.json(),
@@ -518,9 +580,8 @@ async fn fields_and_includes() {
 
 // Conditional requests.
 
-#[tokio::test]
-async fn conditional_requests() {
-    let service = Service::with_rows().await;
+async fn conditional_requests(on: On) {
+    let service = Service::with_rows(on).await;
     let read = async |path: &str, header: &str| service.call(AUDITOR, &format!("GET {path}"), &[header], "").await;
     assert_eq!(read("/accounts/a1", "if-none-match: \"1\"").await.status, 304);
     assert_eq!(read("/accounts/a1", "if-none-match: W/\"1\"").await.status, 304);
@@ -572,9 +633,8 @@ async fn conditional_requests() {
 
 // Statuses and codes.
 
-#[tokio::test]
-async fn invalid_input() {
-    let service = Service::with_rows().await;
+async fn invalid_input(on: On) {
+    let service = Service::with_rows(on).await;
     let post = async |body: &str| service.call(TELLER, "POST /accounts", &[], body).await;
     let good = |member: &str| format!(r#"{{"id":"z","owner":"Zoe","currency":"EUR",{member}}}"#);
     let table = [
@@ -621,9 +681,8 @@ async fn invalid_input() {
     assert_eq!(errors, expected);
 }
 
-#[tokio::test]
-async fn conflicts() {
-    let service = Service::with_rows().await;
+async fn conflicts(on: On) {
+    let service = Service::with_rows(on).await;
     for body in [r#"{"id":"a1","owner":"Zoe","currency":"EUR"}"#, r#"{"id":"z","owner":"Ann","currency":"EUR"}"#] {
         let reply = service.call(TELLER, "POST /accounts", &[], body).await;
         assert_eq!(reply.refusal(), refusal(409, "unique_violation"), "{body}");
@@ -638,9 +697,8 @@ async fn conflicts() {
     assert_eq!(reply.refusal(), refusal(409, "foreign_key_violation"));
 }
 
-#[tokio::test]
-async fn which_refusal() {
-    let service = Service::with_rows().await;
+async fn which_refusal(on: On) {
+    let service = Service::with_rows(on).await;
     for (id, owner) in [("h", "hidden"), ("f", "frozen")] {
         let body = json!({"id": id, "owner": owner, "currency": "EUR"});
         let created = service.make("/accounts", body).await;
@@ -713,9 +771,8 @@ async fn which_refusal() {
     assert_eq!(service.get(AUDITOR, "/drops/99999999999999999999").await.refusal(), refusal(404, "not_found"));
 }
 
-#[tokio::test]
-async fn sql_is_only_text() {
-    let service = Service::with_rows().await;
+async fn sql_is_only_text(on: On) {
+    let service = Service::with_rows(on).await;
     let evil = "'; DROP TABLE accounts; --\" ) OR 1=1";
     let encoded = evil.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02x}"));
     assert_eq!(service.get(AUDITOR, &format!("/accounts/{encoded}")).await.status, 404);
@@ -736,9 +793,8 @@ async fn sql_is_only_text() {
 
 // Headers.
 
-#[tokio::test]
-async fn headers() {
-    let service = Service::with_rows().await;
+async fn headers(on: On) {
+    let service = Service::with_rows(on).await;
     let traced = ["x-request-id: abc-1", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"];
     for line in ["GET /accounts/a1", "GET /accounts/none", "GET /nowhere", "OPTIONS /accounts"] {
         assert_eq!(service.call(AUDITOR, line, &traced, "").await.header("x-request-id"), Some("abc-1"), "{line}");
@@ -756,9 +812,8 @@ async fn headers() {
     assert_eq!(service.get(AUDITOR, "/accounts/a1").await.header("cache-control"), None);
 }
 
-#[tokio::test]
-async fn cbor() {
-    let service = Service::with_rows().await;
+async fn cbor(on: On) {
+    let service = Service::with_rows(on).await;
     let json = service.get(AUDITOR, "/accounts/a1").await.json();
     let headers = ["accept: application/cbor"];
     let row = service.call(AUDITOR, "GET /accounts/a1", &headers, "").await;
@@ -773,9 +828,8 @@ async fn cbor() {
 
 // Limits.
 
-#[tokio::test]
-async fn limits() {
-    let service = Service::with_rows().await;
+async fn limits(on: On) {
+    let service = Service::with_rows(on).await;
     let long = "x".repeat(9000);
     assert_eq!(service.get(AUDITOR, &format!("/accounts?owner={long}")).await.refusal(), refusal(414, "uri_too_long"));
     let large = format!(r#"{{"id":"{}"}}"#, "x".repeat(10 * 1024 * 1024));
@@ -802,9 +856,9 @@ async fn limits() {
 }
 
 /// Over a socket, a refusal reaches even a caller that is still sending.
-#[tokio::test]
-async fn refusals_reach_those_who_are_still_sending() {
-    let Service(router) = Service::new().await;
+async fn refusals_reach_those_who_are_still_sending(on: On) {
+    let service = Service::new(on).await;
+    let router = service.router.clone();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(cratestack::serve(listener, router, cratestack::ServerConfig::default(), std::future::pending()));
@@ -849,4 +903,43 @@ async fn refusals_reach_those_who_are_still_sending() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
+}
+
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::On::Sqlite).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                if std::env::var("CRATESTACK_TEST_ONLY").is_ok_and(|only| only == "sqlite") {
+                    return;
+                }
+                super::$test(super::On::Postgres).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    the_life_of_a_row
+    composite_keys_stand_in_their_order
+    procedures
+    batches
+    lists
+    what_a_list_refuses
+    fields_and_includes
+    conditional_requests
+    invalid_input
+    conflicts
+    which_refusal
+    sql_is_only_text
+    headers
+    cbor
+    limits
+    refusals_reach_those_who_are_still_sending
 }
