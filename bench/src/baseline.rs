@@ -59,7 +59,9 @@ struct Claims {
 fn claims(headers: &HeaderMap) -> Result<Claims, Failure> {
     let token = headers.get("authorization").and_then(|value| value.to_str().ok());
     let encoded = token.and_then(|token| token.strip_prefix("Bearer dev.")).ok_or(Failure(StatusCode::UNAUTHORIZED))?;
-    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Failure(StatusCode::UNAUTHORIZED))?;
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(encoded)
+        .map_err(|_| Failure(StatusCode::UNAUTHORIZED))?;
     serde_json::from_slice(&json).map_err(|_| Failure(StatusCode::UNAUTHORIZED))
 }
 
@@ -135,11 +137,8 @@ async fn patch(
         .ok_or(Failure(StatusCode::BAD_REQUEST))?;
     let mut tx = pool.begin().await?;
     let select = format!("SELECT {COLUMNS} FROM accounts WHERE id = $1 AND tenant_id = $2 FOR UPDATE");
-    let current: Option<Account> = sqlx::query_as(sqlx::AssertSqlSafe(select))
-        .bind(id)
-        .bind(claims.tenant_id)
-        .fetch_optional(&mut *tx)
-        .await?;
+    let current: Option<Account> =
+        sqlx::query_as(sqlx::AssertSqlSafe(select)).bind(id).bind(claims.tenant_id).fetch_optional(&mut *tx).await?;
     let current = current.ok_or(Failure(StatusCode::NOT_FOUND))?;
     if current.version != expected {
         return Err(Failure(StatusCode::PRECONDITION_FAILED));
@@ -160,8 +159,5 @@ async fn patch(
 
 /// The routes that the benchmark calls.
 pub(crate) fn router(pool: PgPool) -> Router {
-    Router::new()
-        .route("/api/accounts", get(list))
-        .route("/api/accounts/{id}", get(read).patch(patch))
-        .with_state(pool)
+    Router::new().route("/api/accounts", get(list)).route("/api/accounts/{id}", get(read).patch(patch)).with_state(pool)
 }

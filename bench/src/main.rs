@@ -120,7 +120,8 @@ impl Client for Caller {
 }
 
 async fn callers(pool: &PgPool, kind: Kind, token: &str) -> Result<Vec<Caller>> {
-    let rows: Vec<(uuid::Uuid, i64)> = sqlx::query_as("SELECT id, version FROM accounts ORDER BY id").fetch_all(pool).await?;
+    let rows: Vec<(uuid::Uuid, i64)> =
+        sqlx::query_as("SELECT id, version FROM accounts ORDER BY id").fetch_all(pool).await?;
     Ok(rows
         .chunks(rows.len().div_ceil(CLIENTS))
         .map(|part| Caller {
@@ -170,7 +171,8 @@ async fn pgbench(url: &str, kind: Kind, time: Duration) -> Result<Figures> {
     while let Some(entry) = entries.next_entry().await? {
         if entry.file_name().to_string_lossy().starts_with("pgbench_log") {
             let text = tokio::fs::read_to_string(entry.path()).await?;
-            let times = text.lines().filter_map(|line| line.split_whitespace().nth(2)).filter_map(|word| word.parse().ok());
+            let times =
+                text.lines().filter_map(|line| line.split_whitespace().nth(2)).filter_map(|word| word.parse().ok());
             latencies.extend(times.map(Duration::from_micros));
         }
     }
@@ -203,7 +205,18 @@ async fn compare(words: &[String]) -> Result<()> {
     let url = variable("BENCH_DATABASE")?;
 
     let mut ours = Command::new(variable("BENCH_CRATESTACK")?);
-    ours.args(["serve", SCHEMA, "--database", &url, "--addr", "127.0.0.1:0", "--apply", "--auth", "dev", "--allow-dev-auth"]);
+    ours.args([
+        "serve",
+        SCHEMA,
+        "--database",
+        &url,
+        "--addr",
+        "127.0.0.1:0",
+        "--apply",
+        "--auth",
+        "dev",
+        "--allow-dev-auth",
+    ]);
     let ours = start(ours).await?;
     let pool = PgPool::connect(&url).await?;
     seed(&pool).await?;
@@ -214,7 +227,9 @@ async fn compare(words: &[String]) -> Result<()> {
     let claims = r#"{"id":"ann","tenantId":"acme"}"#;
     let token = format!("dev.{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims));
     println!("{CLIENTS} connections, {rounds} rounds of {seconds} s each, medians\n");
-    println!("| operation | CrateStack /s | p50 ms | p99 ms | hand-written /s | p50 ms | p99 ms | pgbench /s | p50 ms | p99 ms | ratio to hand-written | ratio to pgbench |");
+    println!(
+        "| operation | CrateStack /s | p50 ms | p99 ms | hand-written /s | p50 ms | p99 ms | pgbench /s | p50 ms | p99 ms | ratio to hand-written | ratio to pgbench |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for (name, kind) in [("get by id", Kind::Get), ("list of 50", Kind::List), ("versioned patch", Kind::Patch)] {
         let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());

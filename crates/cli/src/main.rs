@@ -2,8 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 findings (a schema that is not valid, a file that is not formatted), 2 could not run.
 
-mod dev;
 mod database;
+mod dev;
 mod new;
 mod sample;
 mod schema;
@@ -133,11 +133,9 @@ fn command() -> Command {
                         .help("change nothing; exit with 1 if a file is not formatted"),
                 ),
         )
-        .subcommand(
-            Command::new("new").about("Make a small project that runs at once").arg(
-                Arg::new("dir").value_name("DIR").help("folder to make").required(true).value_hint(ValueHint::DirPath),
-            ),
-        )
+        .subcommand(Command::new("new").about("Make a small project that runs at once").arg(
+            Arg::new("dir").value_name("DIR").help("folder to make").required(true).value_hint(ValueHint::DirPath),
+        ))
         .subcommand(
             Command::new("dev")
                 .about("Serve a schema on this machine and reload it on every edit")
@@ -166,7 +164,12 @@ fn command() -> Command {
         .subcommand(
             Command::new("token")
                 .about("Make an unsigned token for `dev` from a principal's JSON")
-                .arg(Arg::new("claims").value_name("JSON").help(r#"for example '{"id":"ann","role":"teller"}'"#).required(true))
+                .arg(
+                    Arg::new("claims")
+                        .value_name("JSON")
+                        .help(r#"for example '{"id":"ann","role":"teller"}'"#)
+                        .required(true),
+                )
                 .arg(
                     Arg::new("schema")
                         .long("schema")

@@ -6,7 +6,8 @@ use std::time::Duration;
 use cratestack_engine::api::{Answer, Caller, Operation, Principal, Verb};
 use cratestack_engine::{Engine, input};
 use cratestack_schema::ir::{
-    Action, Default as IrDefault, Expr, Field, FieldType, Model, ModelId, RelationKind, Scalar, Schema, ValidatorKind, Writable,
+    Action, Default as IrDefault, Expr, Field, FieldType, Model, ModelId, RelationKind, Scalar, Schema, ValidatorKind,
+    Writable,
 };
 use cratestack_schema::value::Value;
 
@@ -198,11 +199,8 @@ fn list() -> Option<Verb> {
 
 async fn succeeds(engine: &Engine, model: ModelId, principal: Option<&Principal>, verb: Option<Verb>) -> bool {
     let Some(verb) = verb else { return false };
-    let caller = Caller {
-        principal: principal.cloned(),
-        request_id: "sample".to_owned(),
-        deadline: Duration::from_secs(5),
-    };
+    let caller =
+        Caller { principal: principal.cloned(), request_id: "sample".to_owned(), deadline: Duration::from_secs(5) };
     match engine.run(&caller, Operation { model, verb }).await {
         Ok(Answer::Row(row)) => row.body.is_some(),
         Ok(_) => true,

@@ -61,15 +61,64 @@ const fn setting(
 
 /// Every setting.
 pub(crate) const SETTINGS: &[Setting] = &[
-    setting("database", "URL", Kind::Text, Scope::Both, None, "sqlite:PATH, sqlite::memory: or postgres://USER@HOST/NAME"),
-    setting("addr", "ADDR", Kind::Text, Scope::Both, Some("127.0.0.1:8080"), "address to listen on; port 0 takes a free one"),
+    setting(
+        "database",
+        "URL",
+        Kind::Text,
+        Scope::Both,
+        None,
+        "sqlite:PATH, sqlite::memory: or postgres://USER@HOST/NAME",
+    ),
+    setting(
+        "addr",
+        "ADDR",
+        Kind::Text,
+        Scope::Both,
+        Some("127.0.0.1:8080"),
+        "address to listen on; port 0 takes a free one",
+    ),
     setting("apply", "", Kind::Switch, Scope::Serve, None, "create the schema if the database is empty"),
-    setting("auth", "PROVIDER", Kind::Text, Scope::Serve, None, "how callers are authenticated: `dev`, or `none` for a schema without an auth block"),
-    setting("allow-dev-auth", "", Kind::Switch, Scope::Serve, None, "accept unsigned dev tokens from this machine (benchmarks and tests only)"),
-    setting("log", "FILTER", Kind::Text, Scope::Both, Some("warn"), "what to log, as tracing directives (`info`, `cratestack=debug`)"),
+    setting(
+        "auth",
+        "PROVIDER",
+        Kind::Text,
+        Scope::Serve,
+        None,
+        "how callers are authenticated: `dev`, or `none` for a schema without an auth block",
+    ),
+    setting(
+        "allow-dev-auth",
+        "",
+        Kind::Switch,
+        Scope::Serve,
+        None,
+        "accept unsigned dev tokens from this machine (benchmarks and tests only)",
+    ),
+    setting(
+        "log",
+        "FILTER",
+        Kind::Text,
+        Scope::Both,
+        Some("warn"),
+        "what to log, as tracing directives (`info`, `cratestack=debug`)",
+    ),
     setting("log-format", "FORMAT", Kind::Text, Scope::Both, Some("text"), "`text` or `json`"),
-    setting("problem-base", "URL", Kind::Text, Scope::Both, Some("https://cratestack.dev/problems/"), "prefix of a problem's `type`"),
-    setting("cursor-keys", "KEYS", Kind::Text, Scope::Serve, None, "comma-separated base64 keys of 32 octets for list cursors, newest first; default: the database's own key"),
+    setting(
+        "problem-base",
+        "URL",
+        Kind::Text,
+        Scope::Both,
+        Some("https://cratestack.dev/problems/"),
+        "prefix of a problem's `type`",
+    ),
+    setting(
+        "cursor-keys",
+        "KEYS",
+        Kind::Text,
+        Scope::Serve,
+        None,
+        "comma-separated base64 keys of 32 octets for list cursors, newest first; default: the database's own key",
+    ),
     setting("connections", "N", Kind::Number, Scope::Both, Some("16"), "PostgreSQL connections at most"),
     setting("body-limit", "SIZE", Kind::Size, Scope::Both, Some("1MiB"), "largest request body"),
     setting("url-limit", "SIZE", Kind::Size, Scope::Both, Some("8KiB"), "longest request target"),
@@ -78,7 +127,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("list-max", "N", Kind::Number, Scope::Both, Some("1000"), "largest `limit`"),
     setting("batch-max", "N", Kind::Number, Scope::Both, Some("1000"), "items of a batch"),
     setting("include-limit", "N", Kind::Number, Scope::Both, Some("50"), "rows of a to-many include"),
-    setting("include-rows", "N", Kind::Number, Scope::Both, Some("250000"), "rows of a page with those of its includes"),
+    setting(
+        "include-rows",
+        "N",
+        Kind::Number,
+        Scope::Both,
+        Some("250000"),
+        "rows of a page with those of its includes",
+    ),
     setting("include-depth", "N", Kind::Number, Scope::Both, Some("3"), "levels of `include`"),
     setting("relation-depth", "N", Kind::Number, Scope::Both, Some("8"), "relations that a filter may cross in a row"),
     setting("expression-depth", "N", Kind::Number, Scope::Both, Some("64"), "nesting of a `where` expression"),
@@ -274,7 +330,8 @@ fn size(text: &str) -> Option<usize> {
 }
 
 fn time(text: &str) -> Option<Duration> {
-    scaled(text, &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)]).map(Duration::from_millis)
+    scaled(text, &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)])
+        .map(Duration::from_millis)
 }
 
 fn unknown(what: &str, name: &str, known: &[String]) -> Failure {
@@ -383,7 +440,8 @@ mod tests {
             error,
             "in `cratestack.toml`, the key `adr` is not a setting of cratestack\n  help: did you mean `addr`?"
         );
-        for link in ["CRATESTACK_BANK_SERVICE_HOST", "CRATESTACK_BANK_SERVICE_PORT_HTTP", "CRATESTACK_BANK_PORT_80_TCP"] {
+        for link in ["CRATESTACK_BANK_SERVICE_HOST", "CRATESTACK_BANK_SERVICE_PORT_HTTP", "CRATESTACK_BANK_PORT_80_TCP"]
+        {
             assert!(resolve(&[], &[(link, "10.0.0.1")], None).is_ok());
         }
     }
@@ -403,7 +461,9 @@ mod tests {
 
     #[test]
     fn values_are_checked_and_never_shown() {
-        for (flag, value) in [("--list-max", "0"), ("--list-max", "9999999999"), ("--body-limit", "1 MB"), ("--cursor-ttl", "24")] {
+        for (flag, value) in
+            [("--list-max", "0"), ("--list-max", "9999999999"), ("--body-limit", "1 MB"), ("--cursor-ttl", "24")]
+        {
             let error = resolve(&[flag, value], &[], None).err().unwrap();
             assert!(error.starts_with(&format!("`{flag}` is not a")), "{error}");
         }

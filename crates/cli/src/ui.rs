@@ -81,6 +81,7 @@ pub(crate) enum Style {
     Yellow,
 }
 
+#[expect(clippy::unused_self, reason = "whoever writes holds the one value that says how, whether it matters or not")]
 impl Ui {
     /// Decides about colours once.
     pub(crate) fn new(color: Color) -> Self {

@@ -38,7 +38,10 @@ fn check_exits_with_0_1_and_2() {
     let bad = run(folder.path(), &["check", "good.cstack", "bad.cstack"]);
     assert_eq!(bad.status.code(), Some(1));
     let shown = text(&bad.stderr);
-    assert!(shown.contains("`Uid`") && shown.contains("CST") && shown.contains("Uuid") && shown.contains("1 error"), "{shown}");
+    assert!(
+        shown.contains("`Uid`") && shown.contains("CST") && shown.contains("Uuid") && shown.contains("1 error"),
+        "{shown}"
+    );
     assert!(!shown.contains('\u{1b}'), "colours without a terminal: {shown}");
     let missing = run(folder.path(), &["check", "missing.cstack"]);
     assert_eq!(missing.status.code(), Some(2));
@@ -199,7 +202,11 @@ fn dev_follows_edits_and_survives_broken_ones() {
 
     fs::write(&file, NOTES.replace("title", "title String @lenght(max: 3)\n  other")).unwrap();
     server.wait_for("the version before it keeps serving");
-    assert!(server.seen.iter().any(|line| line.contains("`@lenght`") || line.contains("`lenght`")), "{:#?}", server.seen);
+    assert!(
+        server.seen.iter().any(|line| line.contains("`@lenght`") || line.contains("`lenght`")),
+        "{:#?}",
+        server.seen
+    );
     assert_eq!(server.request("GET", "/api/notes", &auth, "").json()["items"][0]["title"], "one");
 
     fs::write(&file, NOTES.replace("  version", "  done    Boolean @default(false)\n  version")).unwrap();
@@ -315,7 +322,8 @@ fn serve_refuses_what_is_not_safe() {
         assert!(shown.contains(part) && shown.contains("help:"), "{more:?}: {shown}");
     };
     let db = ["--database", "sqlite:notes.db"];
-    let with = |more: &[&'static str]| -> Vec<&'static str> { db.iter().copied().chain(more.iter().copied()).collect() };
+    let with =
+        |more: &[&'static str]| -> Vec<&'static str> { db.iter().copied().chain(more.iter().copied()).collect() };
     refuse(&db, "no authentication provider");
     refuse(&with(&["--auth", "dev"]), "--allow-dev-auth");
     refuse(&with(&["--auth", "jwt"]), "not supported yet");
