@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cratestack_engine::store::postgres::PoolOptions;
 use cratestack_engine::migrate::{self, Db, State};
+use cratestack_engine::store::postgres::PoolOptions;
 use cratestack_engine::{Database, Engine, Limits, Options};
 use cratestack_schema::fuzzy;
 use cratestack_schema::ir::Schema;
@@ -140,7 +140,8 @@ impl Connection {
                 let failed = |(cause, help): (String, &str)| {
                     Failure::new(format!("cannot connect to {}: {cause}", name(database))).help(help)
                 };
-                let late = |_| failed(("no answer".to_owned(), "are the host and the port right, and the way there open?"));
+                let late =
+                    |_| failed(("no answer".to_owned(), "are the host and the port right, and the way there open?"));
                 let connection = connected.map_err(late)?.map_err(|error| failed(refusal(&error)))?;
                 Ok(Self::Postgres(Box::new(connection)))
             }
@@ -204,7 +205,9 @@ fn sqlite(path: &Path) -> Result<rusqlite::Connection, Failure> {
     });
     opened.map_err(|error| match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase) => failed("it is no SQLite database", "name another file"),
-        Some(rusqlite::ErrorCode::ReadOnly) => failed("it is read-only", "check the permissions of the file and its folder"),
+        Some(rusqlite::ErrorCode::ReadOnly) => {
+            failed("it is read-only", "check the permissions of the file and its folder")
+        }
         Some(rusqlite::ErrorCode::CannotOpen) if path.is_dir() => failed("it is a folder", "name a file in it"),
         Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::PermissionDenied) => {
             failed("permission denied", "name a file in a folder that you may write to")
@@ -225,7 +228,8 @@ pub(crate) fn failure(error: &migrate::Error) -> Failure {
 pub(crate) async fn create(ui: Ui, connection: &mut Connection, schema: &Schema) -> Result<migrate::Outcome, Failure> {
     let key = migrate::new_cursor_key().map_err(|error| failure(&error))?;
     let mut bar = ui.progress("creating tables");
-    let done = migrate::apply_create(&mut connection.db(), schema, key, &mut |at| bar.show(at.done, at.total, at.step)).await;
+    let done =
+        migrate::apply_create(&mut connection.db(), schema, key, &mut |at| bar.show(at.done, at.total, at.step)).await;
     bar.clear();
     done.map_err(|error| failure(&error))
 }

@@ -89,7 +89,8 @@ impl Dev {
                 next.run(request).await
             }
         });
-        let server = cratestack::serve(listener, current.router().layer(pass), ServerConfig::default(), serve::shutdown());
+        let server =
+            cratestack::serve(listener, current.router().layer(pass), ServerConfig::default(), serve::shutdown());
         let server = tokio::spawn(server);
         let (edits, mut edited) = mpsc::channel(1);
         let mut watch = Watch::start(&self.path, &edits)?;
@@ -141,14 +142,14 @@ impl Dev {
 
     /// The engine for the file's new text; `None` when the old one goes on serving.
     async fn reload(&mut self) -> Option<(Engine, Quiet)> {
-        let text = match schema::read(&self.path) {
-            // What some editors and tools leave for a moment, and nobody means.
-            Ok(text) if text.trim().is_empty() => {
-                Err(Failure::new(format!("`{}` is empty", self.path)).help("the service follows when there is text again"))
-            }
-            Err(failure) => Err(failure.help("the service follows when the file can be read again")),
-            text => text,
-        };
+        let text =
+            match schema::read(&self.path) {
+                // What some editors and tools leave for a moment, and nobody means.
+                Ok(text) if text.trim().is_empty() => Err(Failure::new(format!("`{}` is empty", self.path))
+                    .help("the service follows when there is text again")),
+                Err(failure) => Err(failure.help("the service follows when the file can be read again")),
+                text => text,
+            };
         let text = match text {
             Ok(text) => text,
             Err(failure) => {
@@ -297,9 +298,10 @@ impl Dev {
         let line = |attempt: &sample::Try| {
             let who = attempt.who.and_then(|at| principals.get(at));
             let token = who.map(|sample| format!(" -H 'Authorization: Bearer {}'", crate::dev_token(&sample.claims)));
-            let body = attempt.body.as_ref().map(|body| {
-                format!(" -H 'Content-Type: application/json' -d '{}'", body.replace('\'', r"'\''"))
-            });
+            let body = attempt
+                .body
+                .as_ref()
+                .map(|body| format!(" -H 'Content-Type: application/json' -d '{}'", body.replace('\'', r"'\''")));
             format!(
                 r"curl -sw '\n'{}{} '{base}{}{}'",
                 token.unwrap_or_default(),

@@ -205,7 +205,8 @@ fn token(ui: Ui, claims: &str, schema: Option<&String>) -> Result<Outcome, Failu
             Failure::new(format!("the claims do not fit the auth block of `{path}`: {error}"))
                 .help("compare them with the fields of the auth block")
         })?;
-        let known: Vec<&str> = schema.auth.iter().flat_map(|auth| &auth.fields).map(|field| field.name.as_str()).collect();
+        let known: Vec<&str> =
+            schema.auth.iter().flat_map(|auth| &auth.fields).map(|field| field.name.as_str()).collect();
         for (name, _) in members.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
             let near = fuzzy::nearest(name, known.iter().copied());
             let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();

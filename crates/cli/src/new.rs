@@ -13,7 +13,8 @@ const IGNORE: &str = ".cratestack/\n";
 pub(crate) fn run(ui: Ui, dir: &str) -> Result<Outcome, Failure> {
     let folder = Path::new(dir);
     let failed = |error: std::io::Error| {
-        Failure::new(format!("cannot make the project in `{dir}`: {}", ui::cause(&error))).help("choose a folder that you may write to")
+        Failure::new(format!("cannot make the project in `{dir}`: {}", ui::cause(&error)))
+            .help("choose a folder that you may write to")
     };
     if dir.is_empty() {
         return Err(Failure::new("the folder has no name").help("write `cratestack new bank`, or `.` for this folder"));

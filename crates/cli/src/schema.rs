@@ -149,7 +149,8 @@ pub(crate) fn fmt(ui: Ui, paths: &[String], check: bool) -> Result<Outcome, Fail
 /// Writes beside the file and renames, so that a crash leaves the old text or the new one.
 fn replace(path: &str, text: &str) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
-        Failure::new(format!("cannot write `{path}`: {}", ui::cause(&error))).help("check the permissions of the file and its folder")
+        Failure::new(format!("cannot write `{path}`: {}", ui::cause(&error)))
+            .help("check the permissions of the file and its folder")
     };
     let target = std::fs::canonicalize(path).map_err(failed)?;
     let mut name = target.as_os_str().to_owned();

@@ -60,8 +60,10 @@ fn provider(settings: &Settings, schema: &Schema) -> Result<Auth, Failure> {
         Some("none") if schema.auth.is_none() => Ok(Auth::None),
         Some("none") => Err(Failure::new("`--auth none` does not fit a schema with an auth block")
             .help("name a provider, or remove the auth block and every use of `auth()`")),
-        Some("jwt") => Err(Failure::new("`--auth jwt` is not supported yet").help("`--auth dev --allow-dev-auth` serves tests on this machine")),
-        Some(_) => Err(Failure::new(format!("{} names no provider that there is", settings.from("auth"))).help("it is `dev` or `none`")),
+        Some("jwt") => Err(Failure::new("`--auth jwt` is not supported yet")
+            .help("`--auth dev --allow-dev-auth` serves tests on this machine")),
+        Some(_) => Err(Failure::new(format!("{} names no provider that there is", settings.from("auth")))
+            .help("it is `dev` or `none`")),
         None => Err(Failure::new("no authentication provider is configured").help(if schema.auth.is_some() {
             "`--auth dev --allow-dev-auth` serves tests on this machine; nothing is served without a provider"
         } else {
@@ -76,8 +78,9 @@ fn locate(settings: &Settings, schema: &Schema) -> Result<Database, Failure> {
         return database::parse(url, settings.from("database"));
     }
     let missing = || {
-        Failure::new("no database is configured")
-            .help("add `--database postgres://USER@HOST/NAME`, or set `CRATESTACK_DATABASE` or `CRATESTACK_DATABASE_FILE`")
+        Failure::new("no database is configured").help(
+            "add `--database postgres://USER@HOST/NAME`, or set `CRATESTACK_DATABASE` or `CRATESTACK_DATABASE_FILE`",
+        )
     };
     match schema.datasource.as_ref().and_then(|datasource| datasource.url.as_ref()) {
         Some(UrlSource::Literal(url)) => database::parse(url, "the schema's datasource"),
@@ -118,13 +121,17 @@ async fn prepare(ui: Ui, settings: &Settings, database: &Database, schema: &Sche
 pub(crate) fn log(settings: &Settings) -> Result<(), Failure> {
     let filter = settings.text("log").unwrap_or("warn");
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
-        Failure::new(format!("{} is not a log filter: {error}", settings.from("log"))).help("write a level such as `info`")
+        Failure::new(format!("{} is not a log filter: {error}", settings.from("log")))
+            .help("write a level such as `info`")
     })?;
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match settings.text("log-format") {
         Some("json") => logger.json().try_init(),
         Some("text") => logger.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        _ => return Err(Failure::new(format!("{} is no log format", settings.from("log-format"))).help("it is `text` or `json`")),
+        _ => {
+            return Err(Failure::new(format!("{} is no log format", settings.from("log-format")))
+                .help("it is `text` or `json`"));
+        }
     };
     started.map_err(|error| Failure::new(format!("cannot start the log: {error}")))
 }

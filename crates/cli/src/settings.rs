@@ -224,8 +224,12 @@ impl Sources {
             Ok(text) => Some((path, text)),
             Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => {
-                return Err(Failure::new(format!("cannot read the configuration `{}`: {}", path.display(), ui::cause(&error)))
-                    .help("name an existing file with `--config`, or leave it out"));
+                return Err(Failure::new(format!(
+                    "cannot read the configuration `{}`: {}",
+                    path.display(),
+                    ui::cause(&error)
+                ))
+                .help("name an existing file with `--config`, or leave it out"));
             }
         };
         Ok(Self { environment, file })

@@ -119,8 +119,12 @@ fn token_checks_what_it_is_given() {
 #[test]
 fn a_closed_pipe_is_quiet() {
     for args in [&["completions", "bash"][..], &["explain"], &["--help"]] {
-        let mut child =
-            command(std::path::Path::new(".")).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command(std::path::Path::new("."))
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
@@ -291,7 +295,8 @@ fn a_reload_fails_no_request() {
             std::thread::spawn(move || {
                 let (method, body) = if n % 2 == 0 { ("GET", "") } else { ("POST", r#"{"title":"x"}"#) };
                 while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                    let answer = support::request(address, method, "/api/notes", &[("Authorization", &ann)], body).unwrap();
+                    let answer =
+                        support::request(address, method, "/api/notes", &[("Authorization", &ann)], body).unwrap();
                     assert!(answer.status < 300, "{answer:?}");
                 }
             })

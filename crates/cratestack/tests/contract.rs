@@ -2,7 +2,14 @@
 //!
 //! PostgreSQL is the server that `CRATESTACK_TEST_POSTGRES` names; `CRATESTACK_TEST_ONLY=sqlite` goes without.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -132,7 +139,6 @@ impl PgDatabase {
         let url = format!("{base}/{}{options}", database.name);
         (database, url)
     }
-
 }
 
 async fn run_on(server: &PgConnectOptions, sql: String) {

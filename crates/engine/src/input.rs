@@ -260,7 +260,11 @@ impl<'a> Reader<'a> {
             value => octets(value),
         };
         if longest > most {
-            self.fail(at, "too_long", format!("must have at most {most} octets, since it is part of a key or an index"));
+            self.fail(
+                at,
+                "too_long",
+                format!("must have at most {most} octets, since it is part of a key or an index"),
+            );
         }
         longest <= most
     }
@@ -528,6 +532,6 @@ fn relation_advice(model: &Model, name: &str, accepted: impl Fn(&Field) -> bool)
 }
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod roundtrip;
+#[cfg(test)]
+mod tests;

@@ -26,8 +26,8 @@ pub use api::Limits;
 pub use engine::{Database, Engine, OpenError, Options};
 
 #[cfg(test)]
-mod testing;
-#[cfg(test)]
 mod ddl_diff_tests;
 #[cfg(test)]
 mod ddl_tests;
+#[cfg(test)]
+mod testing;

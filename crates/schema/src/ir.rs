@@ -681,7 +681,9 @@ impl Expr {
     /// The expressions that this one is directly made of, in source order.
     pub fn children(&self) -> Vec<&Self> {
         match self {
-            Self::Const(..) | Self::Field(_) | Self::Auth(_) | Self::Anonymous | Self::Now | Self::Changed(_) => Vec::new(),
+            Self::Const(..) | Self::Field(_) | Self::Auth(_) | Self::Anonymous | Self::Now | Self::Changed(_) => {
+                Vec::new()
+            }
             Self::Not(inner)
             | Self::IsNull(inner)
             | Self::InAuth(inner, _)
