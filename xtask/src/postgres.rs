@@ -300,6 +300,8 @@ fn initialise(
         owner
             .command(&programs.get("initdb"), folder)
             .args(["--username=postgres", "--auth=md5", "--encoding=UTF8", "--no-locale", "--no-sync"])
+            // Every database sorts as people do, which shows a missing `COLLATE "C"`.
+            .args(["--locale-provider=icu", "--icu-locale=en-US"])
             .arg(format!("--pwfile={}", password_file.display()))
             .arg("--pgdata")
             .arg(&data),

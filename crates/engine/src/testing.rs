@@ -86,7 +86,9 @@ impl Proxy {
                 tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
             }
         });
-        let url = format!("postgres://{}@127.0.0.1:{port}/{}?sslmode=disable", options.get_username(), database.name);
+        let authority = database.url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
+        let credentials = authority.rsplit_once('@').map_or("", |(credentials, _)| credentials);
+        let url = format!("postgres://{credentials}@127.0.0.1:{port}/{}?sslmode=disable", database.name);
         Self { url, trips }
     }
 
