@@ -1,4 +1,4 @@
-//! The triggers behind `@@append_only` and `@@soft_delete`.
+//! The triggers behind `@@append_only`, `@@soft_delete` and `@version`.
 //!
 //! What a trigger refuses carries a machine-readable mark, so that it can be mapped like an error of the database's
 //! own: on PostgreSQL SQLSTATE and constraint name, on SQLite the text `cratestack:<kind>:<name>`.
@@ -22,7 +22,11 @@
 //!
 //! `SetNull` and `SetDefault` are left to the real deletion: a tombstoned parent counts as absent, and a restored one
 //! finds its children as they were.
+//!
+//! A foreign key's own action (`SetNull`, `SetDefault`, `onUpdate: Cascade`) changes a row past every statement of the
+//! engine. Whoever has seen the row before must not overwrite it unseen, so a trigger moves its `@version` along.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use cratestack_schema::ir::{FieldId, Model, ModelId, ReferentialAction, Schema};
@@ -48,6 +52,7 @@ pub(crate) fn triggers(schema: &Schema, dialect: Dialect) -> Vec<Trigger> {
                 Dialect::Sqlite => all.extend(append_only_sqlite(schema, id, model)),
             }
         }
+        all.extend(Referred::of(model).map(|referred| referred.trigger(dialect)));
         if let Some(family) = Family::of(schema, &links, id) {
             match dialect {
                 Dialect::Postgres => all.push(family.postgres()),
@@ -447,6 +452,62 @@ fn dollar_quoted(body: &str) -> String {
         tag.insert(1, 'x');
     }
     format!("{tag}{body}{tag}")
+}
+
+/// A model with `@version` whose foreign keys may be changed by what happens to the rows that they name.
+struct Referred<'a> {
+    model: &'a Model,
+    version: String,
+    /// The columns of those foreign keys.
+    columns: Vec<String>,
+}
+
+impl<'a> Referred<'a> {
+    fn of(model: &'a Model) -> Option<Self> {
+        use ReferentialAction::{NoAction, Restrict, SetDefault, SetNull};
+        let version = ident(&model.field(model.version?).column);
+        let changed = |foreign: &Foreign<'_>| {
+            matches!(foreign.on_delete, SetNull | SetDefault) || !matches!(foreign.on_update, NoAction | Restrict)
+        };
+        let foreign = owning(model).map(|(_, foreign)| foreign).filter(changed);
+        let fields: BTreeSet<FieldId> = foreign.flat_map(|foreign| foreign.fields.iter().copied()).collect();
+        let columns: Vec<String> = fields.into_iter().map(|id| ident(&model.field(id).column)).collect();
+        (!columns.is_empty() && !model.append_only).then_some(Self { model, version, columns })
+    }
+
+    /// Does nothing where the version has moved already: the engine's own statements see to that themselves.
+    fn trigger(&self, dialect: Dialect) -> Trigger {
+        let (name, table) = (bounded(&["cratestack_version", &self.model.table]), ident(&self.model.table));
+        let (quoted, columns, version) = (ident(&name), self.columns.join(", "), &self.version);
+        let differs = if dialect == Dialect::Postgres { "IS DISTINCT FROM" } else { "IS NOT" };
+        let changed: Vec<String> =
+            self.columns.iter().map(|column| format!("NEW.{column} {differs} OLD.{column}")).collect();
+        let when = format!("NEW.{version} = OLD.{version} AND ({})", changed.join(" OR "));
+        let stamp = self.model.fields.iter().find(|field| field.updated_at);
+        let stamp = stamp.map(|field| (ident(&field.column), clock(SqlType::of(field), dialect)));
+        if dialect == Dialect::Sqlite {
+            let key = self.model.key.iter().map(|id| ident(&self.model.field(*id).column));
+            let key: Vec<String> = key.map(|column| format!("{column} = NEW.{column}")).collect();
+            let stamp = stamp.map(|(column, clock)| format!(", {column} = {clock}")).unwrap_or_default();
+            let body = format!("  UPDATE {table} SET {version} = {version} + 1{stamp} WHERE {};\n", key.join(" AND "));
+            let when = format!("AFTER UPDATE OF {columns} ON {table} FOR EACH ROW WHEN {when}");
+            return sqlite_trigger(name, self.model, &when, &body);
+        }
+        let stamp = stamp.map(|(column, clock)| format!("  NEW.{column} := {clock};\n")).unwrap_or_default();
+        let body = format!("\nBEGIN\n  NEW.{version} := OLD.{version} + 1;\n{stamp}  RETURN NEW;\nEND\n");
+        Trigger {
+            create: vec![
+                format!("CREATE FUNCTION {quoted}() RETURNS trigger LANGUAGE plpgsql AS {}", dollar_quoted(&body)),
+                format!(
+                    "CREATE TRIGGER {quoted} BEFORE UPDATE OF {columns} ON {table} FOR EACH ROW WHEN ({when}) \
+                     EXECUTE FUNCTION {quoted}()"
+                ),
+            ],
+            drop: vec![format!("DROP TRIGGER {quoted} ON {table}"), format!("DROP FUNCTION {quoted}()")],
+            name,
+            table: self.model.table.clone(),
+        }
+    }
 }
 
 fn sqlite_trigger(name: String, model: &Model, when: &str, body: &str) -> Trigger {

@@ -1089,3 +1089,53 @@ async fn products_of_the_longest_decimals_are_exact() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_a_foreign_key_does_to_a_row_moves_its_version() {
+    let text = r#"
+        model Parent {
+          id       Int     @id
+          code     String? @unique
+          children Child[] @relation(name: "id")
+          coded    Child[] @relation(name: "code")
+          @@allow("all", true)
+        }
+        model Child {
+          id        Int      @id
+          parentId  Int?
+          code      String?
+          updatedAt DateTime @updatedAt
+          version   Int      @version
+          parent    Parent?  @relation(name: "id", fields: [parentId], references: [id], onDelete: SetNull)
+          coded     Parent?  @relation(name: "code", fields: [code], references: [code], onUpdate: Cascade, onDelete: SetNull)
+          children  Grand[]
+          @@unique([id, code])
+          @@allow("all", true)
+        }
+        model Grand {
+          id      Int    @id
+          childId Int
+          code    String
+          version Int    @version
+          child   Child  @relation(fields: [childId, code], references: [id, code], onUpdate: Cascade)
+          @@allow("all", true)
+        }"#;
+    for base in Base::all(text).await {
+        let name = base.name;
+        base.create("", "Parent", r#"{"id":1,"code":"a"}"#).await.unwrap();
+        base.create("", "Parent", r#"{"id":2,"code":"z"}"#).await.unwrap();
+        base.create("", "Child", r#"{"id":1,"parentId":2,"code":"a"}"#).await.unwrap();
+        base.create("", "Child", r#"{"id":2,"parentId":1}"#).await.unwrap();
+        base.create("", "Grand", r#"{"id":1,"childId":1,"code":"a"}"#).await.unwrap();
+        let version = async |model, key: &str| base.patch("", model, key, -1, "{}").await.unwrap().version.unwrap();
+        // Along a chain, each row once; those that nothing happens to stay.
+        base.patch("", "Parent", "1", 0, r#"{"code":"b"}"#).await.unwrap();
+        assert_eq!([version("Child", "1").await, version("Child", "2").await, version("Grand", "1").await], [2, 1, 2], "{name}");
+        base.delete("", "Parent", "2", 0).await.unwrap();
+        assert_eq!([version("Child", "1").await, version("Child", "2").await], [3, 1], "{name}");
+        let stale = base.patch("", "Child", "1", 2, r#"{"code":null}"#).await.unwrap_err();
+        assert_eq!((stale.code, stale.current_version), (Code::VersionMismatch, Some(3)), "{name}");
+        let row = base.patch("", "Child", "2", 1, r#"{"parentId":null,"code":"b"}"#).await.unwrap();
+        assert_eq!(row.version, Some(2), "{name}: the engine's own patch counts once");
+    }
+}
