@@ -463,11 +463,12 @@ impl Parts {
         Ok(Self { negative, digits: digits.to_owned(), exponent: exponent.ok_or(Unencodable::Number)? })
     }
 
-    /// Whether the number is a shortest decimal form of a float, so that the float stands for it. Where two forms are
-    /// equally short, programs differ in which they print.
+    /// Whether the number, which `float` was parsed from, is one of its shortest decimal forms, so that the float stands
+    /// for it. Where several forms are equally short, programs differ in which they print.
     fn is_printed_for(&self, float: f64) -> bool {
-        let same = |text: String| Self::of(&text).as_ref() == Ok(self);
-        same(format!("{float:e}")) || self.digits.len() < 17 && same(format!("{float:.*e}", self.digits.len() - 1))
+        let shortest = Self::of(&format!("{float:e}")).map_or(0, |shortest| shortest.digits.len());
+        // What is too small for a float is parsed as zero.
+        self.digits.len() == shortest && (float != 0.0 || self.digits == "0")
     }
 }
 
@@ -651,6 +652,14 @@ mod tests {
         #[test]
         fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..128)) {
             let _ = decode(&body);
+        }
+
+        #[test]
+        fn equally_short_forms_of_a_float_are_floats(whole in 1_000_000_000_000_000u64..2_000_000_000_000_000) {
+            // A quarter lies in the middle between two numbers of 17 digits; both are read as the same float.
+            for text in [format!("{whole}.2"), format!("{whole}.3")] {
+                prop_assert_eq!(from_json(&text).unwrap()[0], 0xfb, "{}", text);
+            }
         }
 
         #[test]

@@ -473,7 +473,7 @@ async fn lists(on: On) {
         let next = link.strip_prefix("</api").unwrap().strip_suffix(">; rel=\"next\"").unwrap();
         assert!(next.contains("sort=-owner") && next.contains("limit=1"), "{next}");
         assert!(page.json()["next"].is_string());
-        url = next.to_owned();
+        next.clone_into(&mut url);
     }
     assert_eq!(ids, ["a3", "a2", "a1"]);
     // Bound to filter, sort and principal.
