@@ -14,7 +14,7 @@ const STEPS: [Step; 8] = [
     ("lints", || run::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])),
     ("tests", || tests::run(false, &[])),
     ("documentation", || {
-        run::cargo(["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings".to_owned())])
+        run::cargo(["doc", "--workspace", "--lib", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings".to_owned())])
     }),
     ("wasm", wasm),
     ("licences", licences),

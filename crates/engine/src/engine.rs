@@ -2,10 +2,10 @@
 //!
 //! A write goes through these steps, in http.md's order of refusals:
 //!
-//! 1. [`Mutation::prepare`]: an anonymous caller whom the rules refuse outright (401), the input (422), the expected
+//! 1. `Mutation::prepare`: an anonymous caller whom the rules refuse outright (401), the input (422), the expected
 //!    version (428), any caller whom the rules refuse outright (403), the key, defaults, the plan. No IO.
 //! 2. [`Engine::run`] lends a connection: a pooled one on PostgreSQL, the writer's own on SQLite.
-//! 3. [`perform`]: the one statement that writes. If it changed no row, the diagnosis says why (404, 403, 412, 422),
+//! 3. `perform`: the one statement that writes. If it changed no row, the diagnosis says why (404, 403, 412, 422),
 //!    or that nothing was to change, or that it lost a race: then it runs again.
 //! 4. What the database refuses becomes an answer by the table in [`crate::fault`]; what it lost to another transaction
 //!    runs again, a bounded number of times.

@@ -1,7 +1,7 @@
 //! The parameters of a list, and of a read: text to a typed [`Query`].
 //!
 //! A parameter is a control word ([`CONTROLS`]) or a filter: a field, or a path over to-one relations, and an operator
-//! ([`OPERATORS`]; without one, `eq`). A field that has the name of a control word is reached with an operator
+//! (`OPERATORS`; without one, `eq`). A field that has the name of a control word is reached with an operator
 //! (`limit.eq=`). Every error is [`Code::InvalidQuery`] and names the parameter; a name that the caller may not know is
 //! answered like one that does not exist.
 //!

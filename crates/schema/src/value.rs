@@ -12,7 +12,7 @@ use crate::ir::{Precision, Scalar};
 /// The largest integer that JavaScript and every JSON reader hold exactly: 2^53 - 1.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
-/// A value of a [`Scalar`](crate::ir::Scalar) or an enum, in canonical form.
+/// A value of a [`Scalar`] or an enum, in canonical form.
 ///
 /// The variant follows from the type; equality of canonical values is equality of values:
 ///

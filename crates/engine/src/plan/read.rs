@@ -7,7 +7,7 @@
 //! - **An include** is a correlated subquery in the select list: one statement, one snapshot.
 //!
 //! The keyset condition is a comparison of rows (which an index answers with a range) with as few branches as nulls and
-//! mixed directions allow, and always starts with a bound on the first key; see [`Keyset`].
+//! mixed directions allow, and always starts with a bound on the first key; see `Keyset`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -85,7 +85,7 @@ impl Rows {
 
 /// A connection in use by one operation.
 ///
-/// Outside of [`begin`](Session::begin) .. [`commit`](Session::commit) each statement is a transaction of its own on
+/// Outside of [`Control::Begin`] .. [`Control::Commit`] each statement is a transaction of its own on
 /// PostgreSQL. A job of the SQLite writer is always inside a transaction that others share, so there `begin`
 /// and `commit` do nothing, and an operation that ends with an error is undone as a whole.
 pub trait Session: Send {
