@@ -1130,7 +1130,11 @@ async fn what_a_foreign_key_does_to_a_row_moves_its_version() {
         let version = async |model, key: &str| base.patch("", model, key, -1, "{}").await.unwrap().version.unwrap();
         // Along a chain, each row once; those that nothing happens to stay.
         base.patch("", "Parent", "1", 0, r#"{"code":"b"}"#).await.unwrap();
-        assert_eq!([version("Child", "1").await, version("Child", "2").await, version("Grand", "1").await], [2, 1, 2], "{name}");
+        assert_eq!(
+            [version("Child", "1").await, version("Child", "2").await, version("Grand", "1").await],
+            [2, 1, 2],
+            "{name}"
+        );
         base.delete("", "Parent", "2", 0).await.unwrap();
         assert_eq!([version("Child", "1").await, version("Child", "2").await], [3, 1], "{name}");
         let stale = base.patch("", "Child", "1", 2, r#"{"code":null}"#).await.unwrap_err();
