@@ -324,6 +324,13 @@ impl<'a> Typer<'a> {
             } else {
                 format!("name a field of it, such as `{}.{example}`", last.name)
             };
+            let holder = self.schema.enums.iter().find(|of| of.variants.iter().any(|v| v.name == last.name));
+            let help = match holder {
+                Some(holder) if path.len() == 1 => {
+                    format!("{help}; the value of an enum is `{}.{}` here", holder.name, last.name)
+                }
+                _ => help,
+            };
             return self.error(
                 Code::RelationAsValue,
                 span,
