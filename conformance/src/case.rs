@@ -231,6 +231,7 @@ pub struct Service {
     database: TestDatabase,
     engine: Engine,
     address: SocketAddr,
+    clock: Arc<Seeded>,
     stop: tokio::sync::oneshot::Sender<()>,
 }
 
@@ -239,14 +240,20 @@ impl Service {
     pub fn start(schema: &str, backend: Backend) -> Result<Self, String> {
         let schema = Arc::new(compile(schema)?);
         let runtime = runtime()?;
+        let clock = Arc::new(Seeded::default());
         let (database, engine, address, stop) = runtime.block_on(async {
             let mut database = TestDatabase::new(backend).await;
             database.create(&schema).await;
-            let engine = open(&schema, &database, &Arc::new(Seeded::default())).await?;
+            let engine = open(&schema, &database, &clock).await?;
             let (address, stop) = serve(engine.clone()).await?;
             Ok::<_, String>((database, engine, address, stop))
         })?;
-        Ok(Self { runtime, database, engine, address, stop })
+        Ok(Self { runtime, database, engine, address, clock, stop })
+    }
+
+    /// Sets clock and ids to those of a step.
+    pub fn step(&self, number: u64) {
+        self.clock.step(number);
     }
 
     /// Where it listens.

@@ -1,5 +1,6 @@
 //! `cargo xtask test`.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::postgres::Server;
@@ -49,10 +50,33 @@ pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
     };
     let doc = if filters.is_empty() { run::cargo(["test", "--workspace", "--doc"], &env) } else { Ok(()) };
     drop(server);
+    declared();
     if sqlite_only {
         println!("only SQLite was tested: every PostgreSQL run was left out, as asked");
     }
     unit.and(doc)
+}
+
+/// Says aloud what the corpus declares not to run everywhere; the reasons stand in the cases.
+fn declared() {
+    let folders = |parent: PathBuf| {
+        std::fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir())
+    };
+    let cases = folders(run::root().join("conformance/cases")).flat_map(folders);
+    let (mut count, mut whole, mut steps, mut one_database) = (0, 0, 0, 0);
+    for case in cases {
+        let text = std::fs::read_to_string(case.join("steps.http")).unwrap_or_default();
+        let (head, rest) = text.split_once("###").unwrap_or((&text, ""));
+        let lines = |text: &str, word: &str| text.lines().filter(|line| line.starts_with(word)).count();
+        count += 1;
+        whole += lines(head, "# @http-only ");
+        steps += lines(rest, "# @http-only ");
+        one_database += lines(head, "# @backend ");
+    }
+    println!(
+        "corpus: {count} cases, each on both databases, in process and over HTTP; but {whole} whole cases and {steps} \
+         steps of others are about HTTP alone, and {one_database} cases run on one database alone"
+    );
 }
 
 /// Whether a cargo subcommand is installed.

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod differential;
 mod matrix;
 mod races;
 mod ratchet;
@@ -37,6 +38,7 @@ fn main() {
     trials.extend(ratchet::trials(&cases));
     trials.extend(matrix::trials(update));
     trials.extend(races::trials());
+    trials.extend(differential::trials());
     if update {
         // Only what writes an expectation; everything else would compare with the one being rewritten.
         trials.retain(|trial| trial.name().ends_with("sqlite_http") || trial.name().starts_with("matrix::"));
