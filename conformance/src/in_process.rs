@@ -219,7 +219,7 @@ fn batch_item(model: &Model, item: &Json) -> Result<Verb, Inexpressible> {
     }
 }
 
-/// http.md, "Statuses and codes".
+/// Status and stable code of a refusal.
 fn status_and_word(code: Code) -> (u16, &'static str) {
     match code {
         Code::BadRequest => (400, "bad_request"),
