@@ -132,7 +132,7 @@ impl Dev {
     }
 
     fn app(&self, engine: &Engine) -> Router {
-        let auth = if engine.schema().auth.is_some() { Auth::Dev } else { Auth::None };
+        let auth = if engine.schema().auth.is_some() { Auth::Told(self.ui) } else { Auth::None };
         serve::app(engine, auth, &self.settings)
     }
 

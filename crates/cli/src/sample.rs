@@ -6,8 +6,8 @@ use std::time::Duration;
 use cratestack_engine::api::{Answer, Caller, Operation, Principal, Verb};
 use cratestack_engine::{Engine, input};
 use cratestack_schema::ir::{
-    Action, Default as IrDefault, Expr, Field, FieldType, Model, ModelId, RelationKind, Scalar, Schema, ValidatorKind,
-    Writable,
+    Action, Default as IrDefault, Expr, Field, FieldId, FieldType, Model, ModelId, RelationKind, Scalar, Schema,
+    ValidatorKind, Writable,
 };
 use cratestack_schema::value::Value;
 
@@ -32,7 +32,8 @@ pub(crate) fn principals(schema: &Schema) -> Vec<Sample> {
         _ => roles_in_rules(schema),
     };
     let names = if names.is_empty() { vec!["caller".to_owned()] } else { names };
-    let subject = auth.subject.and_then(|id| auth.fields.get(id.index())).map(|field| field.name.as_str());
+    let named = |id: Option<FieldId>| id.and_then(|id| auth.fields.get(id.index())).map(|field| field.name.as_str());
+    let (subject, tenant) = (named(auth.subject), named(auth.tenant));
     names
         .into_iter()
         .map(|name| {
@@ -46,7 +47,7 @@ pub(crate) fn principals(schema: &Schema) -> Vec<Sample> {
                         format!("[{}]", if field.name == "roles" { quoted(&name) } else { String::new() })
                     } else if subject == Some(field.name.as_str()) && field.scalar() == Some(Scalar::String) {
                         quoted(&name)
-                    } else if field.optional && field.name != "tenantId" {
+                    } else if field.optional && tenant != Some(field.name.as_str()) {
                         return None;
                     } else {
                         value(schema, field)?

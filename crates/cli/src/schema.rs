@@ -66,6 +66,8 @@ struct Checked {
     path: String,
     text: String,
     diagnostics: Vec<Diagnostic>,
+    /// Whether it is a schema, and serves nothing.
+    bare: bool,
 }
 
 /// `cratestack check`.
@@ -73,8 +75,9 @@ pub(crate) fn check(ui: Ui, paths: &[String], format: Format) -> Result<Outcome,
     let mut files = Vec::new();
     for path in paths {
         let text = read(path)?;
-        let (_, diagnostics) = cratestack_schema::compile(&name(path), &text);
-        files.push(Checked { path: path.clone(), text, diagnostics });
+        let (schema, diagnostics) = cratestack_schema::compile(&name(path), &text);
+        let bare = schema.is_some_and(|schema| schema.models.is_empty() && schema.procedures.is_empty());
+        files.push(Checked { path: path.clone(), text, diagnostics, bare });
     }
     match format {
         Format::Human => human(ui, &files),
@@ -104,6 +107,9 @@ fn human(ui: Ui, files: &[Checked]) {
     let all = || files.iter().flat_map(|file| &file.diagnostics);
     let errors = all().filter(|diagnostic| diagnostic.is_error()).count();
     let warnings = all().count() - errors;
+    for file in files.iter().filter(|file| file.bare) {
+        ui.warn(&format!("{} declares no model and no procedure", shown(&file.path)));
+    }
     if errors == 0 && warnings == 0 {
         let what = match files {
             [file] => format!("{} is valid", shown(&file.path)),

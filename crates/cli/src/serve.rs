@@ -1,10 +1,13 @@
 //! `serve`: a schema on a database, for production; and what it shares with `dev`.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
+use axum::http;
 use clap::ArgMatches;
-use cratestack::{DevAuth, HttpConfig, NoAuth, ServerConfig};
+use cratestack::{AuthError, AuthProvider, Claims, DevAuth, HttpConfig, NoAuth, ServerConfig};
 use cratestack_engine::migrate::State;
 use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::{Schema, UrlSource};
@@ -17,10 +20,12 @@ use crate::{Outcome, database, schema};
 pub(crate) const MOUNT: &str = "/api";
 
 /// Who verifies callers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Auth {
     /// Unsigned tokens from this machine.
     Dev,
+    /// The same, and the terminal says why a token was refused.
+    Told(Ui),
     /// Everybody is anonymous.
     None,
 }
@@ -188,9 +193,49 @@ pub(crate) fn app(engine: &Engine, auth: Auth, settings: &Settings) -> Router {
     let builder = cratestack::router(engine.clone()).config(config);
     let builder = match auth {
         Auth::Dev => builder.auth(DevAuth::new()),
+        Auth::Told(ui) => builder.auth(Told { ui, schema: Arc::clone(engine.schema()), last: Mutex::default() }),
         Auth::None => builder.auth(NoAuth),
     };
     builder.into_service()
+}
+
+/// Answers are silent about why credentials are not valid, and a developer's terminal need not be.
+struct Told {
+    ui: Ui,
+    schema: Arc<Schema>,
+    /// What was said last: a client that tries again and again is told once.
+    last: Mutex<String>,
+}
+
+impl Told {
+    fn say(&self, why: &str) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != why {
+            self.ui.warn(&format!("a token was refused (401): {why}"));
+            why.clone_into(&mut last);
+        }
+    }
+}
+
+impl AuthProvider for Told {
+    fn authenticate<'a>(
+        &'a self,
+        request: &'a http::request::Parts,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<Claims>, AuthError>> + Send + 'a>> {
+        Box::pin(async move {
+            let claims = DevAuth::new().authenticate(request).await;
+            match &claims {
+                Ok(Some(Claims(json))) => {
+                    if let Err(error) = cratestack_engine::input::principal(&self.schema, json) {
+                        self.say(&error);
+                    }
+                }
+                Err(AuthError::Invalid(why)) => self.say(why),
+                Ok(None) | Err(AuthError::Unavailable { .. }) => {}
+            }
+            claims
+        })
+    }
 }
 
 /// One sentence per procedure whose body this command does not have.

@@ -43,6 +43,10 @@ fn check_exits_with_0_1_and_2() {
         "{shown}"
     );
     assert!(!shown.contains('\u{1b}'), "colours without a terminal: {shown}");
+    fs::write(folder.path().join("empty.cstack"), "").unwrap();
+    let empty = run(folder.path(), &["check", "empty.cstack"]);
+    assert_eq!(empty.status.code(), Some(0));
+    assert!(text(&empty.stderr).contains("declares no model"), "{empty:?}");
     let missing = run(folder.path(), &["check", "missing.cstack"]);
     assert_eq!(missing.status.code(), Some(2));
     assert!(text(&missing.stderr).contains("help:"));
@@ -277,6 +281,39 @@ fn dev_survives_what_happens_to_a_file() {
     let status = server.terminate();
     assert_eq!(status.code(), Some(0));
     assert!(!folder.path().join(".cratestack/notes.db-wal").exists(), "the engines were not closed");
+}
+
+/// A refused edit is told in the words of the schema, and so is a refused token.
+#[test]
+fn dev_says_what_stands_in_the_way() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("notes.cstack");
+    let notes = format!("enum Kind {{ plain urgent }}\n{}", NOTES.replace("  version", "  kind    Kind\n  version"));
+    fs::write(&file, &notes).unwrap();
+    let mut server = Server::start(folder.path(), &["dev", "notes.cstack", "--addr", "127.0.0.1:0"]);
+    server.wait_for("follows; Ctrl-C ends it");
+    let ann = bearer(ANN);
+    let auth = [("Authorization", ann.as_str())];
+    for _ in 0..2 {
+        let created = server.request("POST", "/api/notes", &auth, r#"{"title":"one","kind":"urgent"}"#);
+        assert_eq!(created.status, 201, "{created:?}");
+    }
+    for (from, to, says) in [
+        ("plain urgent", "plain", "rows of `Note` have a `kind` that is no value of `Kind`"),
+        ("@length(max: 40)", "@unique", "several rows of `Note` have the same `title`"),
+        ("@length(max: 40)", "@length(max: 2) @db_enforce", "rows of `Note` have a `title` that its `@length` refuses"),
+        ("  title   String", "  name    String", "if it is the new name of `title`, write `@rename(from: \"title\")`"),
+        ("  title   String", "  name    String?", "`@rename(from: \"old\")`"),
+    ] {
+        fs::write(&file, notes.replace(from, to)).unwrap();
+        server.wait_for(says);
+        server.wait_for("the version before it keeps serving");
+    }
+    let nobody = bearer(r#"{"id":7}"#);
+    let refused = server.request("GET", "/api/notes", &[("Authorization", &nobody)], "");
+    assert_eq!(refused.status, 401);
+    assert!(!refused.body.contains("claim"), "{refused:?}");
+    server.wait_for("a token was refused (401): claim `id` must be a string");
 }
 
 /// A request meets the tables of its own version, whenever it comes.

@@ -145,6 +145,18 @@ impl<'a> Pair<'a> {
         if self.new.model.is_empty() { &self.new.name } else { &self.new.model }
     }
 
+    /// What to write if the column is an old one under a new name; empty when none can be.
+    fn renamed(&self, column: &Column) -> String {
+        let gone = |old: &&&Column| {
+            !old.field.is_empty()
+                && self.new.columns.iter().all(|new| new.field != old.field)
+                && convert(old, column, "", self.dialect).is_some()
+        };
+        self.dropped.iter().find(gone).map_or_else(String::new, |old| {
+            format!("; if it is the new name of `{0}`, write `@rename(from: \"{0}\")`", old.field)
+        })
+    }
+
     /// What is lost with a column.
     fn loss(&self, column: &Column) -> Probe {
         let (table, name) = (ident(&self.old.name), ident(&column.name));
@@ -252,8 +264,9 @@ impl<'a> Plan<'a> {
                     sql: format!("SELECT 1 FROM {table} LIMIT 1"),
                     says: format!(
                         "`{model}` has rows, and nothing says what `{}` is in them: give it a literal `@default(..)`, \
-                         or make it optional first",
-                        column.label()
+                         or make it optional first{}",
+                        column.label(),
+                        pair.renamed(column),
                     ),
                 });
             }

@@ -438,14 +438,14 @@ impl StoreError {
 
 /// What the caller of an operation on `model` is told about `error`: a code, a sentence and, where the database named
 /// what it concerns, the members. Members that no caller may see (`@server_only`) and other models' are not named.
-pub fn failure(schema: &Schema, model: ModelId, error: &StoreError) -> Failure {
+pub fn failure(schema: &Schema, id: ModelId, error: &StoreError) -> Failure {
     let detail = error.class.fault().map_or("an internal error", |fault| fault.detail);
     let mut failure = Failure::new(error.class.code(), detail);
-    let model = schema.model(model);
+    let model = schema.model(id);
     let here = error.table.as_deref().is_none_or(|table| table == model.table);
     match error.class {
         Class::Unique if here => unique(&mut failure, model, error),
-        Class::ForeignKey | Class::Restrict => foreign_key(&mut failure, schema, model, error),
+        Class::ForeignKey | Class::Restrict => foreign_key(&mut failure, schema, id, error),
         Class::Check => check(&mut failure, schema, model, error),
         _ if here => failure.errors = errors_at(model, &columns(model, &error.columns), "invalid", detail),
         _ => {}
@@ -504,22 +504,26 @@ fn unique(failure: &mut Failure, model: &Model, error: &StoreError) {
 }
 
 /// The constraint belongs either to the model itself, whose reference then names no row, or to a model whose rows
-/// depend on it.
-fn foreign_key(failure: &mut Failure, schema: &Schema, model: &Model, error: &StoreError) {
+/// depend on it. One that a cascade met further away is not named, since SQLite does not know it.
+fn foreign_key(failure: &mut Failure, schema: &Schema, id: ModelId, error: &StoreError) {
     let Some(wanted) = error.constraint.as_deref() else { return };
-    let owned = |model: &Model| -> Option<Vec<FieldId>> {
+    let owned = |model: &Model| -> Option<(ModelId, Vec<FieldId>)> {
         model.relations.iter().find_map(|relation| match &relation.kind {
-            RelationKind::Owning { constraint, fields, .. } if constraint == wanted => Some(fields.clone()),
+            RelationKind::Owning { constraint, fields, .. } if constraint == wanted => {
+                Some((relation.target, fields.clone()))
+            }
             _ => None,
         })
     };
+    let model = schema.model(id);
     if error.class == Class::ForeignKey
-        && let Some(fields) = owned(model)
+        && let Some((_, fields)) = owned(model)
         && error.table.as_deref().is_none_or(|table| table == model.table)
     {
         failure.errors = errors_at(model, &fields, "foreign_key", "the row that it names is gone");
         "it refers to a row that is gone".clone_into(&mut failure.detail);
-    } else if let Some(child) = schema.models.iter().find(|model| owned(model).is_some()) {
+    } else if let Some(child) = schema.models.iter().find(|model| owned(model).is_some_and(|(target, _)| target == id))
+    {
         failure.detail = format!("rows of `{}` depend on this row", child.name);
     }
 }

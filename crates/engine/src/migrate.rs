@@ -9,18 +9,22 @@
 
 use aws_lc_rs::digest;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use cratestack_schema::ir::Schema;
+use cratestack_schema::ir::{FieldId, FieldType, Index, Model, RelationKind, Schema};
 use rusqlite::config::DbConfig;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::ddl::{self, META_TABLE};
+use crate::ddl::{self, META_TABLE, bounded};
 use crate::ddl_diff::{self, Diff, Probe};
+use crate::fault::{Class, StoreError, enforced_name, validator_word};
 use crate::sql::{Dialect, ident};
 use crate::storage::literal;
 
 /// The version of the statements that [`ddl::create`] gives. A database of another version is refused, because
 /// [`ddl_diff::diff`] would start from tables that are not there.
 const DDL_VERSION: &str = "1";
+
+/// What the name of a table begins with while its rows are copied.
+const INTERIM: &str = "cratestack_new_";
 
 /// Identifies the advisory lock; its bytes spell `cratestk`.
 const LOCK: i64 = 0x6372_6174_6573_746b;
@@ -118,7 +122,10 @@ pub enum Error {
     /// It would lose rows or values, and nobody agreed.
     #[error("{}", .0.join("; "))]
     Loses(Vec<String>),
-    /// Rows break something that the new schema asks for.
+    /// Rows break something that the new schema asks for: a sentence in the schema's own words.
+    #[error("{0}")]
+    Rows(String),
+    /// Rows break something that has no name in the schema.
     #[error("cannot {step}: existing rows break {rule}")]
     Violated {
         /// The step.
@@ -148,7 +155,9 @@ impl Error {
             }
             Self::Refused(_) => "mend the rows or the schema, then try again; nothing was changed",
             Self::Loses(_) => "agree to the loss, or keep what would be dropped; nothing was changed",
-            Self::Violated { .. } => "mend these rows, or keep the rule out of the schema; nothing was changed",
+            Self::Rows(_) | Self::Violated { .. } => {
+                "mend these rows, or keep the rule out of the schema; nothing was changed"
+            }
             Self::Database { .. } => "nothing was changed; try again when the cause is gone",
         }
     }
@@ -325,10 +334,10 @@ async fn change(
     for (done, step) in steps.iter().enumerate() {
         report(Progress { done, total: steps.len(), step: &step.describe });
         for sql in &step.sql {
-            db.execute(sql).await.map_err(|error| error.while_doing(&step.describe))?;
+            db.execute(sql).await.map_err(|error| error.while_changing(schema, &step.describe))?;
         }
     }
-    db.check_references().await?;
+    db.check_references(schema).await?;
     db.set_meta("schema", json).await?;
     db.set_meta("fingerprint", fingerprint).await?;
     Ok(Outcome::Done)
@@ -386,32 +395,92 @@ async fn remove(db: &mut Db<'_>) -> Result<(), Error> {
 
 /// What a database says about one statement, in terms that both have.
 enum Fault {
-    /// Rows break this.
-    Rows(String),
+    /// Rows break a rule, which the text names as the database does.
+    Rows(String, StoreError),
     Other(String),
 }
 
 impl Fault {
     fn while_doing(self, step: &str) -> Error {
         match self {
-            Self::Rows(rule) => Error::Violated { step: step.to_owned(), rule },
+            Self::Rows(rule, _) => Error::Violated { step: step.to_owned(), rule },
             Self::Other(message) => Error::Database { doing: step.to_owned(), message },
         }
+    }
+
+    /// The same where `schema` is what the rows have to fulfil.
+    fn while_changing(self, schema: &Schema, step: &str) -> Error {
+        let sentence = match &self {
+            Self::Rows(_, error) => schema.models.iter().find_map(|model| broken_by_rows(schema, model, error)),
+            Self::Other(_) => None,
+        };
+        sentence.map_or_else(|| self.while_doing(step), Error::Rows)
+    }
+}
+
+/// What existing rows break, if it is a rule of `model`.
+fn broken_by_rows(schema: &Schema, model: &Model, error: &StoreError) -> Option<String> {
+    let name = &model.name;
+    let table = error.table.as_deref().map(|table| table.strip_prefix(INTERIM).unwrap_or(table));
+    let here = table == Some(model.table.as_str());
+    let wanted = error.constraint.as_deref();
+    let listed = |fields: &[FieldId]| {
+        let names: Vec<String> = fields.iter().map(|id| format!("`{}`", model.field(*id).name)).collect();
+        names.join(", ")
+    };
+    match error.class {
+        Class::Unique => {
+            let columns = |fields: &[FieldId]| {
+                here && fields.len() == error.columns.len()
+                    && fields.iter().all(|id| error.columns.contains(&model.field(*id).column))
+            };
+            let is = |index: &&Index| wanted.map_or_else(|| columns(&index.fields), |wanted| wanted == index.name);
+            let index = model.uniques.iter().find(is)?;
+            Some(format!("several rows of `{name}` have the same {}", listed(&index.fields)))
+        }
+        Class::NotNull if here => {
+            let field = model.fields.iter().find(|field| error.columns.contains(&field.column))?;
+            Some(format!("rows of `{name}` have no `{}`", field.name))
+        }
+        Class::ForeignKey => model.relations.iter().find_map(|relation| match &relation.kind {
+            RelationKind::Owning { constraint, .. } if Some(constraint.as_str()) == wanted => Some(format!(
+                "rows of `{name}` name rows of `{}`, and there are none",
+                schema.model(relation.target).name,
+            )),
+            _ => None,
+        }),
+        Class::Check => {
+            if let Some(check) = model.checks.iter().find(|check| Some(check.constraint.as_str()) == wanted) {
+                return Some(format!("rows of `{name}` break the check `{}`", check.name));
+            }
+            model.fields.iter().find_map(|field| {
+                if Some(bounded(&[&model.table, &field.column, "type_check"]).as_str()) == wanted {
+                    let FieldType::Enum(id) = field.ty else { return None };
+                    let of = &schema.enumeration(id).name;
+                    return Some(format!("rows of `{name}` have a `{}` that is no value of `{of}`", field.name));
+                }
+                let words = field.validators.iter().map(|validator| validator_word(&validator.kind));
+                let word = words.into_iter().find(|word| Some(enforced_name(model, field, word).as_str()) == wanted)?;
+                Some(format!("rows of `{name}` have a `{}` that its `@{word}` refuses", field.name))
+            })
+        }
+        _ => None,
     }
 }
 
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
         let constraint = error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation);
+        let classified = StoreError::sqlite(&error);
         let text = match error {
             rusqlite::Error::SqliteFailure(_, Some(text)) => text,
             other => other.to_string(),
         };
         // The rows are copied into a table under an interim name.
-        let text = text.replace("cratestack_new_", "");
+        let text = text.replace(INTERIM, "");
         match text.split_once(" failed: ") {
-            Some((kind, what)) if constraint => Self::Rows(format!("`{what}` ({kind})")),
-            _ if constraint => Self::Rows(format!("a rule of the table ({text})")),
+            Some((kind, what)) if constraint => Self::Rows(format!("`{what}` ({kind})"), classified),
+            _ if constraint => Self::Rows(format!("a rule of the table ({text})"), classified),
             _ => Self::Other(text),
         }
     }
@@ -421,14 +490,15 @@ impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
         let sqlx::Error::Database(inner) = &error else { return Self::Other(error.to_string()) };
         let class = inner.code().and_then(|code| code.get(..2).map(str::to_owned)).unwrap_or_default();
+        let classified = StoreError::postgres(&error);
         match class.as_str() {
-            "23" => Self::Rows(match inner.constraint() {
-                Some(name) => format!("`{name}`"),
-                // Of a missing value: names the column.
-                None => inner.message().to_owned(),
-            }),
+            "23" => {
+                // Without a name it is a missing value, and the message names the column.
+                let rule = inner.constraint().map_or_else(|| inner.message().to_owned(), |name| format!("`{name}`"));
+                Self::Rows(rule, classified)
+            }
             // These messages quote the value.
-            "22" => Self::Rows("the column's type".to_owned()),
+            "22" => Self::Rows("the column's type".to_owned(), classified),
             _ => Self::Other(inner.message().to_owned()),
         }
     }
@@ -603,16 +673,21 @@ impl Db<'_> {
     }
 
     /// PostgreSQL has checked the references as it made the constraints.
-    async fn check_references(&mut self) -> Result<(), Error> {
+    async fn check_references(&mut self, schema: &Schema) -> Result<(), Error> {
         if matches!(self, Self::Postgres(_)) {
             return Ok(());
         }
-        let sql = "SELECT DISTINCT \"table\" || ' -> ' || \"parent\" FROM pragma_foreign_key_check";
+        let sql = "SELECT DISTINCT \"table\" || char(0) || \"parent\" FROM pragma_foreign_key_check";
         let broken = self.texts(sql).await.map_err(|error| error.while_doing("check the references"))?;
-        let broken: Vec<String> = broken.into_iter().flatten().map(|pair| format!("`{pair}`")).collect();
-        if broken.is_empty() {
-            return Ok(());
-        }
-        Err(Error::Violated { step: "keep every reference".to_owned(), rule: broken.join(", ") })
+        let name = |table: &str| {
+            let model = schema.models.iter().find(|model| model.table == table);
+            model.map_or_else(|| table.to_owned(), |model| model.name.clone())
+        };
+        let sentence = |pair: String| {
+            let (child, parent) = pair.split_once('\0').unwrap_or((&pair, ""));
+            format!("rows of `{}` name rows of `{}`, and there are none", name(child), name(parent))
+        };
+        let broken: Vec<String> = broken.into_iter().flatten().map(sentence).collect();
+        if broken.is_empty() { Ok(()) } else { Err(Error::Rows(broken.join("; "))) }
     }
 }

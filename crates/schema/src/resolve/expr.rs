@@ -775,6 +775,10 @@ impl<'a> Typer<'a> {
         };
         let test = if is_auth(operand) {
             self.outside_world(operand.span, "auth()")?;
+            if negated {
+                // Never true where nobody can say who they are, which nobody means.
+                self.auth(operand.span)?;
+            }
             Expr::Anonymous
         } else {
             match self.operand(operand)? {
