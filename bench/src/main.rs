@@ -95,7 +95,7 @@ impl Client for Caller {
             Kind::Get => format!("GET /api/accounts/{id} HTTP/1.1\r\n{common}\r\n"),
             Kind::List => format!("GET /api/accounts?limit=50 HTTP/1.1\r\n{common}\r\n"),
             Kind::Patch => {
-                let body = format!("{{\"owner\":\"owner {}\"}}", self.turn);
+                let body = format!("{{\"owner\":\"owner {} of version {version}\"}}", self.turn);
                 format!(
                     "PATCH /api/accounts/{id} HTTP/1.1\r\n{common}If-Match: \"{version}\"\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
                     body.len()
@@ -110,9 +110,16 @@ impl Client for Caller {
             return Err(format!("status {status}: {head}{}", String::from_utf8_lossy(body)));
         }
         if self.kind == Kind::Patch {
+            // Not simply one more: a patch that changes nothing keeps the version.
+            let tag = head
+                .lines()
+                .filter_map(|line| line.split_once(':'))
+                .find(|(name, _)| name.eq_ignore_ascii_case("etag"));
+            let version = tag.and_then(|(_, tag)| tag.trim().trim_matches('"').parse().ok());
             let at = self.turn % self.rows.len().max(1);
-            if let Some((_, version)) = self.rows.get_mut(at) {
-                *version += 1;
+            match (self.rows.get_mut(at), version) {
+                (Some((_, current)), Some(version)) => *current = version,
+                _ => return Err(format!("no version in the answer: {head}")),
             }
         }
         Ok(())

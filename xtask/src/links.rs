@@ -3,17 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::run;
 
-/// Checks every Markdown file that is, or could be, under version control.
+/// Checks every Markdown file of the project.
 pub(crate) fn main() -> Result<(), String> {
     let root = run::root();
-    let files = run::captured(
-        Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard", "*.md"]).current_dir(&root),
-    )?;
-    let files: Vec<PathBuf> = files.lines().map(|line| root.join(line)).filter(|file| file.is_file()).collect();
+    let mut files = Vec::new();
+    markdown(&root, &mut files)?;
     let mut broken = Vec::new();
     let mut count = 0;
     for file in &files {
@@ -28,6 +25,20 @@ pub(crate) fn main() -> Result<(), String> {
     }
     println!("  {count} links in {} Markdown files", files.len());
     if broken.is_empty() { Ok(()) } else { Err(format!("broken links:\n  {}", broken.join("\n  "))) }
+}
+
+/// Markdown files below a folder, but for hidden folders and what builds leave.
+fn markdown(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), String> {
+    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && !name.starts_with('.') && name != "target" {
+            markdown(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// Targets of `[text](target)`, outside code.

@@ -55,11 +55,14 @@ fn bench(args: &[String]) -> Result<(), String> {
     let server = postgres::Server::private(postgres::Purpose::Bench)?;
     let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
     let program = |name: &str| std::path::Path::new(&target).join("release").join(name);
+    // Debian puts it beside the server's programs, others on the path alone.
+    let beside = server.programs.join("pgbench");
+    let pgbench = if beside.is_file() { beside } else { "pgbench".into() };
     let mut command = std::process::Command::new(program("bench"));
     command
         .args(args)
         .env("BENCH_DATABASE", &server.url)
-        .env("BENCH_PGBENCH", server.programs.join("pgbench"))
+        .env("BENCH_PGBENCH", pgbench)
         .env("BENCH_CRATESTACK", program("cratestack"));
     run::shown(&mut command)
 }

@@ -1143,3 +1143,20 @@ async fn what_a_foreign_key_does_to_a_row_moves_its_version() {
         assert_eq!(row.version, Some(2), "{name}: the engine's own patch counts once");
     }
 }
+
+#[tokio::test]
+async fn an_atomic_batch_that_failed_is_explained_without_its_own_rows() {
+    let text = "model Thing {\n  id Int @id\n  a Int? @unique\n  b Int? @unique\n  @@allow(\"all\", true)\n}";
+    for base in Base::all(text).await {
+        let create = |data: &str| BatchItem { verb: Verb::Create { data: json(data) } };
+        base.create("", "Thing", r#"{"id":1,"a":1}"#).await.unwrap();
+        let items = vec![create(r#"{"id":2,"a":2,"b":2}"#), create(r#"{"id":1,"a":3,"b":2}"#)];
+        let each = base.run("", "Thing", Verb::Batch { atomic: false, items: items.clone() }).await.unwrap();
+        let Answer::Batch(each) = each else { panic!() };
+        assert_eq!(codes(each[1].as_ref().unwrap_err()), [("#/id", "unique"), ("#/b", "unique")], "{}", base.name);
+        base.delete("", "Thing", "2", 0).await.unwrap();
+        // Nothing of it has happened, so that one row alone stands in the way.
+        let all = base.run("", "Thing", Verb::Batch { atomic: true, items }).await.unwrap_err();
+        assert_eq!((codes(&all), all.item), (vec![("#/id", "unique")], Some(1)), "{}", base.name);
+    }
+}

@@ -448,7 +448,10 @@ impl SqliteSession<'_> {
 
     fn word(&mut self, word: Control) -> Result<(), StoreError> {
         let texts: &[&str] = match word {
-            Control::Begin | Control::Commit | Control::Rollback => &[],
+            // The commit is the group's. What comes after a rollback must not see what was rolled back.
+            Control::Begin => &["SAVEPOINT t"],
+            Control::Commit => &["RELEASE t"],
+            Control::Rollback => &["ROLLBACK TO t", "RELEASE t"],
             Control::Savepoint => &["SAVEPOINT s"],
             Control::Release => &["RELEASE s"],
             Control::RollbackTo => &["ROLLBACK TO s", "RELEASE s"],
