@@ -243,7 +243,7 @@ impl Owner {
 
 /// A new folder that others cannot look into.
 fn make_folder() -> Result<PathBuf, String> {
-    let folder = std::env::temp_dir().join(format!("cratestack-postgres-{}", random_hex()?));
+    let folder = std::env::temp_dir().join(format!("xtask-postgres-{}", random_hex()?));
     fs::create_dir(&folder).map_err(|error| format!("{} could not be made: {error}", folder.display()))?;
     #[cfg(unix)]
     {
