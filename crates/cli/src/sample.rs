@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cratestack_engine::api::{Answer, Caller, Operation, Principal, Verb};
 use cratestack_engine::{Engine, input};
 use cratestack_schema::ir::{
@@ -10,6 +12,7 @@ use cratestack_schema::ir::{
     ValidatorKind, Writable,
 };
 use cratestack_schema::value::Value;
+use regex_syntax::hir::{Class, Hir, HirKind};
 
 /// A principal to try things with.
 pub(crate) struct Sample {
@@ -91,7 +94,7 @@ fn value(schema: &Schema, field: &Field) -> Option<String> {
         FieldType::Scalar(scalar) => scalar,
         FieldType::Type(_) | FieldType::Model(_) => return None,
     };
-    let mut least = None;
+    let (mut bound, mut lengths, mut pattern) = (None, (0, usize::MAX), None);
     for validator in &field.validators {
         match &validator.kind {
             ValidatorKind::Email => return Some(quoted("ann@example.com")),
@@ -100,19 +103,36 @@ fn value(schema: &Schema, field: &Field) -> Option<String> {
             ValidatorKind::Iban => return Some(quoted("DE89370400440532013000")),
             ValidatorKind::Bic => return Some(quoted("DEUTDEFF")),
             ValidatorKind::Lei => return Some(quoted("529900T8BM49AURSDO55")),
-            ValidatorKind::Range { min: Some(min), .. } => least = Some(min.clone()),
-            ValidatorKind::Length { min: Some(min), .. } if scalar == Scalar::String && *min > 3 => {
-                return Some(quoted(&"x".repeat(usize::try_from(*min).ok()?.min(1000))));
+            ValidatorKind::Range { min, max } => bound = min.clone().or_else(|| max.clone()),
+            ValidatorKind::Length { min, max } => {
+                let octets = |bound: u64| usize::try_from(bound).unwrap_or(usize::MAX);
+                lengths = (min.map_or(0, octets), max.map_or(usize::MAX, octets));
             }
-            ValidatorKind::Length { .. } | ValidatorKind::Range { .. } | ValidatorKind::Regex(_) => {}
+            ValidatorKind::Regex(text) => pattern = Some(text),
         }
     }
-    Some(match (scalar, least) {
-        (Scalar::Int | Scalar::Float, Some(Value::Int(least))) => least.to_string(),
-        (Scalar::Float, Some(Value::Float(least))) => least.to_string(),
-        (Scalar::BigInt, Some(Value::Int(least))) => quoted(&least.to_string()),
-        (Scalar::Decimal(_) | Scalar::Date | Scalar::DateTime, Some(Value::Text(least))) => quoted(&least),
-        (Scalar::String, _) => quoted(word(&field.name)),
+    let (least, most) = lengths;
+    if least > LONGEST {
+        return None;
+    }
+    Some(match (scalar, bound) {
+        (Scalar::Int | Scalar::Float, Some(Value::Int(bound))) => bound.to_string(),
+        (Scalar::Float, Some(Value::Float(bound))) => bound.to_string(),
+        (Scalar::BigInt, Some(Value::Int(bound))) => quoted(&bound.to_string()),
+        (Scalar::Decimal(_) | Scalar::Date | Scalar::DateTime, Some(Value::Text(bound))) => quoted(&bound),
+        (Scalar::String, _) => {
+            let fits = |text: &str| (least..=most).contains(&text.chars().count());
+            let word = word(&field.name);
+            match pattern {
+                Some(pattern)
+                    if !cratestack_schema::pattern::compile(pattern).is_ok_and(|known| known.is_match(word)) =>
+                {
+                    quoted(&matching(pattern)?)
+                }
+                _ if fits(word) => quoted(word),
+                _ => quoted(&"x".repeat(least.max(1).min(most))),
+            }
+        }
         (Scalar::Int | Scalar::Float, _) => "1".to_owned(),
         (Scalar::BigInt, _) => quoted("1"),
         (Scalar::Decimal(_), _) => quoted("10"),
@@ -121,9 +141,40 @@ fn value(schema: &Schema, field: &Field) -> Option<String> {
         (Scalar::Date, _) => quoted("2026-01-31"),
         (Scalar::Uuid, _) => quoted("01890a5d-ac96-774b-bcce-b302099a8057"),
         (Scalar::Cuid, _) => quoted("cjld2cjxh0000qzrmn831i7rn"),
-        (Scalar::Bytes, _) => quoted("AAE="),
+        (Scalar::Bytes, _) => quoted(&STANDARD.encode(vec![0; least.max(1).min(most)])),
         (Scalar::Json, _) => "{}".to_owned(),
     })
+}
+
+/// Longer texts are no samples.
+const LONGEST: usize = 200;
+
+/// A short text that a pattern matches, if it is a simple one.
+fn matching(pattern: &str) -> Option<String> {
+    let mut text = String::new();
+    spell(&regex_syntax::parse(pattern).ok()?, &mut text)?;
+    Some(text)
+}
+
+fn spell(hir: &Hir, text: &mut String) -> Option<()> {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => {}
+        HirKind::Literal(literal) => text.push_str(std::str::from_utf8(&literal.0).ok()?),
+        HirKind::Class(Class::Unicode(class)) => {
+            let holds = |c: &char| class.iter().any(|range| (range.start()..=range.end()).contains(c));
+            text.push(['A', 'a', '1'].into_iter().find(holds).or_else(|| Some(class.iter().next()?.start()))?);
+        }
+        HirKind::Class(Class::Bytes(_)) => return None,
+        HirKind::Repetition(again) => {
+            for _ in 0..again.min {
+                spell(&again.sub, text)?;
+            }
+        }
+        HirKind::Capture(group) => spell(&group.sub, text)?,
+        HirKind::Concat(parts) => parts.iter().try_for_each(|part| spell(part, text))?,
+        HirKind::Alternation(either) => spell(either.first()?, text)?,
+    }
+    (text.len() <= LONGEST).then_some(())
 }
 
 fn word(name: &str) -> &'static str {
@@ -152,7 +203,7 @@ pub(crate) struct Try {
     pub(crate) body: Option<String>,
 }
 
-/// Three requests that succeed on an empty database: a row is made, found, and counted. Each candidate is run on
+/// Requests that succeed on an empty database: a row is made, found, and counted, or else what is possible. Each is run on
 /// `scratch` (an engine over the same schema on a database in memory) before it is shown.
 pub(crate) async fn tries(scratch: &Engine, principals: &[Sample]) -> Vec<Try> {
     let schema: &Arc<Schema> = scratch.schema();
@@ -164,7 +215,7 @@ pub(crate) async fn tries(scratch: &Engine, principals: &[Sample]) -> Vec<Try> {
         .collect();
     // An anonymous caller comes last: a token shows more.
     let callers: Vec<_> = callers.iter().skip(1).chain(callers.first()).collect();
-    let mut reads = Vec::new();
+    let mut some = Vec::new();
     for (id, model) in schema.models() {
         let body = body(schema, model);
         for (who, principal) in &callers {
@@ -173,20 +224,18 @@ pub(crate) async fn tries(scratch: &Engine, principals: &[Sample]) -> Vec<Try> {
                 None => false,
             };
             let listed = |query: &str| Try { who: *who, target: format!("/{}{query}", model.path), body: None };
-            let lists = succeeds(scratch, id, principal.as_ref(), list()).await;
+            let created = || Try { who: *who, target: format!("/{}", model.path), body: body.clone() };
+            let routed = !model.internal.contains(&Action::List);
+            let lists = routed && succeeds(scratch, id, principal.as_ref(), list()).await;
             if made && lists {
-                return vec![
-                    Try { who: *who, target: format!("/{}", model.path), body },
-                    listed(""),
-                    listed("?limit=1&count=exact"),
-                ];
+                return vec![created(), listed(""), listed("?limit=1&count=exact")];
             }
-            if lists && reads.len() < 3 {
-                reads.push(listed("?limit=10"));
+            if (made || lists) && some.len() < 3 {
+                some.push(if made { created() } else { listed("?limit=10") });
             }
         }
     }
-    reads
+    some
 }
 
 fn create(body: &str) -> Option<Verb> {
