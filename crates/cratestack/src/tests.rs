@@ -352,10 +352,6 @@ fn a_verb_that_no_policy_allows_has_no_route() {
     for (expr, route) in [("true", false), ("false", true), (varies, true), ("auth() == null || true", false)] {
         assert_eq!(listed(auth, &format!("  @@allow(\"list\", true)\n  @@deny(\"list\", {expr})")), route, "{expr}");
     }
-    // Without an `auth` block, `auth() != null` is nobody.
-    for (block, route) in [(auth, true), ("", false)] {
-        assert_eq!(listed(block, "  @@allow(\"list\", auth() != null)"), route);
-    }
     assert!(!listed(auth, "  @@allow(\"list\", true)\n  @@internal(\"list\")"));
     assert!(!listed(auth, "  @@allow(\"detail\", true)"));
     assert!(!listed(auth, ""));
