@@ -121,8 +121,8 @@ impl Dev {
             },
             followed = follow => followed.map(|()| Outcome::Clean),
         };
-        engine.close().await;
         retired.join_all().await;
+        engine.close().await;
         ended
     }
 

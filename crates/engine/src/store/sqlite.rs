@@ -40,6 +40,7 @@ const STEPS: i32 = 10_000;
 pub struct Sqlite {
     /// `None` once it is closed.
     queues: RwLock<Option<Queues>>,
+    /// The writer's first.
     threads: Mutex<Vec<JoinHandle<()>>>,
     statistics: Arc<Statistics>,
 }
@@ -192,9 +193,17 @@ impl Sqlite {
 
     /// Does what is queued and closes the connections. Further work is refused.
     pub async fn close(&self) {
-        drop(self.queues.write().unwrap_or_else(PoisonError::into_inner).take());
+        let queues = self.queues.write().unwrap_or_else(PoisonError::into_inner).take();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
+        // Readers first: SQLite folds the log into the file when the last connection closes, and of two that close at
+        // the same time neither is the last.
+        let join = move || {
+            let mut threads = threads.into_iter();
+            let (first, queues) = (threads.next(), queues.map(|queues| (queues.writer, drop(queues.readers))));
+            threads.for_each(|reader| drop(reader.join()));
+            drop(queues);
+            drop(first.map(JoinHandle::join));
+        };
         let _ = tokio::task::spawn_blocking(join).await;
     }
 }
