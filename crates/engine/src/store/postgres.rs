@@ -1,7 +1,9 @@
 //! PostgreSQL: a small pool of connections that the engine owns.
 //!
 //! A connection is lent without a ping, unless it has been idle for long or another connection has just been lost. One
-//! whose statement did not come to its end (a deadline, a caller that went away) is closed and never lent again.
+//! whose statement did not come to its end (a deadline, a caller that went away) is closed and never lent again; its
+//! place in the pool stays taken until the server has noticed and given up as well, so that callers who come and go
+//! cannot make the server work on more statements at once than the pool has connections.
 
 use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -47,6 +49,10 @@ impl Default for PoolOptions {
 const STATEMENTS: usize = 1024;
 /// Rows that are rendered in one go.
 const SLICE: usize = 64;
+/// Makes the server look every so often whether the client of a running statement is still there.
+const WATCH: &str = "SET client_connection_check_interval = 250";
+/// How long after its connection was closed a statement may still run: two such looks.
+const UNNOTICED: Duration = Duration::from_millis(500);
 /// How long a ping may take before the connection counts as dead.
 const PING: Duration = Duration::from_secs(1);
 
@@ -126,7 +132,7 @@ impl Postgres {
                 return Ok(PgSession { lease, deadline, in_transaction: false });
             }
         }
-        let connect = timeout_at(deadline, self.shared.connect.connect());
+        let connect = timeout_at(deadline, self.shared.connect());
         let unreachable = |error: String| StoreError::new(Class::NoConnection, format!("cannot connect: {error}"));
         let connection = connect.await.map_err(|_| unreachable("too slow".to_owned()))?;
         lease.connection = Some(connection.map_err(|error| unreachable(error.to_string()))?);
@@ -146,7 +152,7 @@ impl Postgres {
                 permit.map_err(|_| busy("the pool is closed"))?.forget();
             }
         }
-        Ok(Lease { connection: None, reusable: true, shared: Arc::clone(shared) })
+        Ok(Lease { connection: None, reusable: true, running: false, shared: Arc::clone(shared) })
     }
 
     /// Waits until every connection is back, and closes them.
@@ -164,6 +170,13 @@ impl Postgres {
 }
 
 impl Shared {
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = self.connect.connect().await?;
+        // Servers before version 14, and some platforms, do not have it: there `statement_timeout` is the bound.
+        let _ = connection.execute(WATCH).await;
+        Ok(connection)
+    }
+
     fn take_idle(&self) -> Option<Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
@@ -202,6 +215,8 @@ impl Drop for Place<'_> {
 struct Lease {
     connection: Option<PgConnection>,
     reusable: bool,
+    /// A statement was sent, and its end was not seen.
+    running: bool,
     shared: Arc<Shared>,
 }
 
@@ -212,7 +227,16 @@ impl Drop for Lease {
             let idle = Idle { connection, since: Instant::now(), losses };
             self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
         }
-        self.shared.permits.add_permits(1);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if self.running => {
+                let shared = Arc::clone(&self.shared);
+                runtime.spawn(async move {
+                    tokio::time::sleep(UNNOTICED).await;
+                    shared.permits.add_permits(1);
+                });
+            }
+            _ => self.shared.permits.add_permits(1),
+        }
     }
 }
 
@@ -240,11 +264,13 @@ impl PgSession {
             return Err(StoreError::new(Class::ConnectionLost, "the connection was closed"));
         };
         self.lease.reusable = false;
+        self.lease.running = true;
         let done = timeout_at(self.deadline, work(connection)).await;
         let Ok(done) = done else {
             self.lease.connection = None;
             return Err(StoreError::new(Class::Deadline, "the deadline passed in the middle of a statement"));
         };
+        self.lease.running = false;
         let done = done.map_err(|error| StoreError::postgres(&error));
         match &done {
             Err(error) if error.class.remedy() == Remedy::Reconnect => {

@@ -7,7 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -54,8 +54,8 @@ struct Queues {
 
 /// What the threads run. Type-erased: a [`Task`] knows what it answers.
 trait Job: Send {
-    /// When nobody waits for the answer any more.
-    fn deadline(&self) -> Instant;
+    /// How long there is use in the work.
+    fn patience(&self) -> Patience;
     /// Does the work; `true` keeps its changes. May be called again if the changes are lost.
     fn run(&mut self, session: &mut SqliteSession<'_>) -> bool;
     /// Puts an error in place of the result.
@@ -64,8 +64,32 @@ trait Job: Send {
     fn answer(&mut self);
 }
 
-struct Task<W, T, E> {
+/// How long there is use in a job.
+#[derive(Clone)]
+struct Patience {
+    /// When nobody waits for the answer any more.
     deadline: Instant,
+    /// Whether the caller of a job that only reads has gone.
+    gone: Arc<AtomicBool>,
+}
+
+impl Patience {
+    fn is_over(&self) -> bool {
+        self.gone.load(Ordering::Relaxed) || self.deadline <= Instant::now()
+    }
+}
+
+/// Notes that a caller has gone.
+struct Goodbye(Arc<AtomicBool>);
+
+impl Drop for Goodbye {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Task<W, T, E> {
+    patience: Patience,
     work: W,
     result: Option<Result<T, E>>,
     caller: Option<oneshot::Sender<Result<T, E>>>,
@@ -77,8 +101,8 @@ where
     T: Send,
     E: From<StoreError> + Send,
 {
-    fn deadline(&self) -> Instant {
-        self.deadline
+    fn patience(&self) -> Patience {
+        self.patience.clone()
     }
 
     fn run(&mut self, session: &mut SqliteSession<'_>) -> bool {
@@ -166,7 +190,10 @@ impl Sqlite {
         E: From<StoreError> + Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
-        let task: Box<dyn Job> = Box::new(Task { deadline, work, result: None, caller: Some(caller) });
+        let patience = Patience { deadline, gone: Arc::default() };
+        // Nothing is lost with a read, and others wait for the thread. A write runs to its end.
+        let _goodbye = (role == Role::Reader).then(|| Goodbye(Arc::clone(&patience.gone)));
+        let task: Box<dyn Job> = Box::new(Task { patience, work, result: None, caller: Some(caller) });
         if let Some((queue, task)) = self.enqueue(role, task)? {
             let room = tokio::time::timeout_at(deadline.into(), queue.send(task)).await;
             room.map_err(|_| late())?.map_err(|_| closed())?;
@@ -230,22 +257,17 @@ struct Thread {
     statistics: Arc<Statistics>,
 }
 
-/// The deadline of the job at hand, for SQLite's progress handler: nanoseconds since `start`, 0 for none.
-#[derive(Clone)]
-struct Clock {
-    start: Instant,
-    deadline: Arc<AtomicU64>,
-}
+/// The patience of the job at hand, for SQLite's progress handler.
+#[derive(Clone, Default)]
+struct Clock(Arc<Mutex<Option<Patience>>>);
 
 impl Clock {
-    fn set(&self, deadline: Option<Instant>) {
-        let nanos = deadline.map_or(0, |deadline| deadline.saturating_duration_since(self.start).as_nanos().max(1));
-        self.deadline.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+    fn set(&self, patience: Option<Patience>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = patience;
     }
 
     fn passed(&self) -> bool {
-        let deadline = self.deadline.load(Ordering::Relaxed);
-        deadline != 0 && self.start.elapsed().as_nanos() > u128::from(deadline)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(Patience::is_over)
     }
 }
 
@@ -265,7 +287,7 @@ impl Thread {
                 _ => format!("cannot open the SQLite database `{}`: {error}", path.display()),
             })
         })?;
-        let clock = Clock { start: Instant::now(), deadline: Arc::new(AtomicU64::new(0)) };
+        let clock = Clock::default();
         let watch = clock.clone();
         let watched = connection.progress_handler(STEPS, Some(move || watch.passed()));
         watched.map_err(|error| OpenError::Database(error.to_string()))?;
@@ -303,7 +325,7 @@ impl Thread {
     /// Runs one job; a panic becomes its error. The answer says whether to keep the changes, or why the transaction
     /// as a whole is in doubt.
     fn attempt(&mut self, job: &mut dyn Job) -> Result<bool, StoreError> {
-        self.clock.set(Some(job.deadline()));
+        self.clock.set(Some(job.patience()));
         let mut session = self.session();
         let done = catch_unwind(AssertUnwindSafe(|| job.run(&mut session)));
         let fatal = session.fatal.take();
@@ -373,7 +395,7 @@ fn commit_together(thread: &mut Thread, jobs: &mut [Box<dyn Job>]) -> Result<(),
     thread.statistics.count_group();
     thread.roll_back();
     // Another process may hold the file: wait as long as the most patient caller does.
-    let patience = jobs.iter().map(|job| job.deadline().saturating_duration_since(Instant::now())).max();
+    let patience = jobs.iter().map(|job| job.patience().deadline.saturating_duration_since(Instant::now())).max();
     let patience = thread.connection.busy_timeout(patience.unwrap_or_default().min(BUSY));
     patience.map_err(|error| StoreError::sqlite(&error))?;
     thread.execute("BEGIN IMMEDIATE")?;
@@ -386,7 +408,7 @@ fn commit_together(thread: &mut Thread, jobs: &mut [Box<dyn Job>]) -> Result<(),
 
 fn run_group(thread: &mut Thread, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
     for job in jobs {
-        if job.deadline() <= Instant::now() {
+        if job.patience().is_over() {
             job.fail(late());
             continue;
         }
@@ -405,7 +427,7 @@ fn read_loop(mut thread: Thread, jobs: Arc<Mutex<mpsc::Receiver<Box<dyn Job>>>>)
         // Idle readers queue for the lock; the one that has it waits for the next job.
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some(mut job) = next else { return };
-        if job.deadline() <= Instant::now() {
+        if job.patience().is_over() {
             job.fail(late());
         } else if let Err(error) = thread.attempt(job.as_mut()) {
             job.fail(error);

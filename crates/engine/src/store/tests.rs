@@ -104,6 +104,7 @@ mod postgres {
 
     #[tokio::test]
     async fn a_statement_that_did_not_end_closes_its_connection() {
+        let begun = Instant::now();
         let Some((_database, pool)) = pool(1).await else { return };
         let first = int(&pool, PID).await.unwrap();
         let wait = statement("SELECT 1::bigint FROM pg_sleep(20)", &[SqlType::INT], Vec::new());
@@ -120,6 +121,26 @@ mod postgres {
         assert_eq!(session.fetch(&wait, &mut NoPages).await.unwrap_err().class, Class::Deadline);
         drop(session);
         assert_ne!(second, int(&pool, PID).await.unwrap());
+        // The server has given them up too, long before they are done.
+        let others = format!("SELECT count(*) FROM pg_stat_activity WHERE pid IN ({first}, {second})");
+        while int(&pool, &others).await.unwrap() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(15));
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_nobody_waits_for_keeps_its_place_until_it_has_ended() {
+        let Some((_database, pool)) = pool(1).await else { return };
+        let wait = statement("SELECT 1::bigint FROM pg_sleep(20)", &[SqlType::INT], Vec::new());
+        let mut session = pool.session(soon().into()).await.unwrap();
+        let mut pages = NoPages;
+        let mut fetch = Box::pin(async move { session.fetch(&wait, &mut pages).await.map(|_| ()) });
+        assert!(pending(fetch.as_mut()).await);
+        drop(fetch);
+        let mut next = Box::pin(pool.session(soon().into()));
+        assert!(pending(next.as_mut()).await);
+        next.await.unwrap();
     }
 
     #[tokio::test]
@@ -200,6 +221,26 @@ mod sqlite {
     async fn count(store: &Sqlite) -> Value {
         let rows = store.read(soon(), |session| run(session, "SELECT count(*) FROM t", Vec::new())).await.unwrap();
         rows[0][0].clone()
+    }
+
+    #[tokio::test]
+    async fn reads_that_nobody_waits_for_are_given_up() {
+        const ENDLESS: &str = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n";
+        let directory = tempfile::tempdir().unwrap();
+        let memory = Sqlite::open(&schema(), None, 1, Arc::default(), nothing).unwrap();
+        for store in [open(&directory), memory] {
+            write(&store, "CREATE TABLE t (a INTEGER)", Vec::new()).await.unwrap();
+            // More than there are threads: those that run, and those that wait.
+            let mut reads: Vec<_> =
+                (0..8).map(|_| Box::pin(store.read(soon(), |session| run(session, ENDLESS, Vec::new())))).collect();
+            for read in &mut reads {
+                assert!(pending(read.as_mut()).await);
+            }
+            drop(reads);
+            assert_eq!(count(&store).await, Value::Int(0));
+            write(&store, "INSERT INTO t VALUES (1)", Vec::new()).await.unwrap();
+            assert_eq!(count(&store).await, Value::Int(1));
+        }
     }
 
     /// Holds the writer until told to go on, so that what comes meanwhile forms one group.
