@@ -36,7 +36,7 @@ use crate::json::Json;
 use crate::migrate::{self, Db, State};
 use crate::plan::write::{self, Dependents, Form, Kind, Plan, Verdict, VersionTest};
 use crate::plan::{Values, key_text, key_values};
-use crate::policy::{Decision, Policies, View};
+use crate::policy::{AtomKey, Decision, Policies, View};
 use crate::sources::{Clock, Ids, RandomIds, SystemClock};
 use crate::sql::{Dialect, Statement, Template};
 use crate::store::postgres::{PoolOptions, Postgres};
@@ -135,6 +135,7 @@ struct Core {
     lists: Cache<read::ListForm, read::ListPlan>,
     rows: Cache<read::RowForm, read::RowPlan>,
     dependents: Cache<ModelId, Dependents>,
+    locks: Cache<(ModelId, AtomKey, bool), Option<Arc<Template>>>,
 }
 
 #[derive(Debug)]
@@ -178,6 +179,7 @@ impl Engine {
             lists: Cache::default(),
             rows: Cache::default(),
             dependents: Cache::default(),
+            locks: Cache::default(),
             schema,
         };
         Ok(Self { core: Arc::new(core) })
@@ -469,8 +471,11 @@ impl Work {
             },
             Self::Batch { atomic, items } => {
                 session.control(Control::Begin).await?;
-                let done =
-                    if *atomic { run_atomic(core, session, items).await } else { run_each(core, session, items).await };
+                let done = match lock_rows(core, session, items).await {
+                    Err(error) => Err((0, Stop::Database(error))),
+                    Ok(()) if *atomic => run_atomic(core, session, items).await,
+                    Ok(()) => run_each(core, session, items).await,
+                };
                 let (at, stop) = match done {
                     Ok(answers) => {
                         session.control(Control::Commit).await?;
@@ -492,6 +497,31 @@ impl Work {
             }
         }
     }
+}
+
+/// Takes the locks of a batch in an order that all batches share. SQLite has one writer.
+async fn lock_rows<S: Session>(
+    core: &Core,
+    session: &mut S,
+    items: &[Result<Mutation, Failure>],
+) -> Result<(), StoreError> {
+    let changes: Vec<&Mutation> = items.iter().flatten().filter(|mutation| !mutation.key.is_empty()).collect();
+    let [first, _, ..] = changes.as_slice() else { return Ok(()) };
+    if core.store.dialect() == Dialect::Sqlite {
+        return Ok(());
+    }
+    let removes = changes.iter().any(|mutation| mutation.form.kind == Kind::Delete);
+    let form = (first.form.model, first.form.atoms.clone(), removes);
+    let view = core.policies.view(first.principal.as_ref(), &first.now);
+    let template = core.locks.get(&form, || write::locks(&view, first.form.model, removes));
+    let Some(template) = &*template else { return Ok(()) };
+    let column = |at| Value::List(changes.iter().filter_map(|mutation| mutation.key.get(at)).cloned().collect());
+    let key: Vec<Value> = (0..first.key.len()).map(column).collect();
+    let values =
+        Values { key: &key, ..Values::new(&core.schema, Dialect::Postgres, first.principal.as_ref(), &first.now) };
+    let statement = template.fill(|slot| values.bind(slot));
+    let statement = statement.map_err(|error| StoreError::new(Class::Other, error.to_string()))?;
+    session.fetch(&statement, &mut NoPages).await.map(|_| ())
 }
 
 /// Runs items until one is refused, and says which.

@@ -9,6 +9,7 @@ use crate::testing::{PgDatabase, Proxy, pending};
 
 /// 2026-01-31T10:00:00Z
 const NOW: i64 = 1_769_853_600_000_000;
+const NOW_TEXT: &str = "2026-01-31T10:00:00.000000Z";
 
 const BANK: &str = r#"
 enum Role { teller manager }
@@ -1158,5 +1159,74 @@ async fn an_atomic_batch_that_failed_is_explained_without_its_own_rows() {
         // Nothing of it has happened, so that one row alone stands in the way.
         let all = base.run("", "Thing", Verb::Batch { atomic: true, items }).await.unwrap_err();
         assert_eq!((codes(&all), all.item), (vec![("#/id", "unique")], Some(1)), "{}", base.name);
+    }
+}
+
+#[tokio::test]
+async fn batches_in_opposite_orders_do_not_stand_in_each_others_way() {
+    let text = r#"
+        enum Kind { one two @map("TWO") }
+        auth Principal { id String @id  role String  tenantId String @tenant }
+        model Thing {
+          s       String
+          i       Int
+          u       Uuid
+          d       Date
+          at      DateTime
+          kind    Kind
+          text    String?
+          owner   String @default(auth().tenantId)
+          version Int    @version
+          @@id([s, i, u, d, at, kind])
+          @@allow("all", owner == auth().tenantId)
+        }"#;
+    let key = |i: usize| {
+        let u = "00000000-0000-7000-8000-000000000001";
+        [
+            format!("{}é", 9 - i),
+            i.to_string(),
+            u.to_owned(),
+            "2026-01-31".to_owned(),
+            NOW_TEXT.to_owned(),
+            "two".to_owned(),
+        ]
+    };
+    for base in Base::durable(text).await {
+        for i in 0..4 {
+            let [s, i, u, d, at, kind] = key(i);
+            let row = format!(r#"{{"s":"{s}","i":{i},"u":"{u}","d":"{d}","at":"{at}","kind":"{kind}"}}"#);
+            base.create("teller", "Thing", &row).await.unwrap();
+        }
+        let batch = |order: Vec<usize>, round: usize| {
+            let item = |i: &usize| BatchItem {
+                verb: patch(&key(*i).join("/"), -1, &format!(r#"{{"text":"{order:?}{round}"}}"#)),
+            };
+            Verb::Batch { atomic: true, items: order.iter().map(item).collect() }
+        };
+        // A deadlock would take a second each, and more clients than tries run into it at once.
+        let begun = Instant::now();
+        let clients = (0..12).map(|client: usize| {
+            let order: Vec<usize> = if client.is_multiple_of(2) { vec![0, 1, 2, 3] } else { vec![3, 2, 1, 0] };
+            let (base, batch) = (&base, &batch);
+            async move {
+                for round in 0..5 {
+                    base.run("teller", "Thing", batch(order.clone(), client * 10 + round)).await.unwrap();
+                }
+            }
+        });
+        futures_util::future::join_all(clients).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "{}: {:?}", base.name, begun.elapsed());
+        for i in 0..4 {
+            let row = base.patch("teller", "Thing", &key(i).join("/"), -1, "{}").await.unwrap();
+            assert_eq!(row.version, Some(61), "{}", base.name);
+        }
+        // Rows of another tenant are neither changed nor waited for.
+        if let Some(database) = &base.postgres {
+            let mut beside = database.connect().await;
+            sqlx::query("BEGIN").execute(&mut beside).await.unwrap();
+            sqlx::query("SELECT 1 FROM things FOR UPDATE").execute(&mut beside).await.unwrap();
+            let refused = base.run("teller@t2", "Thing", batch(vec![0, 1], 0)).await.unwrap_err();
+            assert_eq!((refused.code, refused.item), (Code::NotFound, Some(0)));
+        }
     }
 }

@@ -209,6 +209,34 @@ pub fn dependents(schema: &Schema, dialect: Dialect, model: ModelId) -> Dependen
     Dependents { constraints, template: finish(sql, control, Shape::default()) }
 }
 
+/// The statement that locks the rows of a batch before its first item, in the order of their keys: batches that change
+/// the same rows in different orders would otherwise wait for each other, and PostgreSQL takes a second to notice each
+/// time. Only rows that the caller may read, so that nobody can hold up the rows of others. [`Slot::Key`] is a list.
+///
+/// `None` where the rules let the caller read nothing.
+pub fn locks(view: &View<'_>, id: ModelId, removes: bool) -> Option<Arc<Template>> {
+    let model = view.schema().model(id);
+    let detail = view.decide(id, Action::Detail, None);
+    if detail == Decision::Refused {
+        return None;
+    }
+    let mut sql = Sql::new(Dialect::Postgres);
+    let key = model.key.iter().map(|id| column(OLD, &model.field(*id).column)).collect::<Vec<_>>().join(", ");
+    let lists = (0..).zip(&model.key).map(|(at, id)| {
+        let ty = SqlType { list: true, ..SqlType::of(model.field(*id)) };
+        sql.placeholder(Slot::Key(at), ty)
+    });
+    let lists = lists.collect::<Vec<_>>().join(", ");
+    let names = (0..model.key.len()).map(|at| format!("k{at}")).collect::<Vec<_>>().join(", ");
+    let wanted = Frag::test(format!("({key}) IN (SELECT {names} FROM unnest({lists}) AS k({names}))"));
+    let readable = Predicates::of_schema(view.schema(), &mut sql).decision(&detail, &Scope::of(id, Row::stored(OLD)));
+    let place = Frag::all([wanted, live(model, OLD), readable]).into_text();
+    let strength = if removes { "UPDATE" } else { "NO KEY UPDATE" };
+    let table = ident(&model.table);
+    sql.push(&format!("SELECT 1 FROM {table} AS {OLD} WHERE {place} ORDER BY {key} FOR {strength} OF {OLD}"));
+    Some(finish(sql, Vec::new(), Shape::default()))
+}
+
 /// That the row has the key of the request.
 fn key_is(sql: &mut Sql, model: &Model) -> Vec<Frag> {
     let key = (0..).zip(&model.key).map(|(at, id)| {
