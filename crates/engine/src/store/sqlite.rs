@@ -226,10 +226,16 @@ impl Sqlite {
         // the same time neither is the last.
         let join = move || {
             let mut threads = threads.into_iter();
-            let (first, queues) = (threads.next(), queues.map(|queues| (queues.writer, drop(queues.readers))));
-            threads.for_each(|reader| drop(reader.join()));
-            drop(queues);
-            drop(first.map(JoinHandle::join));
+            let writer = threads.next();
+            let queue = queues.map(|Queues { writer, readers }| {
+                drop(readers);
+                writer
+            });
+            for reader in threads {
+                let _ = reader.join();
+            }
+            drop(queue);
+            let _ = writer.map(JoinHandle::join);
         };
         let _ = tokio::task::spawn_blocking(join).await;
     }
