@@ -247,6 +247,31 @@ pub enum Writable {
 }
 
 impl Field {
+    /// A required field without attributes.
+    pub fn new(name: impl Into<String>, column: impl Into<String>, ty: FieldType) -> Self {
+        Self {
+            name: name.into(),
+            doc: None,
+            column: column.into(),
+            ty,
+            optional: false,
+            list: false,
+            default: None,
+            validators: Vec::new(),
+            id: false,
+            version: false,
+            updated_at: false,
+            readonly: false,
+            immutable: false,
+            server_only: false,
+            pii: false,
+            sensitive: false,
+            deprecated: None,
+            rename_from: None,
+            synthetic: false,
+        }
+    }
+
     /// Where the field may be sent (language.md, "Never in an input").
     pub fn writable(&self) -> Writable {
         let generated = matches!(
@@ -373,6 +398,28 @@ pub struct Model {
 }
 
 impl Model {
+    /// A model without members and attributes.
+    pub fn new(name: impl Into<String>, table: impl Into<String>, path: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            doc: None,
+            table: table.into(),
+            path: path.into(),
+            fields: Vec::new(),
+            relations: Vec::new(),
+            key: Vec::new(),
+            uniques: Vec::new(),
+            indexes: Vec::new(),
+            checks: Vec::new(),
+            rules: Vec::new(),
+            version: None,
+            soft_delete: None,
+            append_only: false,
+            audit: None,
+            internal: Vec::new(),
+        }
+    }
+
     /// The field with that id. Ids of this model are always in range.
     #[expect(clippy::indexing_slicing, reason = "ids are made by the resolver, in range by construction")]
     pub fn field(&self, id: FieldId) -> &Field {
@@ -770,6 +817,19 @@ pub enum StringOp {
 }
 
 impl Schema {
+    /// A schema that declares nothing.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            datasource: None,
+            enums: Vec::new(),
+            auth: None,
+            types: Vec::new(),
+            models: Vec::new(),
+            procedures: Vec::new(),
+        }
+    }
+
     /// SHA-256 of the schema's JSON form in lower-case hexadecimal: equal for schemas that mean the same.
     ///
     /// The JSON form has a fixed order of members, since the IR has no maps.

@@ -19,27 +19,7 @@ pub(crate) const KEY: [u8; 32] = [7; 32];
 // Schemas.
 
 pub(crate) fn field(name: &str, ty: Scalar) -> Field {
-    Field {
-        name: name.to_owned(),
-        doc: None,
-        column: name.to_owned(),
-        ty: FieldType::Scalar(ty),
-        optional: false,
-        list: false,
-        default: None,
-        validators: Vec::new(),
-        id: name == "id",
-        version: false,
-        updated_at: false,
-        readonly: false,
-        immutable: false,
-        server_only: false,
-        pii: false,
-        sensitive: false,
-        deprecated: None,
-        rename_from: None,
-        synthetic: false,
-    }
+    Field { id: name == "id", ..Field::new(name, name, FieldType::Scalar(ty)) }
 }
 
 pub(crate) fn optional(field: Field) -> Field {
@@ -56,24 +36,8 @@ pub(crate) fn with(default: Value, field: Field) -> Field {
 
 pub(crate) fn model(name: &str, fields: Vec<Field>) -> Model {
     let key = fields.iter().position(|field| field.id).map(|at| FieldId(u32::try_from(at).unwrap()));
-    Model {
-        name: name.to_owned(),
-        doc: None,
-        table: format!("{}s", name.to_lowercase()),
-        path: name.to_lowercase(),
-        fields,
-        relations: Vec::new(),
-        key: key.into_iter().collect(),
-        uniques: Vec::new(),
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        rules: Vec::new(),
-        version: None,
-        soft_delete: None,
-        append_only: false,
-        audit: None,
-        internal: Vec::new(),
-    }
+    let blank = Model::new(name, format!("{}s", name.to_lowercase()), name.to_lowercase());
+    Model { fields, key: key.into_iter().collect(), ..blank }
 }
 
 pub(crate) fn soft(mut model: Model) -> Model {
@@ -91,15 +55,7 @@ pub(crate) fn unique(mut model: Model, fields: &[&str]) -> Model {
 }
 
 pub(crate) fn schema(models: Vec<Model>) -> Schema {
-    Schema {
-        name: "test".to_owned(),
-        datasource: None,
-        enums: Vec::new(),
-        auth: None,
-        types: Vec::new(),
-        models,
-        procedures: Vec::new(),
-    }
+    Schema { models, ..Schema::new("test") }
 }
 
 /// `child.column -> parent.id`

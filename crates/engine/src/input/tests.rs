@@ -11,27 +11,7 @@ use super::*;
 use crate::json;
 
 fn field(name: &str, ty: FieldType) -> Field {
-    Field {
-        name: name.into(),
-        doc: None,
-        column: name.into(),
-        ty,
-        optional: false,
-        list: false,
-        default: None,
-        validators: Vec::new(),
-        id: false,
-        version: false,
-        updated_at: false,
-        readonly: false,
-        immutable: false,
-        server_only: false,
-        pii: false,
-        sensitive: false,
-        deprecated: None,
-        rename_from: None,
-        synthetic: false,
-    }
+    Field::new(name, name, ty)
 }
 
 fn scalar(name: &str, scalar: Scalar) -> Field {
@@ -56,24 +36,7 @@ fn validated(mut field: Field, kinds: impl IntoIterator<Item = ValidatorKind>) -
 const ROLE: FieldType = FieldType::Enum(EnumId(0));
 
 fn model(fields: Vec<Field>, relations: Vec<Relation>) -> Model {
-    Model {
-        name: "Account".into(),
-        doc: None,
-        table: "accounts".into(),
-        path: "accounts".into(),
-        fields,
-        relations,
-        key: vec![FieldId(0)],
-        uniques: Vec::new(),
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        rules: Vec::new(),
-        version: None,
-        soft_delete: None,
-        append_only: false,
-        audit: None,
-        internal: Vec::new(),
-    }
+    Model { fields, relations, key: vec![FieldId(0)], ..Model::new("Account", "accounts", "accounts") }
 }
 
 fn relation(name: &str, kind: RelationKind) -> Relation {
@@ -152,8 +115,6 @@ fn schema() -> Schema {
     };
     let variant = |name: &str, stored: &str| Variant { name: name.into(), stored: stored.into(), doc: None };
     Schema {
-        name: "test".into(),
-        datasource: None,
         enums: vec![Enum {
             name: "Role".into(),
             doc: None,
@@ -172,7 +133,7 @@ fn schema() -> Schema {
         }),
         types: vec![fee, transfer],
         models: vec![model(fields, relations)],
-        procedures: Vec::new(),
+        ..Schema::new("test")
     }
 }
 

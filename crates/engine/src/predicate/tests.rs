@@ -15,7 +15,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use cratestack_schema::ir::{Auth, Effect, Index, Model, Precision, ReferentialAction, Rule};
+use cratestack_schema::ir::{Auth, Effect, Model, Precision, ReferentialAction, Rule};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::*;
@@ -28,49 +28,12 @@ use crate::testing::PgDatabase;
 const NOW: &str = "2026-01-31T10:00:00.000000Z";
 
 fn field(name: &str, scalar: Scalar, optional: bool) -> Field {
-    Field {
-        name: name.to_owned(),
-        doc: None,
-        column: name.to_owned(),
-        ty: FieldType::Scalar(scalar),
-        optional,
-        list: false,
-        default: None,
-        validators: Vec::new(),
-        id: name == "id",
-        version: false,
-        updated_at: false,
-        readonly: false,
-        immutable: false,
-        server_only: false,
-        pii: false,
-        sensitive: false,
-        deprecated: None,
-        rename_from: None,
-        synthetic: false,
-    }
+    Field { optional, id: name == "id", ..Field::new(name, name, FieldType::Scalar(scalar)) }
 }
 
 fn model(name: &str, fields: Vec<Field>, relations: Vec<Relation>, rules: Vec<Rule>) -> Model {
     let soft_delete = fields.iter().position(|field| field.name == "deletedAt").map(|at| FieldId(at as u32));
-    Model {
-        name: name.to_owned(),
-        doc: None,
-        table: name.to_owned(),
-        path: name.to_owned(),
-        fields,
-        relations,
-        key: vec![FieldId(0)],
-        uniques: Vec::<Index>::new(),
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        rules,
-        version: None,
-        soft_delete,
-        append_only: false,
-        audit: None,
-        internal: Vec::new(),
-    }
+    Model { fields, relations, key: vec![FieldId(0)], rules, soft_delete, ..Model::new(name, name, name) }
 }
 
 const PARENT: ModelId = ModelId(0);
@@ -160,9 +123,6 @@ fn schema() -> Arc<Schema> {
     let mut roles = field("roles", Scalar::String, false);
     roles.list = true;
     Arc::new(Schema {
-        name: "test".to_owned(),
-        datasource: None,
-        enums: Vec::new(),
         auth: Some(Auth {
             name: "Principal".to_owned(),
             fields: vec![
@@ -175,9 +135,8 @@ fn schema() -> Arc<Schema> {
             subject: None,
             tenant: None,
         }),
-        types: Vec::new(),
         models: vec![parent, kid],
-        procedures: Vec::new(),
+        ..Schema::new("test")
     })
 }
 

@@ -16,17 +16,12 @@ use crate::testing::PgDatabase;
 fn schema() -> Schema {
     let variant = |name: &str, stored: &str| Variant { name: name.into(), stored: stored.into(), doc: None };
     Schema {
-        name: "test".into(),
-        datasource: None,
         enums: vec![Enum {
             name: "Status".into(),
             doc: None,
             variants: vec![variant("open", "open"), variant("cancelled", "CAN'CELED")],
         }],
-        auth: None,
-        types: Vec::new(),
-        models: Vec::new(),
-        procedures: Vec::new(),
+        ..Schema::new("test")
     }
 }
 

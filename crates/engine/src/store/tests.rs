@@ -16,16 +16,7 @@ use crate::sql::{Bind, SqlType};
 use crate::testing::{PgDatabase, pending, statement};
 
 fn schema() -> Arc<Schema> {
-    let empty = Schema {
-        name: "empty".to_owned(),
-        datasource: None,
-        enums: Vec::new(),
-        auth: None,
-        types: Vec::new(),
-        models: Vec::new(),
-        procedures: Vec::new(),
-    };
-    Arc::new(empty)
+    Arc::new(Schema::new("empty"))
 }
 
 fn soon() -> Instant {

@@ -190,25 +190,10 @@ impl<'a> Resolver<'a> {
             self.check_member_name(&written.name);
         }
         let field = Field {
-            name: written.name.name.clone(),
             doc: doc(written.doc.as_ref()),
-            column: snake(&written.name.name),
-            ty: ty?,
             optional: written.ty.modifier == Modifier::Optional,
             list: written.ty.modifier == Modifier::List,
-            default: None,
-            validators: Vec::new(),
-            id: false,
-            version: false,
-            updated_at: false,
-            readonly: false,
-            immutable: false,
-            server_only: false,
-            pii: false,
-            sensitive: false,
-            deprecated: None,
-            rename_from: None,
-            synthetic: false,
+            ..Field::new(&written.name.name, snake(&written.name.name), ty?)
         };
         let mut read = ReadField { field, unique: None, tenant: None };
         if stored && !self.storable(&read.field, written) {

@@ -598,25 +598,6 @@ fn no_key(draft: &Draft<'_>) -> Diagnostic {
 
 /// The field that `@@soft_delete` adds.
 fn deleted_at(name: &str) -> Field {
-    Field {
-        name: name.to_owned(),
-        doc: None,
-        column: "deleted_at".to_owned(),
-        ty: FieldType::Scalar(Scalar::DateTime),
-        optional: true,
-        list: false,
-        default: None,
-        validators: Vec::new(),
-        id: false,
-        version: false,
-        updated_at: false,
-        readonly: false,
-        immutable: false,
-        server_only: false,
-        pii: false,
-        sensitive: false,
-        deprecated: None,
-        rename_from: None,
-        synthetic: true,
-    }
+    let field = Field::new(name, "deleted_at", FieldType::Scalar(Scalar::DateTime));
+    Field { optional: true, synthetic: true, ..field }
 }

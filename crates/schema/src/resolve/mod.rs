@@ -168,15 +168,7 @@ struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     fn new(name: &str) -> Self {
         Self {
-            schema: Schema {
-                name: name.to_owned(),
-                datasource: None,
-                enums: Vec::new(),
-                auth: None,
-                types: Vec::new(),
-                models: Vec::new(),
-                procedures: Vec::new(),
-            },
+            schema: Schema::new(name),
             diags: Vec::new(),
             broken: Broken::default(),
             declared: HashMap::new(),

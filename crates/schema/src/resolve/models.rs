@@ -80,24 +80,9 @@ impl<'a> Resolver<'a> {
     pub(super) fn members(&mut self) {
         for id in self.model_ids() {
             let Some(record) = self.models.get(id.index()).copied() else { continue };
-            self.schema.models.push(Model {
-                name: record.name.name.clone(),
-                doc: doc(record.doc.as_ref()),
-                table: names::table(&record.name.name),
-                path: names::segment(&record.name.name),
-                fields: Vec::new(),
-                relations: Vec::new(),
-                key: Vec::new(),
-                uniques: Vec::new(),
-                indexes: Vec::new(),
-                checks: Vec::new(),
-                rules: Vec::new(),
-                version: None,
-                soft_delete: None,
-                append_only: false,
-                audit: None,
-                internal: Vec::new(),
-            });
+            let name = &record.name.name;
+            let model = Model::new(name, names::table(name), names::segment(name));
+            self.schema.models.push(Model { doc: doc(record.doc.as_ref()), ..model });
             let mut draft = Draft {
                 record,
                 fields: Vec::new(),
