@@ -172,6 +172,19 @@ fn shown(name: &str) -> String {
     text
 }
 
+/// The names of a parameter; in `sort` they may begin with a minus.
+fn names<'t>(param: &str, text: &'t str) -> Result<Vec<&'t str>, Failure> {
+    if text.is_empty() {
+        return Err(invalid(param, "is empty; give it a name, or leave it out"));
+    }
+    let names: Vec<&str> = text.split(',').collect();
+    let blank = |name: &&str| name.strip_prefix('-').unwrap_or(name).split('.').any(str::is_empty);
+    if names.iter().any(blank) {
+        return Err(invalid(param, "holds an empty name; one name stands between two commas or dots"));
+    }
+    Ok(names)
+}
+
 /// What has been read so far.
 struct Reader<'a> {
     schema: &'a Schema,
@@ -358,7 +371,7 @@ impl<'a> Reader<'a> {
     // Controls.
 
     fn sort(&mut self, text: &str) -> Result<(), Failure> {
-        for item in text.split(',') {
+        for item in names("sort", text)? {
             let (descending, name) = match item.strip_prefix('-') {
                 Some(name) => (true, name),
                 None => (false, item),
@@ -391,7 +404,7 @@ impl<'a> Reader<'a> {
     }
 
     fn include(&mut self, text: &str) -> Result<(), Failure> {
-        for path in text.split(',') {
+        for path in names("include", text)? {
             let (mut model, mut projection) = (self.model, &mut self.projection);
             for (depth, name) in path.split('.').enumerate() {
                 let of = self.schema.model(model);
@@ -414,7 +427,7 @@ impl<'a> Reader<'a> {
 
     /// Names of fields; behind a dot, of fields of what is included.
     fn select(&mut self, text: &str) -> Result<(), Failure> {
-        for path in text.split(',') {
+        for path in names("fields", text)? {
             let (mut model, mut projection) = (self.model, &mut self.projection);
             let (hops, name) = path.rsplit_once('.').unwrap_or(("", path));
             for hop in hops.split('.').filter(|_| !hops.is_empty()) {
@@ -801,6 +814,9 @@ model Order {
             &[("at", "2026")],
             &[("search", "x")],
             &[("sort", "")],
+            &[("sort", "-")],
+            &[("sort", "id,")],
+            &[("sort", "customer.")],
             &[("sort", "customer")],
             &[("sort", "customer.secret")],
             &[("sort", "customer.sekret")],
@@ -815,11 +831,15 @@ model Order {
             &[("count", "yes")],
             &[("deleted", "also")],
             &[("fields", "")],
+            &[("fields", "id,,total")],
+            &[("fields", ".id")],
             &[("fields", "id,secret")],
             &[("fields", "customer")],
             &[("fields", "customer.id")],
             &[("fields", "customer.secret"), ("include", "customer")],
             &[("fields", "customer.nam"), ("include", "customer")],
+            &[("include", "")],
+            &[("include", "customer,")],
             &[("include", "customr")],
             &[("include", "total")],
             &[("include", "parent.parent.parent.parent")],

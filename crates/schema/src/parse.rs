@@ -74,7 +74,7 @@ pub fn parse_expression(text: &str, limits: Limits) -> Result<Expr, Diagnostic> 
     let (tokens, found) = lex(0, text);
     let mut parser = Parser::new(0, text, &tokens, found, limits);
     // Line breaks mean nothing in a text that is one expression.
-    parser.brackets.push(usize::MAX);
+    parser.brackets.push(WHOLE_TEXT);
     let parsed = parser.expression();
     if parsed.is_ok() && !parser.at(TokenKind::End) {
         parser.unexpected("an operator or the end of the expression");
@@ -89,6 +89,9 @@ pub fn parse_expression(text: &str, limits: Limits) -> Result<Expr, Diagnostic> 
         }
     }
 }
+
+/// Stands below all brackets when the text is one expression, and no token.
+const WHOLE_TEXT: usize = usize::MAX;
 
 /// A production gave up; the reason is reported already, and the caller recovers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -310,6 +313,7 @@ impl<'a> Parser<'a> {
     fn found_text(&self) -> String {
         let token = self.peek();
         match token.kind {
+            TokenKind::End if self.brackets.first() == Some(&WHOLE_TEXT) => "the end of the expression".to_owned(),
             TokenKind::End => "the end of the file".to_owned(),
             _ if !self.same_line() => "the end of the line".to_owned(),
             _ => format!("`{}`", shorten(self.text_of(token))),
