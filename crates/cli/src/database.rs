@@ -101,6 +101,7 @@ pub(crate) fn options(settings: &Settings) -> Result<Options, Failure> {
         include_rows: settings.number("include-rows").unwrap_or(standard.include_rows),
         include_depth: settings.number("include-depth").unwrap_or(standard.include_depth),
         relation_depth: settings.number("relation-depth").unwrap_or(standard.relation_depth),
+        sort_fields: settings.number("sort-fields").unwrap_or(standard.sort_fields),
         batch: settings.number("batch-max").unwrap_or(standard.batch),
         expression_depth: settings.number("expression-depth").unwrap_or(standard.expression_depth),
         expression_nodes: settings.number("expression-nodes").unwrap_or(standard.expression_nodes),

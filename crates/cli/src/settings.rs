@@ -137,6 +137,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting("include-depth", "N", Kind::Number, Scope::Both, Some("3"), "levels of `include`"),
     setting("relation-depth", "N", Kind::Number, Scope::Both, Some("8"), "relations that a filter may cross in a row"),
+    setting("sort-fields", "N", Kind::Number, Scope::Both, Some("16"), "fields that a list may be sorted by"),
     setting("expression-depth", "N", Kind::Number, Scope::Both, Some("64"), "nesting of a `where` expression"),
     setting("expression-nodes", "N", Kind::Number, Scope::Both, Some("1000"), "parts of a `where` expression"),
     setting("cursor-ttl", "TIME", Kind::Time, Scope::Both, Some("24h"), "how long a list cursor stays valid"),

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-/// Limits and names of the API (http.md, "Limits"). The engine's own limits are in [`cratestack_engine::Limits`].
+/// Limits and names of the API (docs/http.md, "Limits"). The engine's own limits are in [`cratestack_engine::Limits`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpConfig {
     /// Octets of a request body; more is a 413. Default 1 MiB.
     pub body_limit: usize,
-    /// Octets of path and query together; more is a 414. Default 8 KiB.
+    /// Octets of path and query together, without the value of `cursor`, which has a limit of its own
+    /// ([`MAX_CURSOR`](cratestack_engine::cursor::MAX_CURSOR)); more is a 414. Default 8 KiB.
     pub url_limit: usize,
     /// Octets of all header names and values together; more is a 431. Default 32 KiB.
     pub header_limit: usize,

@@ -1,4 +1,4 @@
-//! One request, from its head to its answer, in the order of refusals of http.md: what can be said of the request
+//! One request, from its head to its answer, in the order of refusals of docs/http.md: what can be said of the request
 //! alone, then the caller, then what the engine finds.
 
 use std::panic::AssertUnwindSafe;
@@ -335,7 +335,9 @@ impl Exchange<'_> {
     fn check_size(&self) -> Result<(String, Option<String>), Problem> {
         let config = &self.api.config;
         let uri = self.parts.extensions.get::<OriginalUri>().map_or(&self.parts.uri, |original| &original.0);
-        if uri.path().len() + uri.query().map_or(0, |query| query.len() + 1) > config.url_limit {
+        // No octet is written as more than three.
+        let most = 3 * (uri.path().len() + uri.query().map_or(0, |query| query.len() + 1));
+        if most > config.url_limit && url::length(uri.path(), uri.query()) > config.url_limit {
             let detail = format!("path and query have more than {} octets, the most that is taken", config.url_limit);
             return Err(Problem::new(ProblemCode::UriTooLong, detail));
         }

@@ -1,6 +1,7 @@
 //! URLs: path segments and query parameters in, `Location` and `Link` out.
 
 use cratestack_engine::api::{Code, Key};
+use cratestack_engine::cursor::MAX_CURSOR;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 
 use crate::problem::Problem;
@@ -10,6 +11,16 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 
 /// What is not repeated as it came inside the `<>` of a `Link`.
 const NOT_IN_LINK: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'{').add(b'}');
+
+/// Octets of a URL as a `Link` writes it. Not counted: the value of `cursor`, up to the longest that the engine makes, so
+/// that whoever may ask for a page may ask for the one behind it.
+pub(crate) fn length(path: &str, query: Option<&str>) -> usize {
+    let written = |text: &str| utf8_percent_encode(text, NOT_IN_LINK).map(str::len).sum::<usize>();
+    let cursors = query.unwrap_or_default().split('&').filter_map(|part| part.strip_prefix("cursor="));
+    let exempt = cursors.map(written).sum::<usize>().min(MAX_CURSOR);
+    let whole = written(path) + query.map_or(0, |query| 1 + written(query));
+    whole - exempt
+}
 
 /// The segments of a path, percent-decoded. `/a/b` has two.
 pub(crate) fn segments(path: &str) -> Result<Vec<String>, Problem> {
@@ -137,6 +148,21 @@ mod tests {
         ];
         for (query, expected) in table {
             assert_eq!(next_link("/api/rows", query, "c/"), expected);
+        }
+    }
+
+    #[test]
+    fn lengths() {
+        let long = |count| format!("cursor={}", "a".repeat(count));
+        let table = [
+            ("/rows", None, 5),
+            ("/rows", Some("a=1".to_owned()), 9),
+            ("/rows", Some("a=ü\"".to_owned()), 5 + 1 + 2 + 6 + 3),
+            ("/rows", Some(format!("a=1&{}", long(100))), 9 + 8),
+            ("/rows", Some(long(MAX_CURSOR + 1)), 6 + 7 + 1),
+        ];
+        for (path, query, expected) in table {
+            assert_eq!(length(path, query.as_deref()), expected, "{path} {query:?}");
         }
     }
 

@@ -84,6 +84,13 @@ model Rate {
   @@allow("create", true)
 }
 
+model Paper {
+  id   String  @id
+  text String?
+
+  @@allow("all", true)
+}
+
 model Drop {
   id   Int @id
   text String
@@ -490,6 +497,58 @@ async fn lists(on: On) {
     ] {
         let reply = service.get(who, &format!("/accounts?{query}")).await;
         assert_eq!(reply.refusal(), refusal(400, "invalid_cursor"), "{query}");
+    }
+}
+
+/// Follows `next` to the end, without any page failing; calls `between` before each further page.
+async fn follow(service: &Service, path: &str, between: &[(usize, &str, &str)]) -> Vec<String> {
+    let (mut ids, mut url) = (Vec::new(), path.to_owned());
+    for page in 0.. {
+        for (at, line, body) in between {
+            if *at == page {
+                let done = service.call(AUDITOR, line, &[], *body).await;
+                assert!(done.status < 300, "{done:?}");
+            }
+        }
+        let reply = service.get(AUDITOR, &url).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        ids.extend(reply.json()["items"].as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned()));
+        let Some(link) = reply.header("link") else { break };
+        link.strip_prefix("</api").unwrap().strip_suffix(">; rel=\"next\"").unwrap().clone_into(&mut url);
+        assert!(url.len() < 16 * 1024, "{}", url.len());
+    }
+    ids
+}
+
+async fn whoever_follows_next_meets_no_limit(on: On) {
+    let service = Service::new(on).await;
+    // 100 KB each, alike in the first 50 KB but for the last.
+    let same = "é".repeat(25_000);
+    for (id, note) in [("1", "x"), ("2", "y"), ("3", "z"), ("4", "zz")] {
+        let text = format!("{same}{}", note.repeat(50_000));
+        service.make("/papers", json!({"id": id, "text": text})).await;
+    }
+    service.make("/papers", json!({"id": "5", "text": "~"})).await;
+    service.make("/papers", json!({"id": "6", "text": null})).await;
+    for (sort, expected) in [("text", "512346"), ("-text", "643215"), ("-text,id", "643215")] {
+        assert_eq!(follow(&service, &format!("/papers?fields=id&limit=1&sort={sort}"), &[]).await.concat(), expected);
+    }
+    // A filter as long as a URL may be leaves room for the cursor.
+    let filter = format!("id.ne={}", "%22".repeat(2_700));
+    assert_eq!(
+        follow(&service, &format!("/papers?fields=id&limit=1&sort=text&{filter}"), &[]).await.concat(),
+        "512346"
+    );
+    let written = format!("id.ne={}", "{".repeat(8_000));
+    let refused = service.get(AUDITOR, &format!("/papers?fields=id&limit=1&sort=text&{written}")).await;
+    assert_eq!(refused.refusal(), refusal(414, "uri_too_long"), "its `Link` would be three times as long");
+    // The row that the page ended with goes or changes: rows that begin alike may come again, and none is left out.
+    for (sort, change, expected) in
+        [("text", ("DELETE /papers/2", ""), "5121346"), ("-text", ("PATCH /papers/3", r#"{"text":"a"}"#), "6434153")]
+    {
+        let url = format!("/papers?fields=id&limit=1&sort={sort}");
+        let ids = follow(&service, &url, &[(3, change.0, change.1)]).await.concat();
+        assert_eq!(ids, expected, "{sort}");
     }
 }
 
@@ -938,6 +997,7 @@ on_both! {
     batches
     lists
     what_a_list_refuses
+    whoever_follows_next_meets_no_limit
     fields_and_includes
     conditional_requests
     invalid_input

@@ -250,6 +250,8 @@ pub struct Limits {
     pub include_depth: usize,
     /// Relations that a filter or a sort may cross one behind the other.
     pub relation_depth: usize,
+    /// Fields of `sort`. A cursor holds a value of each, and has to fit into a URL.
+    pub sort_fields: usize,
     /// Items of a batch.
     pub batch: usize,
     /// Nesting of a `where` expression.
@@ -269,6 +271,7 @@ impl Default for Limits {
             include_rows: 250_000,
             include_depth: 3,
             relation_depth: 8,
+            sort_fields: 16,
             batch: 1000,
             expression_depth: 64,
             expression_nodes: 1000,

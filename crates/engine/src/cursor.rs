@@ -4,19 +4,23 @@
 //! be a way round the rules, so it is authenticated and bound to what it was made for ([`Binding`]): model, filter,
 //! sort, tombstones or not, and the caller. Whatever is wrong with a cursor, the answer is the same sentence.
 //!
-//! Text: unpadded URL-safe base64 of `salt (16) || nonce (12) || AES-256-GCM(time || values)`. The key of each cursor is
-//! HMAC-SHA-256(key, salt), so that random nonces stay safe however many cursors a key makes. The binding is the
+//! Text: unpadded URL-safe base64 of `salt (16) || nonce (12) || AES-256-GCM(time || cuts || values)`. The key of each
+//! cursor is HMAC-SHA-256(key, salt), so that random nonces stay safe however many cursors a key makes. The binding is the
 //! additional data.
+//!
+//! A cursor must fit into a URL, and what a page is sorted by need not. Of a long value the cursor holds the beginning
+//! and a digest ([`Place`]); whoever opens it reads the value again from the row that the key names.
 
 use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::hmac;
+use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use cratestack_schema::value::Value;
 
 use crate::api::{Code, Failure};
+use crate::predicate::successor;
 
 /// Octets of randomness that a cursor takes.
 pub const SEED: usize = SALT + NONCE;
@@ -26,6 +30,118 @@ const TIME: usize = 8;
 
 /// How far another node's clock may be ahead, in seconds.
 const SKEW: i64 = 300;
+
+/// The longest cursor, in characters: sort values at their longest ([`WHOLE`], a `Decimal`'s digits, a key that an index
+/// takes), for as many fields as `sort` has by default.
+pub const MAX_CURSOR: usize = 48 * 1024;
+
+/// Octets of a text or of bytes that a cursor holds whole.
+const WHOLE: usize = 256;
+
+/// Octets of a digest.
+const DIGEST: usize = 32;
+
+/// Where a page ended, as a cursor holds it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Place {
+    /// The sort values of the last row.
+    pub values: Vec<Value>,
+    /// Positions of the values of which only the beginning is there, each with the digest of the whole.
+    cuts: Vec<(u8, [u8; DIGEST])>,
+}
+
+impl Place {
+    /// The place of a row with these sort values. Those at which `whole` is true are never cut.
+    pub fn of(values: &[Value], whole: impl Fn(usize) -> bool) -> Self {
+        let mut place = Self { values: values.to_vec(), cuts: Vec::new() };
+        for (at, value) in place.values.iter_mut().enumerate() {
+            let Ok(position) = u8::try_from(at) else { break };
+            let digest = digest_of(value);
+            let cut = match value {
+                _ if whole(at) => false,
+                Value::Text(text) if text.len() > WHOLE => {
+                    text.truncate(text.floor_char_boundary(WHOLE));
+                    true
+                }
+                Value::Bytes(bytes) if bytes.len() > WHOLE => {
+                    bytes.truncate(WHOLE);
+                    true
+                }
+                _ => false,
+            };
+            if cut {
+                place.cuts.push((position, digest));
+            }
+        }
+        place
+    }
+
+    /// Whether the values are all there.
+    pub fn is_whole(&self) -> bool {
+        self.cuts.is_empty()
+    }
+
+    /// The whole values, if `values` are those that the place was made of.
+    pub fn completed(&self, values: &[Value]) -> Option<Vec<Value>> {
+        let same = self.values.len() == values.len()
+            && self.values.iter().zip(values).enumerate().all(|(at, (own, other))| match self.cut(at) {
+                Some(digest) => digest_of(other) == *digest,
+                None => own == other,
+            });
+        same.then(|| values.to_vec())
+    }
+
+    /// Values that no row behind the place comes before, for when nobody knows the whole ones any more: rows that begin
+    /// alike may lie on either side.
+    pub fn before(&self, descending: impl Fn(usize) -> bool) -> Vec<Value> {
+        let bound = |(at, value): (usize, &Value)| match (self.cut(at), value) {
+            (Some(_), Value::Text(text)) if descending(at) => successor(text).map_or(Value::Null, Value::Text),
+            (Some(_), Value::Bytes(bytes)) if descending(at) => {
+                let mut bytes = bytes.clone();
+                while bytes.pop_if(|last| *last == u8::MAX).is_some() {}
+                let Some(last) = bytes.last_mut() else { return Value::Null };
+                *last += 1;
+                Value::Bytes(bytes)
+            }
+            _ => value.clone(),
+        };
+        self.values.iter().enumerate().map(bound).collect()
+    }
+
+    fn cut(&self, at: usize) -> Option<&[u8; DIGEST]> {
+        self.cuts.iter().find(|(position, _)| usize::from(*position) == at).map(|(_, digest)| digest)
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        // No more than positions have numbers.
+        out.push(u8::try_from(self.cuts.len()).unwrap_or(u8::MAX));
+        for (at, digest) in self.cuts.iter().take(usize::from(u8::MAX)) {
+            out.push(*at);
+            out.extend(digest);
+        }
+        encode(&self.values, out);
+    }
+
+    fn decode(octets: &[u8]) -> Option<Self> {
+        let (count, mut rest) = octets.split_first()?;
+        let mut cuts = Vec::new();
+        for _ in 0..*count {
+            let (at, behind) = rest.split_first()?;
+            let (digest, behind) = behind.split_first_chunk()?;
+            cuts.push((*at, *digest));
+            rest = behind;
+        }
+        Some(Self { values: decode(rest)?, cuts })
+    }
+}
+
+fn digest_of(value: &Value) -> [u8; DIGEST] {
+    let mut octets = Vec::new();
+    encode(std::slice::from_ref(value), &mut octets);
+    let digest = digest::digest(&digest::SHA256, &octets);
+    // A SHA-256 has 32 octets.
+    digest.as_ref().try_into().unwrap_or_default()
+}
 
 /// The keys of a deployment, shared by its nodes. The first makes cursors, all open them: to rotate, put a new key
 /// first, and take the old one away a day later.
@@ -70,11 +186,11 @@ impl CursorKeys {
     ///
     /// # Errors
     /// [`Code::Internal`] without a key.
-    pub fn seal(&self, seed: [u8; SEED], now: i64, binding: &Binding, values: &[Value]) -> Result<String, Failure> {
+    pub fn seal(&self, seed: [u8; SEED], now: i64, binding: &Binding, place: &Place) -> Result<String, Failure> {
         let sealed = || {
             let (salt, nonce) = seed.split_at(SALT);
             let mut body = now.to_be_bytes().to_vec();
-            encode(values, &mut body);
+            place.encode(&mut body);
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
             derived(self.0.first()?, salt)?.seal_in_place_append_tag(nonce, Aad::from(&binding.0), &mut body).ok()?;
             let mut cursor = seed.to_vec();
@@ -91,7 +207,7 @@ impl CursorKeys {
     ///
     /// # Errors
     /// [`Code::InvalidCursor`] for anything that this deployment did not make for this binding within that time.
-    pub fn open(&self, cursor: &str, now: i64, ttl: Duration, binding: &Binding) -> Result<Vec<Value>, Failure> {
+    pub fn open(&self, cursor: &str, now: i64, ttl: Duration, binding: &Binding) -> Result<Place, Failure> {
         let opened = || {
             let octets = BASE64.decode(cursor).ok()?;
             let (seed, sealed) = octets.split_at_checked(SEED)?;
@@ -103,13 +219,13 @@ impl CursorKeys {
                 body.truncate(length);
                 Some(body)
             })?;
-            let (time, values) = body.split_at_checked(TIME)?;
+            let (time, place) = body.split_at_checked(TIME)?;
             let age = now.checked_sub(i64::from_be_bytes(time.try_into().ok()?))?;
             let ttl = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
             if age > ttl || age < -SKEW {
                 return None;
             }
-            decode(values)
+            Place::decode(place)
         };
         opened().ok_or_else(|| {
             let detail = "`cursor` is not valid here; it must come from the `next` of a page with the same filter, sort \
@@ -213,8 +329,8 @@ mod tests {
         binding
     }
 
-    fn values() -> Vec<Value> {
-        vec![
+    fn values() -> Place {
+        let values = [
             Value::Null,
             Value::Bool(true),
             Value::Int(i64::MIN),
@@ -222,7 +338,9 @@ mod tests {
             Value::Text("é\u{10FFFF}".to_owned()),
             Value::Bytes(vec![0, 255]),
             Value::List(vec![Value::Int(1), Value::Bool(false)]),
-        ]
+            Value::Text("é".repeat(WHOLE)),
+        ];
+        Place::of(&values, |_| false)
     }
 
     #[test]
@@ -266,9 +384,33 @@ mod tests {
         assert!(new.open(&from_both, NOW, DAY, &binding("a")).is_ok());
         assert!(new.open(&from_old, NOW, DAY, &binding("a")).is_err());
         assert_eq!(
-            CursorKeys::new(Vec::new()).seal([1; SEED], NOW, &binding("a"), &[]).unwrap_err().code,
+            CursorKeys::new(Vec::new()).seal([1; SEED], NOW, &binding("a"), &Place::default()).unwrap_err().code,
             Code::Internal
         );
+    }
+
+    #[test]
+    fn long_values_are_cut_and_found_again() {
+        let long = |text: &str| Value::Text(text.repeat(WHOLE));
+        let values = [long("é"), long("key"), Value::Bytes(vec![255; 1000]), Value::Null];
+        let place = Place::of(&values, |at| at == 1);
+        assert!(!place.is_whole() && place.cut(1).is_none());
+        assert_eq!(place.completed(&values).unwrap(), values);
+        let mut other = values.clone();
+        other[0] = Value::Text(format!("{}!", "é".repeat(WHOLE)));
+        assert_eq!(place.completed(&other), None);
+        other = values.clone();
+        other[3] = Value::Int(1);
+        assert_eq!(place.completed(&other), None);
+        let cut = "é".repeat(WHOLE / 2);
+        assert_eq!(
+            place.before(|_| false),
+            [Value::Text(cut.clone()), values[1].clone(), Value::Bytes(vec![255; WHOLE]), Value::Null]
+        );
+        let next = Value::Text(format!("{}ê", &cut[..cut.len() - 2]));
+        assert_eq!(place.before(|_| true), [next, values[1].clone(), Value::Null, Value::Null]);
+        let short = Place::of(&[Value::Text("x".repeat(WHOLE))], |_| false);
+        assert!(short.is_whole());
     }
 
     #[test]
@@ -283,6 +425,7 @@ mod tests {
         #[test]
         fn garbage_never_decodes_into_a_panic(octets in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode(&octets);
+            let _ = Place::decode(&octets);
         }
     }
 }

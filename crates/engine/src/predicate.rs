@@ -889,7 +889,7 @@ fn number(value: &Value) -> Option<Decimal> {
 
 /// The least text that is greater than every text with this prefix, by code point. None for a prefix of
 /// nothing but U+10FFFF, and for the empty one.
-fn successor(prefix: &str) -> Option<String> {
+pub(crate) fn successor(prefix: &str) -> Option<String> {
     let mut chars: Vec<char> = prefix.chars().collect();
     while let Some(last) = chars.pop() {
         let next = match last {

@@ -387,8 +387,8 @@ impl<'a> Reader<'a> {
             if self.sort.iter().any(|key| key.path == path) {
                 return Err(invalid("sort", format!("holds `{}` twice", shown(name))));
             }
-            if self.sort.len() >= self.limits.expression_depth {
-                return Err(invalid("sort", format!("holds more than {} fields", self.limits.expression_depth)));
+            if self.sort.len() >= self.limits.sort_fields {
+                return Err(invalid("sort", format!("holds more than {} fields", self.limits.sort_fields)));
             }
             self.sort.push(SortKey { path, descending });
         }
@@ -668,6 +668,33 @@ impl Query {
             count: false,
             deleted: false,
             filters,
+        }
+    }
+
+    /// Whether a part of the order is a field of the primary key.
+    pub fn is_key(&self, schema: &Schema, at: usize) -> bool {
+        let key = &schema.model(self.model).key;
+        self.sort.get(at).is_some_and(|sort| sort.path.hops.is_empty() && key.contains(&sort.path.field))
+    }
+
+    /// The list, in the same order, of the one row that a place names: what it is now sorted by.
+    pub fn only(&self, schema: &Schema, place: &[Value]) -> Self {
+        let model = schema.model(self.model);
+        let key = (0..).zip(self.sort.iter().zip(place)).filter(|(at, _)| self.is_key(schema, *at));
+        let equal = key.map(|(_, (sort, value))| {
+            let constant = Expr::Const(constant_type(model.field(sort.path.field).ty), value.clone());
+            Expr::Compare(CompareOp::Eq, Box::new(Expr::Field(sort.path.clone())), Box::new(constant))
+        });
+        Self {
+            model: self.model,
+            condition: Some(Expr::And(equal.collect())),
+            sort: self.sort.clone(),
+            limit: 1,
+            cursor: None,
+            projection: Projection { fields: Some(model.key.iter().copied().collect()), includes: Vec::new() },
+            count: false,
+            deleted: self.deleted,
+            filters: Vec::new(),
         }
     }
 

@@ -8,12 +8,12 @@ use cratestack_schema::value::Value;
 
 use super::{Core, Store, deadline, int, key_of, now, unauthenticated, verb};
 use crate::api::{Answer, Caller, Code, Failure, Key, Row};
-use crate::cursor::SEED;
+use crate::cursor::{Place, SEED};
 use crate::fault::{self, Class, Remedy, StoreError};
 use crate::plan::read::{self, Cursors, List, Refused};
 use crate::plan::{Values, key_values, write};
 use crate::policy::AtomKey;
-use crate::query::{self, Projection};
+use crate::query::{self, Projection, Query};
 use crate::sql::Template;
 use crate::store::{Rows, Session as _};
 
@@ -53,7 +53,8 @@ pub(super) async fn list(
         None => None,
         Some(cursor) => {
             let binding = query.binding(&core.schema, caller.principal.as_ref());
-            Some(core.cursors.open(cursor, unix, limits.cursor_ttl, &binding)?)
+            let place = core.cursors.open(cursor, unix, limits.cursor_ttl, &binding)?;
+            Some(if place.is_whole() { place.values } else { whole(core, caller, &query, &place, deadline).await? })
         }
     };
     let nulls: Option<Vec<bool>> =
@@ -84,6 +85,29 @@ pub(super) async fn list(
     };
     let next = page.next.map(|values| cursors.seal(&query, &values)).transpose()?;
     Ok(Answer::Page { items: page.items, next, total: page.total })
+}
+
+/// The sort values of a place that holds the beginnings of some: the row's own, if it is still there and has them.
+/// Otherwise the page begins where the first row may be that comes behind: what begins alike may be shown again, and
+/// nothing is left out.
+async fn whole(
+    core: &Arc<Core>,
+    caller: &Caller,
+    query: &Query,
+    place: &Place,
+    deadline: Instant,
+) -> Result<Vec<Value>, Failure> {
+    let clock = core.now();
+    let view = core.view(caller, &clock);
+    let dialect = core.store.dialect();
+    let only = query.only(&core.schema, &place.values);
+    let model = core.schema.model(query.model);
+    let plan = read::list(&view, dialect, core.options.limits.include_limit, &only, None)
+        .map_err(|Refused| refused(model, caller, Action::List))?;
+    let values = Values::new(&core.schema, dialect, caller.principal.as_ref(), &clock);
+    let rows = fetch(core, caller, query.model, &plan.template, &values, deadline).await?;
+    let found = List::place(&rows).and_then(|found| place.completed(found));
+    Ok(found.unwrap_or_else(|| place.before(|at| query.sort.get(at).is_some_and(|sort| sort.descending))))
 }
 
 pub(super) async fn one(

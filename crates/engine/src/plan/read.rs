@@ -17,7 +17,7 @@ use cratestack_schema::ir::{Action, FieldId, Model, ModelId, RelationKind, Schem
 use cratestack_schema::value::Value;
 
 use crate::api::{Failure, Principal};
-use crate::cursor::{CursorKeys, SEED};
+use crate::cursor::{CursorKeys, Place as Ended, SEED};
 use crate::policy::{Decision, View, Want};
 use crate::predicate::{Frag, Predicates, Row, Scope, join_columns, live};
 use crate::query::{Include, Projection, Query, SortKey};
@@ -119,6 +119,11 @@ pub struct Page {
 }
 
 impl List {
+    /// The sort values of the only row of the answer, without a total; `None` when there is no row.
+    pub fn place(rows: &Rows) -> Option<&[Value]> {
+        (!rows.is_empty()).then(|| rows.control(0))
+    }
+
     /// Reads the answer of the statement.
     pub fn page(&self, rows: Rows) -> Page {
         let keys = usize::from(self.total);
@@ -166,7 +171,8 @@ impl Cursors<'_> {
         let seed = (self.random)().ok_or_else(|| {
             Failure::new(crate::api::Code::Internal, "no cursor could be made").with_internal("no randomness")
         })?;
-        self.keys.seal(seed, self.now, &query.binding(self.schema, self.principal), values)
+        let place = Ended::of(values, |at| query.is_key(self.schema, at));
+        self.keys.seal(seed, self.now, &query.binding(self.schema, self.principal), &place)
     }
 }
 
