@@ -377,7 +377,8 @@ impl Core {
             }
         }
         // A caller who has yet to say who it is needs one 401 with its challenge, not a list of them.
-        let stranger = |item: &Result<_, Failure>| matches!(item, Err(failure) if failure.code == Code::Unauthenticated);
+        let stranger =
+            |item: &Result<_, Failure>| matches!(item, Err(failure) if failure.code == Code::Unauthenticated);
         if let Some(Err(failure)) = prepared.first()
             && prepared.iter().all(stranger)
         {

@@ -650,12 +650,13 @@ fn path_name(schema: &Schema, model: ModelId, path: &FieldPath) -> String {
 }
 
 impl Query {
-    /// The page behind a to-many include: the child's own list, filtered by its foreign key.
-    pub fn behind(schema: &Schema, include: &Many, foreign: &[Value]) -> Self {
-        let filters = include.foreign.iter().zip(foreign).map(|(id, value)| {
-            let path = FieldPath { side: Side::Row, hops: Vec::new(), field: *id };
-            canonical(schema, include.model, &path, "eq", std::slice::from_ref(value))
-        });
+    /// The page behind a to-many include: the child's own list, filtered by what leads back to the parent.
+    pub fn behind(schema: &Schema, include: &Many, back: &[Value]) -> Self {
+        let filters = include
+            .back
+            .iter()
+            .zip(back)
+            .map(|(path, value)| canonical(schema, include.model, path, "eq", std::slice::from_ref(value)));
         let mut filters: Vec<String> = filters.collect();
         filters.sort_unstable();
         Self {

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use cratestack_schema::ir::{FieldId, FieldType, Scalar};
+use cratestack_schema::ir::{FieldId, FieldPath, FieldType, Scalar};
 use cratestack_schema::value::Value;
 
 /// A database product's SQL.
@@ -418,17 +418,17 @@ pub enum Content {
     Many(Many),
 }
 
-/// A to-many include. Each row array starts with the text of its primary key and its foreign key.
+/// A to-many include. Each row array starts with the text of its primary key and of what leads back to its parent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Many {
     /// The child.
     pub model: cratestack_schema::ir::ModelId,
-    /// Types of the leading elements of each row: primary key fields, then foreign key fields.
+    /// Types of the leading elements of each row: primary key fields, then those of `back`.
     pub control: Vec<SqlType>,
     /// How many of `control` are the primary key.
     pub key: usize,
-    /// The child's foreign key, for the cursor's filter.
-    pub foreign: Vec<FieldId>,
+    /// What the child's own list is filtered by to go on where the include ends.
+    pub back: Vec<FieldPath>,
     /// At most this many rows are shown; one more is fetched to know whether there is a next page.
     pub limit: u32,
     /// The members of each row, after the leading elements.

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use cratestack_schema::ir::{Action, FieldId, Model, ModelId, RelationKind, Schema};
+use cratestack_schema::ir::{Action, FieldId, FieldPath, Model, ModelId, Relation, RelationKind, Schema, Side};
 use cratestack_schema::value::Value;
 
 use crate::api::{Failure, Principal};
@@ -178,8 +178,8 @@ impl Cursors<'_> {
 
 impl Pager for Cursors<'_> {
     fn next(&mut self, include: &Many, control: &[Value]) -> Result<String, StorageError> {
-        let (key, foreign) = control.split_at_checked(include.key).unwrap_or_default();
-        let query = Query::behind(self.schema, include, foreign);
+        let (key, back) = control.split_at_checked(include.key).unwrap_or_default();
+        let query = Query::behind(self.schema, include, back);
         self.seal(&query, key).map_err(|failure| StorageError::new(failure.detail))
     }
 }
@@ -433,13 +433,14 @@ impl<'a> Reader<'a> {
         let (other, rows) = (self.sql.alias(), self.sql.alias());
         let mut predicates = Predicates::of_request(self.view, &mut self.sql);
         let place = predicates.related(model, Row::stored(alias), relation, Row::stored(&other), Action::List);
-        let foreign: Vec<FieldId> =
-            join_columns(self.schema(), model, relation).into_iter().map(|(_, theirs)| theirs).collect();
-        let mut elements = Vec::new();
-        let mut control = Vec::new();
-        for id in target.key.iter().chain(&foreign) {
-            let ty = SqlType::of(target.field(*id));
-            elements.push(self.codec(ty).select_element(&column(&other, &target.field(*id).column)));
+        let back = self.back(model, alias, relation, &other);
+        let own = target.key.iter().map(|id| (target.field(*id), other.as_str()));
+        let (mut control, mut elements) = (Vec::new(), Vec::new());
+        for (field, alias) in
+            own.chain(back.iter().map(|(path, alias)| (self.schema().path_field(relation.target, path), *alias)))
+        {
+            let ty = SqlType::of(field);
+            elements.push(self.codec(ty).select_element(&column(alias, &field.column)));
             control.push(ty);
         }
         let shape = self.members(relation.target, &other, &include.projection, false, true, &mut elements);
@@ -463,7 +464,29 @@ impl<'a> Reader<'a> {
         );
         let key = target.key.len();
         let limit = self.include_limit;
-        (text, Content::Many(Many { model: relation.target, control, key, foreign, limit, shape }))
+        let back = back.into_iter().map(|(path, _)| path).collect();
+        (text, Content::Many(Many { model: relation.target, control, key, back, limit, shape }))
+    }
+
+    /// What leads from a child back to its parent, and whose column has the value: the foreign key; or where that is
+    /// `@server_only`, so that no caller could filter by it, the parent's primary key behind the relation.
+    fn back<'t>(
+        &self,
+        parent: ModelId,
+        alias: &'t str,
+        relation: &Relation,
+        child: &'t str,
+    ) -> Vec<(FieldPath, &'t str)> {
+        let path = |hops, field| FieldPath { side: Side::Row, hops, field };
+        let target = self.schema().model(relation.target);
+        let foreign = join_columns(self.schema(), parent, relation);
+        match relation.inverse {
+            Some(inverse) if foreign.iter().any(|(_, theirs)| target.field(*theirs).server_only) => {
+                let key = self.schema().model(parent).key.iter();
+                key.map(|id| (path(vec![inverse], *id), alias)).collect()
+            }
+            _ => foreign.into_iter().map(|(_, theirs)| (path(Vec::new(), theirs), child)).collect(),
+        }
     }
 
     /// A JSON array of these.

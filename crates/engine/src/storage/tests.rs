@@ -176,7 +176,7 @@ fn shape(ty: SqlType) -> Shape {
         model: ModelId(0),
         control: Vec::new(),
         key: 0,
-        foreign: Vec::new(),
+        back: Vec::new(),
         limit: 2,
         shape: Shape { members: vec![member("many", Content::Cell(ty)), member("child", Content::One(inner))] },
     };
@@ -357,7 +357,7 @@ fn includes_are_cut_at_their_limit() {
         model: ModelId(0),
         control: vec![SqlType::INT, SqlType::TEXT],
         key: 1,
-        foreign: Vec::new(),
+        back: Vec::new(),
         limit: 2,
         shape: Shape { members: vec![Member { name: "n".into(), content: Content::Cell(SqlType::INT) }] },
     };
