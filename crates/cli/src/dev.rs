@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::Next;
 use clap::ArgMatches;
-use cratestack::{ServerConfig, Switch};
+use cratestack::Switch;
 use cratestack_engine::migrate::{self, State};
 use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::Schema;
@@ -89,8 +89,8 @@ impl Dev {
                 next.run(request).await
             }
         });
-        let server =
-            cratestack::serve(listener, current.router().layer(pass), ServerConfig::default(), serve::shutdown());
+        let app = current.router().layer(pass);
+        let server = cratestack::serve(listener, app, serve::server(&self.settings), serve::shutdown());
         let server = tokio::spawn(server);
         let (edits, mut edited) = mpsc::channel(1);
         let mut watch = Watch::start(&self.path, &edits)?;

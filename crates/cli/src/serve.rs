@@ -50,7 +50,7 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
         }
         announce(ui, &listener)?;
         let app = app(&engine, auth, &settings);
-        let served = cratestack::serve(listener, app, ServerConfig::default(), shutdown()).await;
+        let served = cratestack::serve(listener, app, server(&settings), shutdown()).await;
         engine.close().await;
         served.map_err(|error| Failure::new(format!("the server stopped: {error}")))?;
         Ok(Outcome::Clean)
@@ -175,6 +175,15 @@ pub(crate) fn announce(ui: Ui, listener: &tokio::net::TcpListener) -> Result<Soc
     let address = listener.local_addr().map_err(|error| Failure::new(format!("cannot listen: {error}")))?;
     ui.say(&format!("listening on {}", ui.paint(Style::Bold, &format!("http://{address}"))));
     Ok(address)
+}
+
+/// The bounds of the server.
+pub(crate) fn server(settings: &Settings) -> ServerConfig {
+    let standard = ServerConfig::default();
+    ServerConfig {
+        problem_base: settings.text("problem-base").map_or(standard.problem_base, str::to_owned),
+        ..standard
+    }
 }
 
 /// The API below [`MOUNT`] and the probes at the root.

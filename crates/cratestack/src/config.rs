@@ -50,6 +50,8 @@ pub struct ServerConfig {
     pub idle_timeout: Duration,
     /// Concurrent requests on one HTTP/2 connection. Default 128.
     pub streams: u32,
+    /// As [`HttpConfig::problem_base`], for what is refused before any router sees it.
+    pub problem_base: String,
     /// How long requests under way may take after a shutdown has begun. Default 30 s.
     pub drain_timeout: Duration,
 }
@@ -61,6 +63,7 @@ impl Default for ServerConfig {
             header_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(90),
             streams: 128,
+            problem_base: HttpConfig::default().problem_base,
             drain_timeout: Duration::from_secs(30),
         }
     }

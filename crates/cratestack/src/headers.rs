@@ -4,7 +4,8 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header};
 
 /// All lines of one header as one value, joined as RFC 9110 section 5.3 says; `None` when the header is absent.
 pub(crate) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
@@ -37,6 +38,31 @@ pub(crate) fn split_list(value: &[u8], separator: u8) -> Vec<&[u8]> {
         .map(<[u8]>::trim_ascii)
         .filter(|part| !part.is_empty())
         .collect()
+}
+
+/// What is wrong with how a request names its host, if anything is (RFC 9112 section 3.2, RFC 9113 section 8.3.1):
+/// HTTP/1.1 needs one `Host`, nothing allows two, and in HTTP/2 it must be what `:authority` says.
+pub(crate) fn host_fault(version: Version, uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
+    let mut lines = headers.get_all(header::HOST).iter();
+    let Some(line) = lines.next() else {
+        return (version == Version::HTTP_11).then_some("`Host` is missing");
+    };
+    if lines.next().is_some() {
+        return Some("`Host` is there more than once");
+    }
+    // A target without an authority has an empty `Host`.
+    let host = line.as_bytes();
+    let Ok(named) =
+        Authority::try_from(host).map(Some).or_else(|error| if host.is_empty() { Ok(None) } else { Err(error) })
+    else {
+        return Some("`Host` must be a host and perhaps a port");
+    };
+    if named.as_ref().is_some_and(|named| named.as_str().contains('@')) {
+        return Some("`Host` must be a host and perhaps a port");
+    }
+    let differs =
+        version == Version::HTTP_2 && uri.authority().is_some_and(|authority| named.as_ref() != Some(authority));
+    differs.then_some("`Host` must be what `:authority` says")
 }
 
 /// RFC 9110's `token`.
@@ -353,6 +379,42 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(prefers_minimal(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        use Version as V;
+        let table: &[(Version, &str, &[&str], bool)] = &[
+            (V::HTTP_11, "/", &["x"], true),
+            (V::HTTP_11, "/", &["x.example:8080"], true),
+            (V::HTTP_11, "/", &["[::1]:8080"], true),
+            (V::HTTP_11, "/", &[""], true),
+            (V::HTTP_11, "http://y/", &["x"], true),
+            (V::HTTP_11, "/", &[], false),
+            (V::HTTP_11, "http://y/", &[], false),
+            (V::HTTP_11, "/", &["x", "x"], false),
+            (V::HTTP_11, "/", &["a b"], false),
+            (V::HTTP_11, "/", &["a/b"], false),
+            (V::HTTP_11, "/", &["me@x"], false),
+            (V::HTTP_11, "/", &["a, b"], false),
+            (V::HTTP_10, "/", &[], true),
+            (V::HTTP_10, "/", &["x"], true),
+            (V::HTTP_10, "/", &["x", "y"], false),
+            (V::HTTP_2, "http://x/", &[], true),
+            (V::HTTP_2, "http://x/", &["X"], true),
+            (V::HTTP_2, "/", &["x"], true),
+            (V::HTTP_2, "http://x/", &["y"], false),
+            (V::HTTP_2, "http://x/", &[""], false),
+            (V::HTTP_2, "http://x/", &["x", "x"], false),
+        ];
+        for (version, uri, hosts, expected) in table {
+            let mut headers = HeaderMap::new();
+            for host in *hosts {
+                headers.append(header::HOST, HeaderValue::from_static(host));
+            }
+            let fault = host_fault(*version, &uri.parse().unwrap(), &headers);
+            assert_eq!(fault.is_none(), *expected, "{version:?} {uri} {hosts:?} {fault:?}");
         }
     }
 

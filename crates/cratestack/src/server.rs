@@ -2,6 +2,7 @@
 //! a shutdown takes.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,6 +13,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
+use futures_util::future::Either;
+use http::{HeaderMap, HeaderValue, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -26,12 +29,14 @@ use tower::util::Oneshot;
 use tower::{Service, ServiceExt as _};
 
 use crate::config::ServerConfig;
+use crate::headers::{X_REQUEST_ID, host_fault, request_id};
+use crate::problem::Problem;
 
 /// Octets of a head that hyper reads before it gives up with a 431 of its own: the longest URL that it takes (64 KiB),
 /// and as much again for header fields. The router's own limits are lower, so that most callers get a problem.
 const HEAD_BUFFER: usize = 128 * 1024;
-/// Header fields of an HTTP/2 request, in octets.
-const HEADER_LIST: u32 = 64 * 1024;
+/// Header fields of an HTTP/2 request with its URL, in octets.
+const HEADER_LIST: u32 = 128 * 1024;
 /// What to wait after `accept` failed for want of file handles or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -49,6 +54,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let builder = builder(&config);
+    let problem_base: Arc<str> = config.problem_base.into();
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(config.connections));
     let mut connections = JoinSet::new();
@@ -77,10 +83,14 @@ pub async fn serve(
         // Answers are written whole, so that waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let router = router.clone();
+        let problem_base = Arc::clone(&problem_base);
         let service = service_fn(move |request: Request<Incoming>| {
+            if let Some(fault) = host_fault(request.version(), request.uri(), request.headers()) {
+                return Either::Left(ready(Ok(refuse(fault, request.headers(), &problem_base))));
+            }
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
-            router.clone().oneshot(request)
+            Either::Right(router.clone().oneshot(request))
         });
         let io = TokioIo::new(Watched::new(stream, config.idle_timeout));
         let connection = graceful.watch(builder.serve_connection(io, service).into_owned());
@@ -94,6 +104,20 @@ pub async fn serve(
     drop(listener);
     drain(graceful, connections, config.drain_timeout).await;
     Ok(())
+}
+
+/// The 400 of a request that does not name its host as it must. Who sends one may not see requests begin and end where
+/// this server does, so that nothing more is read from the connection.
+fn refuse(fault: &'static str, headers: &HeaderMap, problem_base: &str) -> Response {
+    let request_id = request_id(headers).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+    let problem = Problem::bad_request(fault);
+    problem.log(&request_id);
+    let mut response = problem.into_response(problem_base, &request_id);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if let Ok(id) = HeaderValue::try_from(request_id) {
+        response.headers_mut().insert(X_REQUEST_ID, id);
+    }
+    response
 }
 
 async fn drain(graceful: GracefulShutdown, mut connections: JoinSet<()>, timeout: Duration) {
@@ -352,6 +376,32 @@ mod tests {
         let (_, read) = tokio::join!(writing.write_all(head.as_bytes()), reading.read_exact(&mut answer));
         read.unwrap();
         assert_eq!(answer, b"HTTP/1.1 431");
+    }
+
+    #[tokio::test]
+    async fn a_request_names_its_host_once() {
+        let config = ServerConfig { problem_base: "p:".to_owned(), ..ServerConfig::default() };
+        let server = start(Router::new().route("/", get(|| async { "here!" })), config).await;
+        let table = [
+            ("GET / HTTP/1.1\r\nx-request-id: r1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: a\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: a b\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello", 400),
+            ("GET / HTTP/1.0\r\n\r\n", 200),
+            ("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 200),
+        ];
+        for (request, status) in table {
+            let mut stream = TcpStream::connect(server.addr).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            // To the end: the server closes.
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.split(' ').nth(1) == Some(&status.to_string()), "{request}: {answer}");
+            assert_eq!(answer.contains("application/problem+json"), status == 400, "{answer}");
+            assert_eq!(answer.contains("\"type\":\"p:bad_request\""), status == 400, "{answer}");
+            assert_eq!(answer.contains("x-request-id: r1\r\n"), request.contains("r1"), "{answer}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -679,6 +679,7 @@ impl Query {
     }
 
     /// The list, in the same order, of the one row that a place names: what it is now sorted by.
+    #[must_use]
     pub fn only(&self, schema: &Schema, place: &[Value]) -> Self {
         let model = schema.model(self.model);
         let key = (0..).zip(self.sort.iter().zip(place)).filter(|(at, _)| self.is_key(schema, *at));
