@@ -130,6 +130,8 @@ struct Core {
     validators: Validators,
     cursors: CursorKeys,
     store: Store,
+    /// Gives a row if the database carries the schema.
+    carried: Arc<Template>,
     options: Options,
     plans: Cache<Form, Option<Plan>>,
     lists: Cache<read::ListForm, read::ListPlan>,
@@ -174,6 +176,7 @@ impl Engine {
                 options.cursor_keys.clone()
             }),
             store,
+            carried: migrate::carried(&schema),
             options,
             plans: Cache::default(),
             lists: Cache::default(),
@@ -251,29 +254,29 @@ impl Engine {
         input::principal(&self.core.schema, claims)
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers, and still carries the schema: somebody may have changed it under a running server,
+    /// which is then no more ready than one that starts.
     pub async fn ready(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs(2);
-        let ping = Arc::new(Template {
-            sql: "SELECT 1".into(),
-            slots: Vec::new(),
-            control: Vec::new(),
-            shape: Arc::default(),
-        });
-        let ping = Statement { template: ping, binds: Vec::new() };
-        let answer = match &self.core.store {
+        let carried = Statement { template: Arc::clone(&self.core.carried), binds: Vec::new() };
+        let rows = match &self.core.store {
             Store::Postgres(pool) => match pool.session(deadline.into()).await {
-                Ok(mut session) => session.fetch(&ping, &mut NoPages).await,
+                Ok(mut session) => session.fetch(&carried, &mut NoPages).await,
                 Err(error) => Err(error),
             },
             Store::Sqlite(database) => {
-                database.read(deadline, move |session| now(session.fetch(&ping, &mut NoPages))).await
+                database.read(deadline, move |session| now(session.fetch(&carried, &mut NoPages))).await
             }
         };
-        let failed = |error: StoreError| {
-            Failure::new(Code::Unavailable, "the database does not answer").with_internal(error.message)
-        };
-        answer.map(|_| ()).map_err(failed)
+        let unavailable = |detail, internal| Err(Failure::new(Code::Unavailable, detail).with_internal(internal));
+        match rows {
+            Err(error) => unavailable("the database does not answer", error.message),
+            Ok(rows) if !rows.is_empty() => Ok(()),
+            Ok(_) => unavailable(
+                "the database carries another version of the schema",
+                format!("expected the fingerprint `{}`", self.core.schema.fingerprint()),
+            ),
+        }
     }
 
     /// Waits for what is running and closes the database. Further operations are refused.
@@ -337,7 +340,7 @@ async fn cursor_key(db: &mut Db<'_>, schema: &Schema) -> Result<[u8; 32], migrat
     match migrate::inspect(db).await? {
         State::Empty => Err(migrate::Error::Empty),
         State::Foreign(tables) => Err(migrate::Error::Foreign(tables)),
-        State::Applied(applied) if applied.fingerprint != migrate::fingerprint(schema)? => {
+        State::Applied(applied) if applied.fingerprint != schema.fingerprint() => {
             Err(migrate::Error::Different { found: applied.fingerprint })
         }
         State::Applied(_) => migrate::cursor_key(db).await,

@@ -7,7 +7,8 @@
 //!
 //! On [`Db::Sqlite`] these functions block the thread that polls them: they belong to the start of a process.
 
-use aws_lc_rs::digest;
+use std::sync::Arc;
+
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use cratestack_schema::ir::{FieldId, FieldType, Index, Model, RelationKind, Schema};
 use rusqlite::config::DbConfig;
@@ -16,7 +17,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use crate::ddl::{self, META_TABLE, bounded};
 use crate::ddl_diff::{self, Diff, Probe};
 use crate::fault::{Class, StoreError, enforced_name, validator_word};
-use crate::sql::{Dialect, ident};
+use crate::sql::{Dialect, SqlType, Template, ident};
 use crate::storage::literal;
 
 /// The version of the statements that [`ddl::create`] gives. A database of another version is refused, because
@@ -58,7 +59,7 @@ pub enum State {
 pub struct Applied {
     /// The IR.
     pub schema: Schema,
-    /// Its [`fingerprint`] when it was applied.
+    /// Its [`Schema::fingerprint`] when it was applied.
     pub fingerprint: String,
 }
 
@@ -176,11 +177,6 @@ fn short(fingerprint: &str) -> &str {
     fingerprint.get(..12).unwrap_or(fingerprint)
 }
 
-/// SHA-256 of the IR's JSON, in hexadecimal: equal for equal schemas.
-pub fn fingerprint(schema: &Schema) -> Result<String, Error> {
-    json(schema).map(|json| ddl::hex(digest::digest(&digest::SHA256, json.as_bytes()).as_ref()))
-}
-
 fn json(schema: &Schema) -> Result<String, Error> {
     serde_json::to_string(schema).map_err(|error| Error::Damaged(error.to_string()))
 }
@@ -212,6 +208,13 @@ pub async fn inspect(db: &mut Db<'_>) -> Result<State, Error> {
     Ok(if tables.is_empty() { State::Empty } else { State::Foreign(tables) })
 }
 
+/// A statement that gives a row if the database carries `schema`, for a server that runs on it.
+pub(crate) fn carried(schema: &Schema) -> Arc<Template> {
+    let (table, fingerprint) = (ident(META_TABLE), literal(&schema.fingerprint()));
+    let sql = format!("SELECT name FROM {table} WHERE name = 'fingerprint' AND value = {fingerprint}");
+    Arc::new(Template { sql: sql.into(), slots: Vec::new(), control: vec![SqlType::TEXT], shape: Arc::default() })
+}
+
 /// The key that seals cursors, shared by everybody who serves the database.
 pub async fn cursor_key(db: &mut Db<'_>) -> Result<[u8; 32], Error> {
     let text = db.meta("cursor_key").await?.unwrap_or_default();
@@ -234,7 +237,7 @@ pub async fn apply_create(
     cursor_key: [u8; 32],
     report: Report<'_>,
 ) -> Result<Outcome, Error> {
-    let (json, fingerprint) = (json(schema)?, fingerprint(schema)?);
+    let (json, fingerprint) = (json(schema)?, schema.fingerprint());
     db.begin().await?;
     let done = async {
         match inspect(db).await? {
@@ -295,7 +298,7 @@ pub async fn apply_diff(
     agreed: &[String],
     report: Report<'_>,
 ) -> Result<Outcome, Error> {
-    let (json, fingerprint) = (json(schema)?, fingerprint(schema)?);
+    let (json, fingerprint) = (json(schema)?, schema.fingerprint());
     db.open_for_rebuilds()?;
     let done = match db.begin().await {
         Ok(()) => {

@@ -467,6 +467,35 @@ async fn composite_keys_and_models_without_a_version() {
 }
 
 #[tokio::test]
+async fn a_server_under_which_the_schema_changed_is_not_ready() {
+    let changed = compile(&BANK.replace("owner      String @length(min: 1, max: 20)", "owner      String"));
+    for base in Base::durable(BANK).await {
+        let name = base.name;
+        base.engine.ready().await.unwrap();
+        for (schema, ready) in [(&changed, false), (base.engine.schema(), true)] {
+            match &base.postgres {
+                Some(database) => {
+                    let mut connection = database.connect().await;
+                    migrate::apply_diff(&mut Db::Postgres(&mut connection), schema, &[], &mut |_| ()).await.unwrap();
+                }
+                None => {
+                    let path = base.directory.as_ref().unwrap().path().join("test.db");
+                    let mut connection = rusqlite::Connection::open(path).unwrap();
+                    migrate::apply_diff(&mut Db::Sqlite(&mut connection), schema, &[], &mut |_| ()).await.unwrap();
+                }
+            }
+            let answer = base.engine.ready().await;
+            assert_eq!(answer.is_ok(), ready, "{name}");
+            if let Err(failure) = answer {
+                assert_eq!(failure.code, Code::Unavailable, "{name}");
+                assert_eq!(failure.detail, "the database carries another version of the schema", "{name}");
+            }
+        }
+    }
+    Base::memory(BANK).await.engine.ready().await.unwrap();
+}
+
+#[tokio::test]
 async fn batches() {
     for base in Base::all(BANK).await {
         let name = base.name;
