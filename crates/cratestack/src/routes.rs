@@ -1,7 +1,7 @@
 //! The routes of a schema, as data.
 
-use cratestack_schema::ir::{Action, Effect, Expr, Model, ModelId, Schema};
-use cratestack_schema::value::Value;
+use cratestack_engine::policy::could_allow;
+use cratestack_schema::ir::{Action, Model, ModelId, Schema};
 use http::Method;
 
 /// One route: a method on a path.
@@ -84,9 +84,7 @@ pub fn routes(schema: &Schema) -> Vec<RouteInfo> {
         ];
         let served = |verb: &RouteVerb| match verb.action() {
             Some(action) => has_route(schema, model, action),
-            None => {
-                [Action::Create, Action::Update, Action::Delete].iter().any(|action| has_route(schema, model, *action))
-            }
+            None => BATCH_ACTIONS.iter().any(|action| has_route(schema, model, *action)),
         };
         let table = table.into_iter().filter(|(_, _, verb)| served(verb));
         routes.extend(table.map(|(method, path, verb)| RouteInfo { method, path, verb, target }));
@@ -110,60 +108,4 @@ pub(crate) fn has_route(schema: &Schema, model: &Model, action: Action) -> bool 
     };
     let rules = model.rules.iter().filter(|rule| rule.actions.contains(&action));
     !excluded && !model.internal.contains(&action) && could_allow(schema, rules.map(|rule| (rule.effect, &rule.expr)))
-}
-
-/// Whether some caller and some row could pass these rules: an allow that is not constantly short of true, and no deny
-/// that always fires.
-fn could_allow<'a>(schema: &Schema, rules: impl Iterator<Item = (Effect, &'a Expr)>) -> bool {
-    let mut allowed = false;
-    for (effect, expr) in rules {
-        match (effect, constant(schema, expr)) {
-            (Effect::Allow, None | Some(Truth::True)) => allowed = true,
-            (Effect::Deny, Some(Truth::True | Truth::Unknown)) => return false,
-            _ => {}
-        }
-    }
-    allowed
-}
-
-/// Kleene's three values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Truth {
-    True,
-    False,
-    Unknown,
-}
-
-/// The value of a condition that is the same for every caller and row; `None` when it may differ, or when finding out
-/// takes more than looking at constants.
-fn constant(schema: &Schema, expr: &Expr) -> Option<Truth> {
-    match expr {
-        Expr::Const(_, Value::Bool(true)) => Some(Truth::True),
-        Expr::Const(_, Value::Bool(false)) => Some(Truth::False),
-        Expr::Const(_, Value::Null) => Some(Truth::Unknown),
-        // Without an `auth` block nobody can be anything else.
-        Expr::Anonymous if schema.auth.is_none() => Some(Truth::True),
-        Expr::Not(inner) => constant(schema, inner).map(|truth| match truth {
-            Truth::True => Truth::False,
-            Truth::False => Truth::True,
-            Truth::Unknown => Truth::Unknown,
-        }),
-        Expr::And(parts) => junction(schema, parts, Truth::False),
-        Expr::Or(parts) => junction(schema, parts, Truth::True),
-        _ => None,
-    }
-}
-
-/// `&&` (decided by a false) or `||` (decided by a true).
-fn junction(schema: &Schema, parts: &[Expr], decisive: Truth) -> Option<Truth> {
-    let truths: Vec<Option<Truth>> = parts.iter().map(|part| constant(schema, part)).collect();
-    if truths.contains(&Some(decisive)) {
-        Some(decisive)
-    } else if truths.contains(&None) {
-        None
-    } else if truths.contains(&Some(Truth::Unknown)) {
-        Some(Truth::Unknown)
-    } else {
-        Some(if decisive == Truth::False { Truth::True } else { Truth::False })
-    }
 }

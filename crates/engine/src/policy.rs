@@ -127,6 +127,32 @@ impl Policies {
     }
 }
 
+/// Whether some caller and some row could pass these rules: an allow that is not constantly short of true, and no deny
+/// that always fires. What takes more than looking at constants counts as possible.
+pub fn could_allow<'r>(schema: &Schema, rules: impl Iterator<Item = (Effect, &'r Expr)>) -> bool {
+    let mut allowed = false;
+    for (effect, expr) in rules {
+        match (effect, constant(&constants(schema, expr))) {
+            (Effect::Allow, None | Some(Some(true))) => allowed = true,
+            (Effect::Deny, Some(Some(true) | None)) => return false,
+            _ => {}
+        }
+    }
+    allowed
+}
+
+/// A condition without its constant parts, whoever the caller is.
+fn constants(schema: &Schema, expr: &Expr) -> Expr {
+    match expr {
+        Expr::Not(x) => negate(constants(schema, x)),
+        Expr::And(list) => join(list.iter().map(|x| constants(schema, x)), false),
+        Expr::Or(list) => join(list.iter().map(|x| constants(schema, x)), true),
+        // Without an `auth` block nobody can be anything else.
+        Expr::Anonymous if schema.auth.is_none() => boolean(Value::Bool(true)),
+        _ => expr.clone(),
+    }
+}
+
 /// Adds the atoms of a condition: the largest sub-conditions over the caller alone, and for values of the caller
 /// inside other conditions whether they are null.
 fn collect(schema: &Schema, expr: &Expr, atoms: &mut Vec<Expr>) {
