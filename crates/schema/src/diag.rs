@@ -290,6 +290,7 @@ registry! {
     CST0191 IdleDeny Warning "a deny that changes nothing"
     CST0192 CheckMayBeUnknown Warning "a check that a null passes"
     CST0193 Unused Warning "a declaration that nothing refers to"
+    CST0194 DenyOfNull Warning "a deny that a null lets fire"
 }
 
 impl Code {

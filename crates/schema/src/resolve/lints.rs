@@ -15,7 +15,7 @@ impl<'a> Resolver<'a> {
         for id in self.model_ids() {
             self.without_allow(id);
             self.impossible_creates(id);
-            self.idle_denies(id);
+            self.odd_denies(id);
             self.unknown_checks(id);
         }
         for block in blocks {
@@ -90,8 +90,8 @@ impl<'a> Resolver<'a> {
         self.diags.extend(found);
     }
 
-    /// Denies over actions that nothing allows, or that are constantly false.
-    fn idle_denies(&mut self, id: ModelId) {
+    /// Denies over actions that nothing allows, that are constantly false, or that a null lets fire.
+    fn odd_denies(&mut self, id: ModelId) {
         let model = self.schema.model(id);
         let Some(draft) = self.drafts.get(id.index()) else { return };
         let allowed: HashSet<Action> = model
@@ -106,21 +106,19 @@ impl<'a> Resolver<'a> {
         if denies.clone().count() != typed.len() || allowed.is_empty() {
             return;
         }
+        let idle = |message| Some((Code::IdleDeny, message, "remove it, or mend its action or condition".to_owned()));
         let found: Vec<Diagnostic> = denies
             .zip(typed)
             .filter_map(|(given, rule)| {
-                let message = if always_false(&rule.expr) {
-                    "this deny never fires, since its condition is always false".to_owned()
+                let (code, message, help) = if always_false(&rule.expr) {
+                    idle("this deny never fires, since its condition is always false".to_owned())
                 } else if !rule.actions.iter().any(|action| allowed.contains(action)) {
                     let words: Vec<&str> = rule.actions.iter().map(|action| action.word()).collect();
-                    format!("this deny changes nothing, since no rule allows {}", listing(&words))
+                    idle(format!("this deny changes nothing, since no rule allows {}", listing(&words)))
                 } else {
-                    return None;
-                };
-                Some(
-                    Diagnostic::new(Code::IdleDeny, given.span, message)
-                        .help("remove it, or mend its action or condition"),
-                )
+                    fired_by_null(model, &rule.expr)
+                }?;
+                Some(Diagnostic::new(code, given.span, message).help(help))
             })
             .collect();
         self.diags.extend(found);
@@ -151,22 +149,40 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// Nullable fields that the expression reads, but never tests for null.
+/// A deny fires when it is unknown, so a null hides or locks a row that the author may have meant to leave alone.
+fn fired_by_null(model: &Model, deny: &Expr) -> Option<(Code, String, String)> {
+    let names = unguarded(model, deny);
+    let first = names.first()?;
+    let help = format!(
+        "a deny fires unless it is false, and null is neither: if that is meant, say `{first} == null || ..`; if not, \
+         `{first} != null && ..`"
+    );
+    Some((Code::DenyOfNull, format!("this deny can fire for nothing but a null in {}", listing(&names)), help))
+}
+
+/// Nullable fields of the row that the expression reads, but never tests for null.
 fn unguarded<'m>(model: &'m Model, expr: &Expr) -> Vec<&'m str> {
-    let (mut read, mut tested): (Vec<FieldId>, Vec<FieldId>) = (Vec::new(), Vec::new());
-    expr.visit(&mut |part| match part {
-        Expr::IsNull(inner) => {
-            if let Expr::Field(path) = inner.as_ref() {
-                tested.push(path.field);
-            }
+    let (mut read, mut tested) = (Vec::new(), Vec::new());
+    null_uses(expr, &mut read, &mut tested);
+    let open = |field: &FieldId| model.field(*field).optional && !tested.contains(field);
+    read.into_iter().filter(open).map(|field| model.field(field).name.as_str()).collect()
+}
+
+/// The row's own fields that an expression reads, and those that it tests for null.
+fn null_uses(expr: &Expr, read: &mut Vec<FieldId>, tested: &mut Vec<FieldId>) {
+    let own = |expr: &Expr| match expr {
+        Expr::Field(path) if path.hops.is_empty() => Some(path.field),
+        _ => None,
+    };
+    if let Expr::IsNull(inner) = expr {
+        tested.extend(own(inner));
+    } else if let Some(field) = own(expr) {
+        if !read.contains(&field) {
+            read.push(field);
         }
-        Expr::Field(path) if !read.contains(&path.field) => read.push(path.field),
-        _ => {}
-    });
-    read.into_iter()
-        .filter(|field| model.field(*field).optional && !tested.contains(field))
-        .map(|field| model.field(field).name.as_str())
-        .collect()
+    } else if !matches!(expr, Expr::Quantified { .. }) {
+        expr.children().into_iter().for_each(|child| null_uses(child, read, tested));
+    }
 }
 
 fn always_false(expr: &Expr) -> bool {
