@@ -299,16 +299,9 @@ pub async fn apply_diff(
     report: Report<'_>,
 ) -> Result<Outcome, Error> {
     let (json, fingerprint) = (json(schema)?, schema.fingerprint());
-    db.open_for_rebuilds()?;
-    let done = match db.begin().await {
-        Ok(()) => {
-            let done = change(db, schema, &json, &fingerprint, agreed, report).await;
-            db.end(done).await
-        }
-        Err(error) => Err(error),
-    };
-    db.close_after_rebuilds()?;
-    done
+    db.begin_rebuilds().await?;
+    let done = change(db, schema, &json, &fingerprint, agreed, report).await;
+    db.end_rebuilds(done).await
 }
 
 async fn change(
@@ -352,16 +345,9 @@ async fn change(
 /// # Errors
 /// [`Error::Foreign`] when there are tables, and none is ours.
 pub async fn reset(db: &mut Db<'_>) -> Result<(), Error> {
-    db.open_for_rebuilds()?;
-    let done = match db.begin().await {
-        Ok(()) => {
-            let done = remove(db).await;
-            db.end(done).await
-        }
-        Err(error) => Err(error),
-    };
-    db.close_after_rebuilds()?;
-    done
+    db.begin_rebuilds().await?;
+    let done = remove(db).await;
+    db.end_rebuilds(done).await
 }
 
 async fn remove(db: &mut Db<'_>) -> Result<(), Error> {
@@ -651,6 +637,21 @@ impl Db<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// [`Self::begin`], where SQLite may rebuild tables; ends with [`Self::end_rebuilds`].
+    async fn begin_rebuilds(&mut self) -> Result<(), Error> {
+        self.open_for_rebuilds()?;
+        match self.begin().await {
+            Ok(()) => Ok(()),
+            Err(error) => self.close_after_rebuilds().and(Err(error)),
+        }
+    }
+
+    async fn end_rebuilds<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
+        let done = self.end(done).await;
+        self.close_after_rebuilds()?;
+        done
     }
 
     /// SQLite rebuilds tables: with foreign keys on, dropping the old one would delete its children's rows, and the
