@@ -144,7 +144,7 @@ fn digest_of(value: &Value) -> [u8; DIGEST] {
 }
 
 /// The keys of a deployment, shared by its nodes. The first makes cursors, all open them: to rotate, put a new key
-/// first, and take the old one away a day later.
+/// first, and take the old one away when the cursors that it made have expired.
 #[derive(Clone)]
 pub struct CursorKeys(Vec<[u8; 32]>);
 
@@ -228,8 +228,8 @@ impl CursorKeys {
             Place::decode(place)
         };
         opened().ok_or_else(|| {
-            let detail = "`cursor` is not valid here; it must come from the `next` of a page with the same filter, sort \
-                          and caller, less than a day ago; start again without it";
+            let detail = "`cursor` is not valid here; it must come from the `next` of a recent page with the same \
+                          filter, sort and caller; start again without it";
             Failure::new(Code::InvalidCursor, detail)
         })
     }
