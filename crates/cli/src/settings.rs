@@ -418,6 +418,24 @@ mod tests {
     }
 
     #[test]
+    fn the_guide_has_every_limit_with_its_default() {
+        let guide = include_str!("../../../docs/http.md").split_once("## Limits").unwrap().1;
+        let written: Vec<(&str, &str)> = guide
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| `")?.split(" | ");
+                Some((cells.next()?.trim_end_matches('`'), cells.next()?))
+            })
+            .collect();
+        let limits = SETTINGS.iter().filter(|row| matches!(row.kind, Kind::Number | Kind::Size | Kind::Time));
+        let mut known: Vec<(&str, &str)> = limits.map(|row| (row.key, row.default.unwrap_or(""))).collect();
+        let mut sorted = written.clone();
+        known.sort_unstable();
+        sorted.sort_unstable();
+        assert_eq!(sorted, known);
+    }
+
+    #[test]
     fn the_first_source_wins() {
         let toml = Some("addr = \"file:3\"\nlist-max = 7\n");
         let both = resolve(&["--addr", "flag:1"], &[("CRATESTACK_ADDR", "env:2")], toml).unwrap();

@@ -1,4 +1,5 @@
-//! The README's commands, run as a reader runs them, give what it prints. `…` stands for what differs from run to run.
+//! The commands of the README and of docs/http.md, run as a reader runs them, give what is printed there. `…` stands for
+//! what differs from run to run.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,12 +19,13 @@ use support::{Server, text};
 use tempfile::tempdir;
 
 const README: &str = include_str!("../../../README.md");
+const HTTP: &str = include_str!("../../../docs/http.md");
 const FIRST_COMMAND: &str = "cargo run -- dev examples/bank/bank.cstack";
 const MARK: &str = "--8<--";
 
 /// Commands and the lines that follow each.
-fn console() -> Vec<(String, String)> {
-    let blocks = README.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+fn console(page: &str) -> Vec<(String, String)> {
+    let blocks = page.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let mut commands: Vec<(String, String)> = Vec::new();
     for line in blocks.flat_map(str::lines) {
         if let Some(command) = line.strip_prefix("$ ") {
@@ -55,15 +57,31 @@ fn the_commands_give_what_the_readme_prints() {
     assert!(README.contains(&format!("    {FIRST_COMMAND}\n")));
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let schema = root.join("examples/bank/bank.cstack").canonicalize().unwrap();
+    run_console(README, &schema);
+}
+
+#[test]
+fn the_commands_give_what_the_guide_prints() {
+    let folder = tempdir().unwrap();
+    let schema = folder.path().join("shop.cstack");
+    let text = HTTP.split_once("```cstack\n").unwrap().1.split_once("```").unwrap().0;
+    assert!(HTTP.contains("`cratestack dev shop.cstack`"));
+    std::fs::write(&schema, text).unwrap();
+    run_console(HTTP, &schema);
+}
+
+/// Serves the schema and runs the commands of a page.
+fn run_console(page: &str, schema: &Path) {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path(), &["dev", schema.to_str().unwrap(), "--addr", "127.0.0.1:0"]);
 
-    let commands = console();
-    assert!(commands.len() > 10, "the README has lost its commands");
+    let commands = console(page);
+    assert!(commands.len() > 10, "the page has lost its commands");
     let mut script = String::new();
     for (command, _) in &commands {
         let command = command
             .replace("cargo run -q --", env!("CARGO_BIN_EXE_cratestack"))
+            .replace("$(cratestack ", concat!("$(", env!("CARGO_BIN_EXE_cratestack"), " "))
             .replace("127.0.0.1:8080", &server.address.to_string());
         script.push_str(&format!("{command}\necho '{MARK}'\n"));
     }
@@ -73,7 +91,7 @@ fn the_commands_give_what_the_readme_prints() {
     let answers: Vec<&str> = shown.split(mark.as_str()).collect();
     assert_eq!(answers.len(), commands.len() + 1, "{shown}{}", text(&output.stderr));
     for ((command, printed), shown) in commands.iter().zip(answers) {
-        assert!(agrees(printed, shown), "$ {command}\nthe README prints:\n{printed}\nit gives:\n{shown}");
+        assert!(agrees(printed, shown), "$ {command}\nthe page prints:\n{printed}\nit gives:\n{shown}");
     }
 }
 

@@ -243,6 +243,52 @@ mod tests {
         );
     }
 
+    const ALL: [ProblemCode; 23] = [
+        ProblemCode::Engine(Code::BadRequest),
+        ProblemCode::Engine(Code::InvalidQuery),
+        ProblemCode::Engine(Code::InvalidCursor),
+        ProblemCode::Engine(Code::Unauthenticated),
+        ProblemCode::Engine(Code::Forbidden),
+        ProblemCode::Engine(Code::NotFound),
+        ProblemCode::Engine(Code::UniqueViolation),
+        ProblemCode::Engine(Code::ForeignKeyViolation),
+        ProblemCode::Engine(Code::TransactionAborted),
+        ProblemCode::Engine(Code::VersionMismatch),
+        ProblemCode::Engine(Code::VersionRequired),
+        ProblemCode::Engine(Code::ValidationFailed),
+        ProblemCode::Engine(Code::Internal),
+        ProblemCode::Engine(Code::NotImplemented),
+        ProblemCode::Engine(Code::Unavailable),
+        ProblemCode::InvalidJson,
+        ProblemCode::MethodNotAllowed,
+        ProblemCode::NotAcceptable,
+        ProblemCode::RequestTimeout,
+        ProblemCode::ContentTooLarge,
+        ProblemCode::UriTooLong,
+        ProblemCode::UnsupportedMediaType,
+        ProblemCode::HeadersTooLarge,
+    ];
+
+    #[test]
+    fn the_guide_has_every_code_with_its_status() {
+        let rows = include_str!("problem.rs").matches("\", S::").count();
+        // This test has the pattern once itself.
+        assert_eq!(rows - 1, ALL.len(), "`ALL` has forgotten a code");
+        let guide = include_str!("../../../docs/http.md");
+        let part = guide.split_once("## Problems").unwrap().1.split_once("`errors` are objects").unwrap().0;
+        let mut written: Vec<(u16, &str)> = part
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| ")?.split(" | ");
+                Some((cells.next()?.parse().ok()?, cells.next()?.trim_matches('`')))
+            })
+            .collect();
+        written.sort_unstable();
+        let mut known: Vec<(u16, &str)> = ALL.iter().map(|code| (code.status().as_u16(), code.row().0)).collect();
+        known.sort_unstable();
+        assert_eq!(written, known);
+    }
+
     #[test]
     fn internal_detail_stays_inside() {
         let failure =

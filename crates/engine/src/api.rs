@@ -44,7 +44,7 @@ pub type Key = Vec<String>;
 pub enum Verb {
     /// Rows, filtered, sorted, in pages.
     List {
-        /// Decoded query parameters in the order given (`balance.gte` = `100`); http.md, "Lists".
+        /// Decoded query parameters in the order given (`balance.gte` = `100`); docs/http.md, "Lists".
         params: Vec<(String, String)>,
     },
     /// One row.
@@ -177,7 +177,7 @@ pub struct FieldError {
     pub detail: String,
 }
 
-/// The stable codes of http.md that the engine itself can answer.
+/// The stable codes of docs/http.md that the engine itself can answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
     /// Malformed in a way that no other code names.
@@ -235,7 +235,7 @@ impl Failure {
     }
 }
 
-/// Limits of the engine; each has a name and a default (http.md, "Limits").
+/// Limits of the engine; each has a name and a default (docs/http.md, "Limits").
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Rows of a page when `limit` is absent.

@@ -1,6 +1,6 @@
 //! The engine: one schema on one database, and the life of a write.
 //!
-//! A write goes through these steps, in http.md's order of refusals:
+//! A write goes through these steps, in docs/http.md's order of refusals:
 //!
 //! 1. `Mutation::prepare`: an anonymous caller whom the rules refuse outright (401), the input (422), the expected
 //!    version (428), any caller whom the rules refuse outright (403), the key, defaults, the plan. No IO.
@@ -73,7 +73,7 @@ pub enum Database {
 /// What an [`Engine`] needs besides schema and database.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Limits, with http.md's defaults.
+    /// Limits, with docs/http.md's defaults.
     pub limits: Limits,
     /// The pool of PostgreSQL connections.
     pub pool: PoolOptions,

@@ -37,7 +37,7 @@ pub const MAX_NAME: usize = 256;
 pub const MAX_JSON_GROWTH: usize = 64 * 1024;
 
 /// Octets of an index entry: PostgreSQL's B-trees hold 2704, its own bookkeeping included, and what one database refuses
-/// the other must not take. A key of that length has a URL that http.md's limit allows, whatever has to be escaped.
+/// the other must not take. A key of that length has a URL that docs/http.md's limit allows, whatever has to be escaped.
 const INDEX_ENTRY: usize = 2600;
 
 /// What a column takes in an index entry besides its text, and all that one of fixed length takes.

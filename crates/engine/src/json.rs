@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::storage::push_json_string;
 
-/// The nesting that a request may have; http.md, "Limits".
+/// The nesting that a request may have; docs/http.md, "Limits".
 pub const MAX_DEPTH: usize = 64;
 
 /// The digits that a number inside a `Json` field may have in plain notation; enough for every binary64. The database

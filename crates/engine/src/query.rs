@@ -763,6 +763,18 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_guide_has_every_parameter_and_operator() {
+        let guide = include_str!("../../../docs/http.md");
+        let between = |from: &str, to: &str| -> BTreeSet<&str> {
+            let part = guide.split_once(from).unwrap().1.split_once(to).unwrap().0;
+            let cells = part.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+            cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(|code| !code.contains('=')).collect()
+        };
+        assert_eq!(between("## Lists", "### Filters"), CONTROLS.into());
+        assert_eq!(between("### Filters", "## Conditional"), OPERATORS.into_iter().map(|(word, _)| word).collect());
+    }
+
     const SHOP: &str = r#"
 enum Status { open closed @map("CLOSED") }
 auth Principal { id String @id }

@@ -272,7 +272,7 @@ impl Field {
         }
     }
 
-    /// Where the field may be sent (language.md, "Never in an input").
+    /// Where the field may be sent (docs/language.md, "Never in an input").
     pub fn writable(&self) -> Writable {
         let generated = matches!(
             self.default,

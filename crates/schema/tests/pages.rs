@@ -1,4 +1,5 @@
-//! `docs/errors`: every page says what the compiler says, and its mended example is clean.
+//! `docs/errors`: every page says what the compiler says, and its mended example is clean; so are the schemas of the
+//! guides in `docs`.
 //! `UPDATE_EXPECT=1` writes the messages.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
@@ -82,4 +83,24 @@ fn the_pages_are_carried_along() {
         let page = std::fs::read_to_string(folder().join(format!("{code}.md"))).unwrap();
         assert_eq!(explain(*code), page, "{code} is missing in src/diag/pages.rs, or changed since it was compiled");
     }
+}
+
+#[test]
+fn the_schemas_of_the_guides_are_clean() {
+    let guides = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let mut count = 0;
+    for entry in std::fs::read_dir(guides).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let page = std::fs::read_to_string(&path).unwrap();
+        for text in fenced(&page, "cstack") {
+            let (schema, found) = compile("example", text);
+            assert!(schema.is_some() && found.is_empty(), "{}\n{}", path.display(), common::render(text, &found));
+            assert_eq!(format(text).as_deref(), Ok(text), "{}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 5, "the guides have lost their schemas");
 }

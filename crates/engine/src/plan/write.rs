@@ -641,7 +641,7 @@ fn finish(sql: Sql, control: Vec<SqlType>, shape: Shape) -> Arc<Template> {
 }
 
 impl Plan {
-    /// Why the write changed no row, in http.md's order of refusals. `rows` are the diagnosis' answer.
+    /// Why the write changed no row, in docs/http.md's order of refusals. `rows` are the diagnosis' answer.
     pub fn interpret(&self, model: &Model, form: &Form, expected: &[i64], rows: Rows) -> Verdict {
         let control = rows.control(0);
         let mut flags = control.iter();

@@ -8,14 +8,16 @@ use crate::ast;
 use crate::diag::{Code, Diagnostic, Span};
 use crate::ir::{Action, Check, Effect, FieldId, Model, ModelId, Rule};
 
-/// Codes of problems and of failing members that the product itself answers with (http.md), so that no `@@check` may
+/// Codes of problems and of failing members that the product itself answers with (docs/http.md), so that no `@@check` may
 /// take one: its name is the code of its 422.
 pub(super) const BUILT_IN_CODES: &[&str] = &[
     "bad_request",
     "bic",
+    "content_too_large",
     "email",
     "forbidden",
     "foreign_key_violation",
+    "headers_too_large",
     "iban",
     "idempotency_in_flight",
     "idempotency_key_expired",
@@ -35,6 +37,7 @@ pub(super) const BUILT_IN_CODES: &[&str] = &[
     "not_found",
     "not_implemented",
     "nul",
+    "operation",
     "out_of_range",
     "precision",
     "range",
@@ -42,6 +45,7 @@ pub(super) const BUILT_IN_CODES: &[&str] = &[
     "read_only",
     "reference_not_found",
     "regex",
+    "request_timeout",
     "required",
     "transaction_aborted",
     "type",
@@ -51,6 +55,7 @@ pub(super) const BUILT_IN_CODES: &[&str] = &[
     "unknown_field",
     "unsupported_media_type",
     "uri",
+    "uri_too_long",
     "validation_failed",
     "version_mismatch",
     "version_required",

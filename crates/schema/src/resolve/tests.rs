@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::{filter, resolve_path};
+use super::{attributes, filter, models, resolve_path};
 use crate::compile;
 use crate::diag::Code;
 use crate::ir::*;
@@ -363,5 +363,68 @@ proptest! {
         for one in found {
             prop_assert!(text.get(one.primary.span.start as usize..one.primary.span.end as usize).is_some());
         }
+    }
+}
+
+// What docs/ says, against the tables.
+
+fn page(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// The code in the cell of that number of every row of the tables between two headings.
+fn code_in<'p>(page: &'p str, from: &str, to: &str, cell: usize) -> Vec<&'p str> {
+    let (_, rest) = page.split_once(from).unwrap();
+    let part = if to.is_empty() { rest } else { rest.split_once(to).unwrap().0 };
+    let rows = part.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    rows.filter_map(|row| row.split(" | ").nth(cell)).flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
+}
+
+#[test]
+fn the_reference_of_the_language_has_every_word() {
+    let page = page("language.md");
+    let written = |from, to, supported: bool| {
+        let words = code_in(&page, from, to, 0).into_iter().filter(|code| code.starts_with('@'));
+        words.map(move |code| (code.to_owned(), supported))
+    };
+    let written: Vec<(String, bool)> =
+        written("## Fields", "## Reserved words", true).chain(written("## Reserved words", "", false)).collect();
+    let known = attributes::vocabulary();
+    let name = |code: &str| code.split('(').next().unwrap().to_owned();
+    for word in &known {
+        let name_of = format!("{}{}", word.sigil, word.name);
+        let rows: Vec<_> = written.iter().filter(|(code, on)| name(code) == name_of && *on == word.supported).collect();
+        assert!(!rows.is_empty(), "`{name_of}` has no row in docs/language.md");
+        for option in &word.options {
+            let shown = rows.iter().any(|(code, _)| code.contains(&format!("{option}: ")));
+            assert!(shown, "the row of `{name_of}` does not show `{option}:`");
+        }
+    }
+    for (code, supported) in &written {
+        let real = known
+            .iter()
+            .any(|word| format!("{}{}", word.sigil, word.name) == name(code) && word.supported == *supported);
+        assert!(real, "docs/language.md has `{code}`, which the language has not");
+    }
+    let types: Vec<&str> = code_in(&page, "## Scalars", "## Fields", 0);
+    let known: Vec<&str> = super::SCALARS.iter().map(|(name, _)| *name).collect();
+    let plain: Vec<&str> = types.into_iter().filter(|name| !name.contains('(')).collect();
+    assert_eq!(plain, known);
+}
+
+#[test]
+fn no_check_may_be_called_like_a_code_of_the_api() {
+    let page = page("http.md");
+    let mut written = code_in(&page, "## Problems", "`errors` are objects", 1);
+    written.extend(code_in(&page, "`errors` are objects", "## Order of refusals", 0));
+    written.retain(|code| !code.starts_with('@'));
+    for code in &written {
+        assert!(models::BUILT_IN_CODES.contains(code), "`{code}`");
+    }
+    // Those that belong to what is not supported yet have no row.
+    for code in models::BUILT_IN_CODES {
+        let later = code.starts_with("idempotency_") || *code == "rate_limited";
+        assert_eq!(written.contains(code), !later, "`{code}`");
     }
 }
