@@ -473,16 +473,13 @@ async fn a_server_under_which_the_schema_changed_is_not_ready() {
         let name = base.name;
         base.engine.ready().await.unwrap();
         for (schema, ready) in [(&changed, false), (base.engine.schema(), true)] {
-            match &base.postgres {
-                Some(database) => {
-                    let mut connection = database.connect().await;
-                    migrate::apply_diff(&mut Db::Postgres(&mut connection), schema, &[], &mut |_| ()).await.unwrap();
-                }
-                None => {
-                    let path = base.directory.as_ref().unwrap().path().join("test.db");
-                    let mut connection = rusqlite::Connection::open(path).unwrap();
-                    migrate::apply_diff(&mut Db::Sqlite(&mut connection), schema, &[], &mut |_| ()).await.unwrap();
-                }
+            if let Some(database) = &base.postgres {
+                let mut connection = database.connect().await;
+                migrate::apply_diff(&mut Db::Postgres(&mut connection), schema, &[], &mut |_| ()).await.unwrap();
+            } else {
+                let path = base.directory.as_ref().unwrap().path().join("test.db");
+                let mut connection = rusqlite::Connection::open(path).unwrap();
+                migrate::apply_diff(&mut Db::Sqlite(&mut connection), schema, &[], &mut |_| ()).await.unwrap();
             }
             let answer = base.engine.ready().await;
             assert_eq!(answer.is_ok(), ready, "{name}");
