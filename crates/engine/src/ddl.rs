@@ -6,17 +6,17 @@
 //! Every unique constraint is a unique *index* on both databases (a foreign key may point to it, and it may carry a
 //! condition), so that there is one shape for all of them. Names that the IR gives (tables, columns, indexes, foreign
 //! keys, checks) are taken as they are, because errors are mapped back by them; names made here are cut to
-//! [`NAME_BYTES`].
+//! what PostgreSQL takes.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use aws_lc_rs::digest;
 use cratestack_schema::ir::{
     Default, Expr, Field, FieldId, FieldType, Index as IrIndex, Model, ModelId, ReferentialAction, Relation,
     RelationKind, Scalar, Schema, ValidatorKind,
 };
 use cratestack_schema::value::Value;
+use cratestack_schema::{database_name, hex};
 
 use crate::ddl_trigger::{self, cascades, restricts};
 use crate::fault::enforced_name;
@@ -24,9 +24,6 @@ use crate::predicate::over_columns;
 use crate::sql::{Bind, Dialect, SqlType, ident};
 use crate::storage::{Codec, literal, push_float};
 use crate::validate::currency_codes;
-
-/// PostgreSQL cuts longer names in silence.
-pub const NAME_BYTES: usize = 63;
 
 /// The table that says which schema a database carries: rows of `name` and `value`.
 pub const META_TABLE: &str = "cratestack_meta";
@@ -312,7 +309,7 @@ fn meta_table(schema: &Schema, dialect: Dialect) -> Table {
         name: META_TABLE.to_owned(),
         columns: vec![text("name"), text("value")],
         constraints: vec![Constraint {
-            name: bounded(&[META_TABLE, "pkey"]),
+            name: database_name([META_TABLE, "pkey"]),
             kind: ConstraintKind::Primary,
             sql: "PRIMARY KEY (\"name\")".to_owned(),
         }],
@@ -417,12 +414,12 @@ impl Maker<'_> {
         }
         if let Some(id) = model.soft_delete {
             let condition = format!("{} IS NULL OR {} IS NOT NULL", ident(&model.field(id).column), ident(DELETION_ID));
-            all.push(Constraint::check(bounded(&[&model.table, "deletion_check"]), &condition));
+            all.push(Constraint::check(database_name([&model.table, "deletion_check"]), &condition));
         }
         if self.dialect == Dialect::Sqlite && model.append_only {
             // A trigger before the insert sees -1 in a number that is yet to be given: no row may have it.
             for field in model.fields.iter().filter(|field| field.default == Some(Default::AutoIncrement)) {
-                let name = bounded(&[&model.table, &field.column, "positive_check"]);
+                let name = database_name([&model.table, &field.column, "positive_check"]);
                 all.push(Constraint::check(name, &format!("{} > 0", ident(&field.column))));
             }
         }
@@ -464,7 +461,7 @@ impl Maker<'_> {
     /// What the database type alone does not say.
     fn type_check(&self, field: &Field) -> Option<Constraint> {
         let condition = self.codec(SqlType::of(field)).check(&ident(&field.column))?;
-        Some(Constraint::check(bounded(&[&self.model.table, &field.column, "type_check"]), &condition))
+        Some(Constraint::check(database_name([&self.model.table, &field.column, "type_check"]), &condition))
     }
 
     fn enforced_checks(&self, field: &Field) -> Vec<Constraint> {
@@ -495,11 +492,12 @@ impl Maker<'_> {
             let mut parts = vec![model.table.as_str()];
             parts.extend(foreign.fields.iter().map(|id| model.field(*id).column.as_str()));
             parts.push("fkey_idx");
-            let index = IrIndex { name: bounded(&parts), fields: foreign.fields.to_vec(), filter: None, using: None };
+            let index =
+                IrIndex { name: database_name(parts), fields: foreign.fields.to_vec(), filter: None, using: None };
             all.push(self.index(&index, false));
         }
         if self.is_looked_up_by_deletion() {
-            let (name, id) = (bounded(&[&model.table, "deletion_idx"]), ident(DELETION_ID));
+            let (name, id) = (database_name([&model.table, "deletion_idx"]), ident(DELETION_ID));
             let sql = format!("CREATE INDEX {} ON {} ({id}) WHERE {id} IS NOT NULL", ident(&name), ident(&model.table));
             all.push(Index { name, unique: false, sql });
         }
@@ -567,22 +565,7 @@ pub(crate) fn integer_key(model: &Model) -> bool {
 
 /// The name of a model's primary key constraint.
 pub fn primary_key_name(model: &Model) -> String {
-    bounded(&[&model.table, "pkey"])
-}
-
-/// The words with underscores between them. A name that would be too long ends in a digest of the whole.
-pub(crate) fn bounded(words: &[&str]) -> String {
-    let name = words.join("_");
-    if name.len() <= NAME_BYTES {
-        return name;
-    }
-    let digest = digest::digest(&digest::SHA256, name.as_bytes());
-    let tail = hex(digest.as_ref().get(..4).unwrap_or_default());
-    let mut end = NAME_BYTES - tail.len() - 1;
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}_{tail}", name.get(..end).unwrap_or_default())
+    database_name([&model.table, "pkey"])
 }
 
 pub(crate) fn columns(model: &Model, fields: &[FieldId]) -> String {
@@ -644,14 +627,6 @@ fn float(value: f64) -> String {
 /// A minus sign must not meet an operator.
 fn signed(number: String) -> String {
     if number.starts_with('-') { format!("({number})") } else { number }
-}
-
-pub(crate) fn hex(octets: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * octets.len());
-    for octet in octets {
-        let _ = write!(text, "{octet:02x}");
-    }
-    text
 }
 
 /// The database's clock in the form that a column stores.

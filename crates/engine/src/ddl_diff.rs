@@ -7,9 +7,10 @@
 //! Tables are matched by model name, then by table name; columns by `@rename(from:)`, then by field name, then by
 //! column name. So `@map` alone renames and keeps the rows.
 
+use cratestack_schema::database_name;
 use cratestack_schema::ir::{FieldType, Scalar, Schema};
 
-use crate::ddl::{Backfill, Catalog, Column, Constraint, ConstraintKind, Index, Table, Trigger, bounded, catalog};
+use crate::ddl::{Backfill, Catalog, Column, Constraint, ConstraintKind, Index, Table, Trigger, catalog};
 use crate::sql::{Dialect, SqlType, ident};
 use crate::storage::literal;
 
@@ -437,7 +438,7 @@ fn describe_rebuild(pair: &Pair<'_>) -> String {
 }
 
 fn interim(name: &str) -> String {
-    bounded(&["cratestack_new", name])
+    database_name(["cratestack_new", name])
 }
 
 fn without<'a, T: PartialEq>(items: &'a [T], known: &'a [T]) -> impl Iterator<Item = &'a T> {

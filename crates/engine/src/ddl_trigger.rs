@@ -29,9 +29,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use cratestack_schema::database_name;
 use cratestack_schema::ir::{FieldId, Model, ModelId, ReferentialAction, Schema};
 
-use crate::ddl::{DELETION_ID, Foreign, Trigger, bounded, clock, condition, owning, primary_key_name};
+use crate::ddl::{DELETION_ID, Foreign, Trigger, clock, condition, owning, primary_key_name};
 use crate::sql::{Dialect, SqlType, ident};
 use crate::storage::literal;
 
@@ -64,7 +65,7 @@ pub(crate) fn triggers(schema: &Schema, dialect: Dialect) -> Vec<Trigger> {
 }
 
 fn append_only_postgres(model: &Model) -> [Trigger; 2] {
-    let function = bounded(&["cratestack_append_only", &model.table]);
+    let function = database_name(["cratestack_append_only", &model.table]);
     let table = ident(&model.table);
     let body = format!(
         "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {body}",
@@ -88,8 +89,8 @@ fn append_only_postgres(model: &Model) -> [Trigger; 2] {
         Trigger { name, table: model.table.clone(), create, drop: vec![format!("DROP TRIGGER {quoted} ON {table}")] }
     };
     // Row by row, because a parent's ON DELETE CASCADE runs an empty DELETE when there are no children.
-    let mut rows = trigger(bounded(&["cratestack_append_only", &model.table, "rows"]), "UPDATE OR DELETE", "ROW");
-    let mut all = trigger(bounded(&["cratestack_append_only", &model.table, "all"]), "TRUNCATE", "STATEMENT");
+    let mut rows = trigger(database_name(["cratestack_append_only", &model.table, "rows"]), "UPDATE OR DELETE", "ROW");
+    let mut all = trigger(database_name(["cratestack_append_only", &model.table, "all"]), "TRUNCATE", "STATEMENT");
     rows.create.insert(0, body);
     all.drop.push(format!("DROP FUNCTION {}()", ident(&function)));
     [rows, all]
@@ -100,7 +101,7 @@ fn append_only_sqlite(schema: &Schema, id: ModelId, model: &Model) -> [Trigger; 
     let refuse = format!("  SELECT RAISE(ABORT, {});\n", raised("append_only", &model.table));
     let trigger = |word: &str, body: &str| {
         sqlite_trigger(
-            bounded(&["cratestack_append_only", &model.table, word]),
+            database_name(["cratestack_append_only", &model.table, word]),
             model,
             &format!("BEFORE {} ON {table}", word.to_uppercase()),
             body,
@@ -291,7 +292,7 @@ impl<'a> Family<'a> {
     }
 
     fn postgres(&self) -> Trigger {
-        let name = bounded(&["cratestack_soft_delete", &self.model.table]);
+        let name = database_name(["cratestack_soft_delete", &self.model.table]);
         let (quoted, table, deleted_at) = (ident(&name), ident(&self.model.table), ident(self.deleted_at));
         let none = |text: String| if text.is_empty() { "  NULL;\n".to_owned() } else { text };
         let body = format!(
@@ -338,7 +339,7 @@ impl<'a> Family<'a> {
                 let when = format!(
                     "AFTER UPDATE OF {deleted_at} ON {table} FOR EACH ROW WHEN OLD.{deleted_at} IS {from} AND NEW.{deleted_at} IS {to}"
                 );
-                let name = bounded(&["cratestack", word, &self.model.table]);
+                let name = database_name(["cratestack", word, &self.model.table]);
                 sqlite_trigger(name, self.model, &when, &format!("{deep}{body}"))
             })
             .collect()
@@ -477,7 +478,7 @@ impl<'a> Referred<'a> {
 
     /// Does nothing where the version has moved already: the engine's own statements see to that themselves.
     fn trigger(&self, dialect: Dialect) -> Trigger {
-        let (name, table) = (bounded(&["cratestack_version", &self.model.table]), ident(&self.model.table));
+        let (name, table) = (database_name(["cratestack_version", &self.model.table]), ident(&self.model.table));
         let (quoted, columns, version) = (ident(&name), self.columns.join(", "), &self.version);
         let differs = if dialect == Dialect::Postgres { "IS DISTINCT FROM" } else { "IS NOT" };
         let changed: Vec<String> =

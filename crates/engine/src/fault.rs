@@ -4,11 +4,12 @@
 //! database gave (constraint, table, columns). [`failure`] turns that into what the caller is told. Texts of the
 //! database never reach the caller: they may contain values.
 
+use cratestack_schema::database_name;
 use cratestack_schema::ir::{Check, Field, FieldId, Model, ModelId, RelationKind, Schema, ValidatorKind};
 use rusqlite::ffi;
 
 use crate::api::{Code, Failure, FieldError};
-use crate::ddl::{bounded, primary_key_name};
+use crate::ddl::primary_key_name;
 
 #[cfg(test)]
 mod tests;
@@ -565,7 +566,7 @@ pub fn validator_word(kind: &ValidatorKind) -> &'static str {
 
 /// The name of the CHECK constraint behind `@db_enforce`.
 pub fn enforced_name(model: &Model, field: &Field, word: &str) -> String {
-    bounded(&[&model.table, &field.column, word, "check"])
+    database_name([&model.table, &field.column, word, "check"])
 }
 
 fn columns(model: &Model, names: &[String]) -> Vec<FieldId> {

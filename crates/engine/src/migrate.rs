@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use cratestack_schema::ir::{FieldId, FieldType, Index, Model, RelationKind, Schema};
+use cratestack_schema::{database_name, hex};
 use rusqlite::config::DbConfig;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::ddl::{self, META_TABLE, bounded};
+use crate::ddl::{self, META_TABLE};
 use crate::ddl_diff::{self, Diff, Probe};
 use crate::fault::{Class, StoreError, enforced_name, validator_word};
 use crate::sql::{Dialect, SqlType, Template, ident};
@@ -256,7 +257,7 @@ pub async fn apply_create(
                     ("ddl", DDL_VERSION),
                     ("schema", &json),
                     ("fingerprint", &fingerprint),
-                    ("cursor_key", &ddl::hex(&cursor_key)),
+                    ("cursor_key", &hex(&cursor_key)),
                 ];
                 for (name, value) in rows {
                     db.set_meta(name, value).await?;
@@ -443,7 +444,7 @@ fn broken_by_rows(schema: &Schema, model: &Model, error: &StoreError) -> Option<
                 return Some(format!("rows of `{name}` break the check `{}`", check.name));
             }
             model.fields.iter().find_map(|field| {
-                if Some(bounded(&[&model.table, &field.column, "type_check"]).as_str()) == wanted {
+                if Some(database_name([&model.table, &field.column, "type_check"]).as_str()) == wanted {
                     let FieldType::Enum(id) = field.ty else { return None };
                     let of = &schema.enumeration(id).name;
                     return Some(format!("rows of `{name}` have a `{}` that is no value of `{of}`", field.name));

@@ -26,4 +26,4 @@ pub mod value;
 
 pub use compile::{compile, compile_files};
 pub use format::format;
-pub use resolve::{Word, filter, resolve_path, vocabulary};
+pub use resolve::{Word, database_name, filter, hex, resolve_path, vocabulary};

@@ -2,7 +2,7 @@
 
 use super::attributes::{self, Given, OnBlock, bad};
 use super::expr::Use;
-use super::names::{MAX_IDENTIFIER, constraint};
+use super::names::{MAX_IDENTIFIER, database_name};
 use super::suggest::{listing, suggest};
 use super::{Draft, Resolver};
 use crate::ast;
@@ -148,7 +148,7 @@ impl<'a> Resolver<'a> {
         for model in self.schema.models.iter().zip(&self.drafts) {
             let span = model.1.record.name.span;
             seen.insert(model.0.table.to_ascii_lowercase(), span);
-            seen.insert(constraint([model.0.table.as_str(), "pkey"]).to_ascii_lowercase(), span);
+            seen.insert(database_name([model.0.table.as_str(), "pkey"]).to_ascii_lowercase(), span);
         }
         let mut found = Vec::new();
         for (model, draft) in self.schema.models.iter().zip(&self.drafts) {
@@ -503,7 +503,7 @@ impl<'a> Resolver<'a> {
         let name = name.unwrap_or_else(|| {
             let columns = fields.iter().map(|field| model.field(*field).column.as_str());
             let suffix = if unique { "key" } else { "idx" };
-            constraint(std::iter::once(model.table.as_str()).chain(columns).chain([suffix]))
+            database_name(std::iter::once(model.table.as_str()).chain(columns).chain([suffix]))
         });
         let model = self.model_mut(id);
         let list = if unique { &mut model.uniques } else { &mut model.indexes };

@@ -41,7 +41,7 @@ use crate::ir::{
 use crate::parse;
 
 pub use attributes::{Word, vocabulary};
-pub(crate) use names::hex;
+pub use names::{database_name, hex};
 
 /// Resolves the trees of one schema. The schema is `None` if any diagnostic is an error.
 pub(crate) fn resolve(name: &str, trees: &[Tree]) -> (Option<Schema>, Vec<Diagnostic>) {

@@ -265,7 +265,7 @@ impl<'a> Resolver<'a> {
         let (Some(name), Some(message), Some(expr)) = (name, message, expr) else { return };
         let model = self.model_mut(id);
         // The engine's own CHECKs end in `_check`, so that no name of the author's can meet one of them.
-        let constraint = names::constraint([model.table.as_str(), "check", &name]);
+        let constraint = names::database_name([model.table.as_str(), "check", &name]);
         model.checks.push(Check { name, constraint, expr, message });
     }
 

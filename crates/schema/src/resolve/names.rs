@@ -55,7 +55,7 @@ pub(super) fn member(model: &str, many: bool) -> String {
 
 /// A database name from its parts, such as `accounts_tenant_id_owner_key`. A name that would be too long ends in a
 /// hash of the whole, so that it stays distinct and the same from one compilation to the next.
-pub(super) fn constraint<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+pub fn database_name<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     const HASH: usize = 8;
     let whole = parts.into_iter().collect::<Vec<_>>().join("_");
     if whole.len() <= MAX_IDENTIFIER {
@@ -72,7 +72,7 @@ pub(super) fn constraint<'a>(parts: impl IntoIterator<Item = &'a str>) -> String
 }
 
 /// Lower-case hexadecimal.
-pub(crate) fn hex(octets: &[u8]) -> String {
+pub fn hex(octets: &[u8]) -> String {
     octets.iter().flat_map(|octet| [octet >> 4, octet & 15]).filter_map(|d| char::from_digit(d.into(), 16)).collect()
 }
 
@@ -103,11 +103,11 @@ mod tests {
 
     #[test]
     fn long_names_keep_their_identity() {
-        let a = constraint(["t", &"a".repeat(80), "key"]);
-        let b = constraint(["t", &"a".repeat(81), "key"]);
+        let a = database_name(["t", &"a".repeat(80), "key"]);
+        let b = database_name(["t", &"a".repeat(81), "key"]);
         assert_eq!((a.len(), b.len()), (MAX_IDENTIFIER, MAX_IDENTIFIER));
         assert_ne!(a, b);
-        assert!(constraint(["é".repeat(60).as_str()]).len() <= MAX_IDENTIFIER);
-        assert_eq!(constraint(["accounts", "owner", "key"]), "accounts_owner_key");
+        assert!(database_name(["é".repeat(60).as_str()]).len() <= MAX_IDENTIFIER);
+        assert_eq!(database_name(["accounts", "owner", "key"]), "accounts_owner_key");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::attributes::{self, FIELD, OnField, Place, bad};
 use super::expr::type_name;
-use super::names::{constraint, member};
+use super::names::{database_name, member};
 use super::suggest::{a, listing, suggest};
 use super::{Resolver, doc};
 use crate::ast::{self, Ident, Modifier};
@@ -209,7 +209,7 @@ impl<'a> Resolver<'a> {
         }
         let of = self.schema.model(model);
         let columns = fields.iter().map(|field| of.field(*field).column.as_str());
-        let constraint = constraint(std::iter::once(of.table.as_str()).chain(columns).chain(["fkey"]));
+        let constraint = database_name(std::iter::once(of.table.as_str()).chain(columns).chain(["fkey"]));
         let optional = end.written.ty.modifier == Modifier::Optional;
         Some(RelationKind::Owning { fields, references, on_delete, on_update, constraint, optional })
     }
