@@ -8,7 +8,8 @@ pub struct HttpConfig {
     /// Octets of a request body; more is a 413. Default 1 MiB.
     pub body_limit: usize,
     /// Octets of path and query together, without the value of `cursor`, which has a limit of its own
-    /// ([`MAX_CURSOR`](cratestack_engine::cursor::MAX_CURSOR)); more is a 414. Default 8 KiB.
+    /// ([`MAX_CURSOR`](cratestack_engine::cursor::MAX_CURSOR)); more is a 414. Together they must stay below the
+    /// 64 KiB that the HTTP library takes. Default 8 KiB.
     pub url_limit: usize,
     /// Octets of all header names and values together; more is a 431. Default 32 KiB.
     pub header_limit: usize,

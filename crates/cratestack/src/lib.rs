@@ -31,7 +31,7 @@
 //!
 //! # What a request meets, in this order
 //!
-//! 1. Its size: URL (414), header fields (431).
+//! 1. Its `Host`, which [`serve`] checks (400), and its size: URL (414), header fields (431).
 //! 2. Its route: 404, 405 with `Allow`, or the answer to `OPTIONS`. `HEAD` is served wherever `GET` is.
 //! 3. Its form: `Accept` (406), `Idempotency-Key` (501 until it is enforced), query, conditional headers (400),
 //!    `Content-Type` (415), body (408, 413, 400).
