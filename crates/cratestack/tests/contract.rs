@@ -283,6 +283,22 @@ fn refusal(status: u16, code: &str) -> (u16, String) {
 
 // Routes.
 
+#[test]
+fn the_guide_has_every_route() {
+    let guide = include_str!("../../../docs/http.md");
+    let schema = guide.split_once("```cstack\n").unwrap().1.split_once("```").unwrap().0;
+    let (schema, _) = cratestack::schema::compile("shop", schema);
+    let served = cratestack::routes(&schema.unwrap());
+    let mut served: Vec<String> = served.iter().map(|route| format!("{} {}", route.method, route.path)).collect();
+    served.retain(|route| route.contains(" /articles"));
+    let part = guide.split_once("## Routes").unwrap().1.split_once("## Lists").unwrap().0;
+    let mut written: Vec<&str> = part.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    written.retain(|route| route.contains(" /articles"));
+    served.sort_unstable();
+    written.sort_unstable();
+    assert_eq!(written, served);
+}
+
 async fn the_life_of_a_row(on: On) {
     let service = Service::with_rows(on).await;
     let body = json!({"id": "a/3", "owner": "Cem", "currency": "EUR"});
