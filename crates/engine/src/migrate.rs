@@ -213,7 +213,7 @@ pub async fn inspect(db: &mut Db<'_>) -> Result<State, Error> {
 pub(crate) fn carried(schema: &Schema) -> Arc<Template> {
     let (table, fingerprint) = (ident(META_TABLE), literal(&schema.fingerprint()));
     let sql = format!("SELECT name FROM {table} WHERE name = 'fingerprint' AND value = {fingerprint}");
-    Arc::new(Template { sql: sql.into(), slots: Vec::new(), control: vec![SqlType::TEXT], shape: Arc::default() })
+    Arc::new(Template::fixed(&sql, &[SqlType::TEXT]))
 }
 
 /// The key that seals cursors, shared by everybody who serves the database.

@@ -358,19 +358,64 @@ pub fn column(alias: &str, name: &str) -> String {
     text
 }
 
+/// A select list under construction. Equal expressions are selected once.
+#[derive(Debug, Default)]
+pub struct SelectList {
+    columns: Vec<String>,
+}
+
+impl SelectList {
+    /// Adds an expression, unless it is there; where it stands.
+    pub fn add(&mut self, text: String) -> usize {
+        self.columns.iter().position(|known| *known == text).unwrap_or_else(|| {
+            self.columns.push(text);
+            self.columns.len() - 1
+        })
+    }
+
+    /// The expressions in their order.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The text between `SELECT` and `FROM`.
+    pub fn text(&self) -> String {
+        self.columns.join(", ")
+    }
+}
+
+/// A column that is read as a [`Value`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column {
+    /// Where it stands in the select list.
+    pub at: usize,
+    /// What it holds.
+    pub ty: SqlType,
+}
+
+impl Column {
+    /// A select list of these types, whole.
+    pub fn row(types: &[SqlType]) -> Vec<Self> {
+        types.iter().enumerate().map(|(at, ty)| Self { at, ty: *ty }).collect()
+    }
+}
+
 /// A statement's text with what a request must fill in and what comes back.
 ///
-/// The select list is `control` columns first (decoded to [`Value`]s: flags, version, key, sort values), then one
-/// column per member of `shape` (rendered straight into JSON text).
+/// Of the columns some are read as [`Value`]s (`control`: flags, version, key, sort values), some are rendered straight
+/// into JSON text (`shape`), and some are both.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template {
     /// The text.
     pub sql: Arc<str>,
     /// One per placeholder, in the order of their numbers.
     pub slots: Vec<SlotSpec>,
-    /// Types of the leading columns.
-    pub control: Vec<SqlType>,
-    /// The body columns.
+    /// What is read as values.
+    pub control: Vec<Column>,
+    /// How many rows a page shows: `control` is then read of the first row and of the last that is shown, and of no
+    /// other. `None` reads it of every row.
+    pub page: Option<usize>,
+    /// What is rendered.
     pub shape: Arc<Shape>,
 }
 
@@ -384,6 +429,11 @@ pub struct Statement {
 }
 
 impl Template {
+    /// A text without values, whose columns are all read as values.
+    pub fn fixed(sql: &str, control: &[SqlType]) -> Self {
+        Self { sql: sql.into(), slots: Vec::new(), control: Column::row(control), page: None, shape: Arc::default() }
+    }
+
     /// Fills the slots. `value` gives the bound form of a slot.
     pub fn fill<E>(self: &Arc<Self>, value: impl FnMut(&SlotSpec) -> Result<Bind, E>) -> Result<Statement, E> {
         let binds = self.slots.iter().map(value).collect::<Result<_, E>>()?;
@@ -391,20 +441,32 @@ impl Template {
     }
 }
 
-/// How body columns become the members of a JSON object.
+/// How columns become the members of a JSON object.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Shape {
-    /// Members in the order of their columns.
+    /// The members in their order.
     pub members: Vec<Member>,
 }
 
 /// One member of a [`Shape`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Member {
-    /// The JSON name, unescaped.
-    pub name: String,
+    /// The JSON name with its quotes and colon.
+    pub label: String,
+    /// Where its column stands in the row.
+    pub at: usize,
     /// What the column holds.
     pub content: Content,
+}
+
+impl Member {
+    /// A member of that name.
+    pub fn new(name: &str, at: usize, content: Content) -> Self {
+        let mut label = String::with_capacity(name.len() + 3);
+        crate::storage::push_json_string(&mut label, name);
+        label.push(':');
+        Self { label, at, content }
+    }
 }
 
 /// What a body column holds.
@@ -412,26 +474,26 @@ pub struct Member {
 pub enum Content {
     /// One value of a field.
     Cell(SqlType),
-    /// A to-one include: NULL, or a JSON array with one element per member; cells are text or null.
+    /// A to-one include: NULL, or a JSON array of the row's columns; cells are text or null.
     One(Shape),
     /// A to-many include: a JSON array of such arrays.
     Many(Many),
 }
 
-/// A to-many include. Each row array starts with the text of its primary key and of what leads back to its parent.
+/// A to-many include.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Many {
     /// The child.
     pub model: cratestack_schema::ir::ModelId,
-    /// Types of the leading elements of each row: primary key fields, then those of `back`.
-    pub control: Vec<SqlType>,
+    /// What is read as values of the last row that is shown: primary key fields, then those of `back`.
+    pub control: Vec<Column>,
     /// How many of `control` are the primary key.
     pub key: usize,
     /// What the child's own list is filtered by to go on where the include ends.
     pub back: Vec<FieldPath>,
     /// At most this many rows are shown; one more is fetched to know whether there is a next page.
     pub limit: u32,
-    /// The members of each row, after the leading elements.
+    /// The members of each row.
     pub shape: Shape,
 }
 

@@ -28,11 +28,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cratestack_schema::decimal::Decimal;
 use cratestack_schema::ir::{FieldType, Scalar, Schema, Variant};
-use cratestack_schema::value::Value;
+use cratestack_schema::value::{Value, instant};
 use sqlx::{Row as _, ValueRef as _};
 
 use crate::json;
-use crate::sql::{Bind, BindKind, Content, Dialect, Many, SCALED_DIGITS, Shape, SqlType};
+use crate::sql::{Bind, BindKind, Column, Content, Dialect, Many, SCALED_DIGITS, Shape, SqlType};
 
 /// A stored value or a bind that does not have the form of its column. Always a fault of the engine or of somebody
 /// who writes to the database beside it; the sentence holds no value.
@@ -512,20 +512,22 @@ impl<'s> Codec<'s> {
                 out.push_str(&plain);
             }
         }
-        let point = out.get(start..).and_then(|plain| plain.find('.'));
-        if point.is_some() {
+        let fraction =
+            |out: &str| out.get(start..).and_then(|plain| plain.split_once('.')).map(|(_, digits)| digits.len());
+        let shown = fraction(out);
+        if shown == pad.map(|scale| scale as usize).filter(|scale| *scale > 0) {
+            return Ok(());
+        }
+        if shown.is_some() {
             let kept = out.trim_end_matches('0').trim_end_matches('.').len();
             out.truncate(kept);
         }
         if let Some(scale) = pad.filter(|scale| *scale > 0) {
-            let point = out.get(start..).and_then(|plain| plain.find('.').map(|at| start + at));
-            let fraction = point.map_or(0, |at| out.len() - at - 1);
-            if point.is_none() {
+            let shown = fraction(out);
+            if shown.is_none() {
                 out.push('.');
             }
-            for _ in fraction..scale as usize {
-                out.push('0');
-            }
+            out.extend(std::iter::repeat_n('0', (scale as usize).saturating_sub(shown.unwrap_or(0))));
         }
         Ok(())
     }
@@ -684,27 +686,9 @@ fn push_ascii(out: &mut String, ascii: &[u8]) {
     out.push_str(std::str::from_utf8(ascii).unwrap_or_default());
 }
 
-/// Fills the slot with the last digits of a number, leading zeros included; the rest of the number is returned.
-fn fill_digits(slot: &mut [u8], number: u64) -> u64 {
-    slot.iter_mut().rev().fold(number, |rest, digit| {
-        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-        rest / 10
-    })
-}
-
 /// Appends an integer.
 pub fn push_int(out: &mut String, value: i64) {
-    if value < 0 {
-        out.push('-');
-    }
-    push_unsigned(out, value.unsigned_abs());
-}
-
-fn push_unsigned(out: &mut String, value: u64) {
-    let mut digits = [0; 20];
-    fill_digits(&mut digits, value);
-    let zeros = digits.iter().take(digits.len() - 1).take_while(|digit| **digit == b'0').count();
-    push_ascii(out, digits.get(zeros..).unwrap_or_default());
+    out.push_str(itoa::Buffer::new().format(value));
 }
 
 /// Appends a finite float in the shortest form that reads back as the same float.
@@ -737,10 +721,19 @@ const fn escape(byte: u8) -> u8 {
     }
 }
 
-/// Whether nothing of the text needs an escape. A chunk is tested as a whole, so that it takes few instructions.
+/// Whether nothing of the text needs an escape. Eight bytes are tested as one word.
 fn is_plain(text: &str) -> bool {
-    let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
-    text.as_bytes().chunks(32).all(|chunk| !chunk.iter().fold(false, |found, byte| found | special(byte)))
+    const ONES: u64 = u64::MAX / 0xFF;
+    const HIGH: u64 = ONES << 7;
+    // A byte below `bound` borrows into its high bit; a byte that had the high bit set is part of a longer character.
+    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH;
+    let equals = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let (words, rest) = text.as_bytes().as_chunks::<8>();
+    let special = words
+        .iter()
+        .map(|word| u64::from_le_bytes(*word))
+        .fold(0, |found, word| found | below(word, 0x20) | equals(word, b'"') | equals(word, b'\\'));
+    special == 0 && rest.iter().all(|byte| escape(*byte) == 0)
 }
 
 /// Appends a JSON string, quotes included; escapes exactly what RFC 8259 demands, as both databases do.
@@ -773,51 +766,22 @@ fn push_hex(out: &mut String, prefix: &str, octets: &[u8]) {
     }
 }
 
+/// Appends a number with leading zeros to that width.
 fn push_padded(out: &mut String, value: u64, width: u32) {
-    let mut digits = [0; 20];
-    if let Some(slot) = digits.get_mut(..width as usize) {
-        fill_digits(slot, value);
-        push_ascii(out, slot);
-    }
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(value);
+    out.extend(std::iter::repeat_n('0', (width as usize).saturating_sub(digits.len())));
+    out.push_str(digits);
 }
 
 const DAY_MICROS: i64 = 86_400_000_000;
 /// Days from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
 const PG_EPOCH_DAYS: i64 = 10_957;
 
-const INSTANT: [u8; 27] = *b"0000-00-00T00:00:00.000000Z";
-
-/// The canonical text of an instant: days since 1970-01-01 (Howard Hinnant's `civil_from_days`) and microseconds of
-/// that day. Its first ten octets are the date.
+/// The canonical text of an instant: days since 1970-01-01 and microseconds of that day.
 fn instant(days: i64, micros: i64) -> Result<[u8; 27], StorageError> {
-    let shifted = days.checked_add(719_468).ok_or_else(mismatch)?;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    if !(1..=9999).contains(&year) {
-        return Err(StorageError::new("a date of the database is outside the years 0001 to 9999"));
-    }
-    let seconds = micros / 1_000_000;
-    let mut text = INSTANT;
-    for (place, number) in [
-        (0..4, year),
-        (5..7, month),
-        (8..10, day),
-        (11..13, seconds / 3600),
-        (14..16, seconds / 60 % 60),
-        (17..19, seconds % 60),
-        (20..26, micros % 1_000_000),
-    ] {
-        if let Some(slot) = text.get_mut(place) {
-            fill_digits(slot, number.unsigned_abs());
-        }
-    }
-    Ok(text)
+    instant::canonical(days, micros)
+        .ok_or_else(|| StorageError::new("a date of the database is outside the years 0001 to 9999"))
 }
 
 fn write_date(cell: Cell<'_>, out: &mut String) -> Result<(), StorageError> {
@@ -897,7 +861,7 @@ fn push_scaled(out: &mut String, value: i64, scale: u32) {
     if value < 0 {
         out.push('-');
     }
-    push_unsigned(out, magnitude / unit);
+    out.push_str(itoa::Buffer::new().format(magnitude / unit));
     if scale > 0 {
         out.push('.');
         push_padded(out, magnitude % unit, scale);
@@ -1033,23 +997,21 @@ impl<'s> RowReader<'s> {
         Codec { schema: self.schema, dialect: self.dialect, ty }
     }
 
-    /// The leading columns of a row as values.
+    /// Columns of a row as values.
     ///
     /// # Errors
     /// When a cell does not have its column's form.
-    pub fn control<R: Cells + ?Sized>(self, types: &[SqlType], row: &R) -> Result<Vec<Value>, StorageError> {
-        let cells = types.iter().enumerate();
-        cells.map(|(column, ty)| self.codec(*ty).decode(row.cell(column)?)).collect()
+    pub fn control<R: Cells + ?Sized>(self, columns: &[Column], row: &R) -> Result<Vec<Value>, StorageError> {
+        columns.iter().map(|column| self.codec(column.ty).decode(row.cell(column.at)?)).collect()
     }
 
-    /// Writes the columns from `first` on as a JSON object, one member per column.
+    /// Writes a row as a JSON object.
     ///
     /// # Errors
     /// When a cell does not have its column's form; `out` then holds a part of the row.
     pub fn body<R: Cells + ?Sized>(
         self,
         shape: &Shape,
-        first: usize,
         row: &R,
         pager: &mut dyn Pager,
         out: &mut String,
@@ -1059,15 +1021,14 @@ impl<'s> RowReader<'s> {
             if at > 0 {
                 out.push(',');
             }
-            push_json_string(out, &member.name);
-            out.push(':');
-            let cell = row.cell(first + at)?;
+            out.push_str(&member.label);
+            let cell = row.cell(member.at)?;
             match &member.content {
                 Content::Cell(ty) => self.codec(*ty).render(cell, out)?,
                 Content::One(_) if cell == Cell::Null => out.push_str("null"),
                 Content::One(shape) => {
                     let json = text(cell)?;
-                    self.body(shape, 0, &*row_cells(&json)?, pager, out)?;
+                    self.body(shape, &*row_cells(&json)?, pager, out)?;
                 }
                 Content::Many(many) => self.many(many, cell, pager, out)?,
             }
@@ -1089,7 +1050,7 @@ impl<'s> RowReader<'s> {
                 out.push(',');
             }
             last = row_cells(row)?;
-            self.body(&many.shape, many.control.len(), &*last, pager, out)?;
+            self.body(&many.shape, &*last, pager, out)?;
         }
         out.push_str("],\"next\":");
         if rows.len() > limit {

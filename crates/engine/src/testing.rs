@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::sql::{Bind, Shape, SqlType, Statement, Template};
+use crate::sql::{Bind, SqlType, Statement, Template};
 
 /// A PostgreSQL database that lives as long as this value.
 pub(crate) struct PgDatabase {
@@ -122,9 +122,7 @@ async fn forward(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, trips: A
 
 /// A statement that returns only control columns.
 pub(crate) fn statement(sql: &str, control: &[SqlType], binds: Vec<Bind>) -> Statement {
-    let template =
-        Template { sql: sql.into(), slots: Vec::new(), control: control.to_vec(), shape: Arc::new(Shape::default()) };
-    Statement { template: Arc::new(template), binds }
+    Statement { template: Arc::new(Template::fixed(sql, control)), binds }
 }
 
 /// Polls a future once; whether it is still pending.

@@ -246,8 +246,8 @@ fn cuid(text: &str) -> Option<Value> {
 }
 
 fn date(text: &str) -> Option<Value> {
-    let (date, rest) = instant::Civil::parse_prefix(text)?;
-    rest.is_empty().then(|| Value::Text(date.to_string()))
+    let (_, rest) = instant::Civil::parse_prefix(text)?;
+    rest.is_empty().then(|| Value::Text(text.to_owned()))
 }
 
 /// The grammar of a JSON number.
@@ -285,25 +285,18 @@ impl Value {
 
 /// Instants and calendar dates of the proleptic Gregorian calendar, years 0001 to 9999.
 pub mod instant {
-    use std::fmt;
-
     use super::{Invalid, Scalar};
 
     const SECONDS_PER_DAY: i64 = 86_400;
     const MICROS: i64 = 1_000_000;
+    const DAY_MICROS: i64 = SECONDS_PER_DAY * MICROS;
 
-    /// A calendar date. `Display` writes `2026-01-31`.
+    /// A calendar date.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub(super) struct Civil {
         year: i64,
         month: i64,
         day: i64,
-    }
-
-    impl fmt::Display for Civil {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "{:04}-{:02}-{:02}", self.year, self.month, self.day)
-        }
     }
 
     impl Civil {
@@ -315,7 +308,7 @@ pub mod instant {
             let date = Self { year, month, day };
             // An impossible day (31 April) comes back from the day count as another date.
             let valid = year >= 1 && (1..=12).contains(&month) && (1..=31).contains(&day);
-            (valid && Self::from_days(date.days()) == date).then_some((date, rest))
+            (valid && Self::from_days(date.days()) == Some(date)).then_some((date, rest))
         }
 
         /// Days since 1970-01-01 (Howard Hinnant's `days_from_civil`: years begin in March, eras of 400 years).
@@ -327,20 +320,18 @@ pub mod instant {
             era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
         }
 
-        /// The inverse of [`Self::days`].
-        fn from_days(days: i64) -> Self {
-            let days = days + 719_468;
+        /// The inverse of [`Self::days`]; `None` outside the years 0001 to 9999.
+        fn from_days(days: i64) -> Option<Self> {
+            let days = days.checked_add(719_468)?;
             let era = days.div_euclid(146_097);
             let day_of_era = days.rem_euclid(146_097);
             let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
             let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
             let march_month = (5 * day_of_year + 2) / 153;
             let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-            Self {
-                year: year_of_era + era * 400 + i64::from(month <= 2),
-                month,
-                day: day_of_year - (153 * march_month + 2) / 5 + 1,
-            }
+            let year = year_of_era + era * 400 + i64::from(month <= 2);
+            let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+            (1..=9999).contains(&year).then_some(Self { year, month, day })
         }
     }
 
@@ -410,19 +401,36 @@ pub mod instant {
     /// Canonical text of an instant, given as microseconds since 1970-01-01T00:00:00Z; `None` outside the years
     /// 0001 to 9999.
     pub fn from_unix_micros(micros: i64) -> Option<String> {
-        let seconds = micros.div_euclid(MICROS);
-        let date = Civil::from_days(seconds.div_euclid(SECONDS_PER_DAY));
-        if !(1..=9999).contains(&date.year) {
-            return None;
+        let text = canonical(micros.div_euclid(DAY_MICROS), micros.rem_euclid(DAY_MICROS))?;
+        std::str::from_utf8(&text).ok().map(str::to_owned)
+    }
+
+    /// Canonical text of an instant, given as days since 1970-01-01 and microseconds of that day; `None` outside the
+    /// years 0001 to 9999. Its first ten octets are the date.
+    pub fn canonical(days: i64, micros: i64) -> Option<[u8; 27]> {
+        let date = Civil::from_days(days)?;
+        let seconds = micros / MICROS;
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        for (place, number) in [
+            (0..4, date.year),
+            (5..7, date.month),
+            (8..10, date.day),
+            (11..13, seconds / 3600),
+            (14..16, seconds / 60 % 60),
+            (17..19, seconds % 60),
+            (20..26, micros % MICROS),
+        ] {
+            fill_digits(text.get_mut(place)?, number.unsigned_abs());
         }
-        let second = seconds.rem_euclid(SECONDS_PER_DAY);
-        Some(format!(
-            "{date}T{:02}:{:02}:{:02}.{:06}Z",
-            second / 3600,
-            second / 60 % 60,
-            second % 60,
-            micros.rem_euclid(MICROS)
-        ))
+        Some(text)
+    }
+
+    /// Fills the slot with the last digits of a number, leading zeros included.
+    fn fill_digits(slot: &mut [u8], number: u64) {
+        slot.iter_mut().rev().fold(number, |rest, digit| {
+            *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest / 10
+        });
     }
 
     /// Microseconds since 1970-01-01T00:00:00Z of a canonical text; `None` for any other text.

@@ -10,7 +10,7 @@ use cratestack_schema::ir::{Field, FieldId, FieldType, Model, Schema};
 use cratestack_schema::value::{Value, parse_text};
 
 use crate::api::Principal;
-use crate::sql::{Bind, Content, Dialect, Member, Shape, Slot, SlotSpec, SqlType, column};
+use crate::sql::{Bind, Content, Dialect, Member, SelectList, Shape, Slot, SlotSpec, SqlType, column};
 use crate::storage::{Codec, StorageError};
 
 /// The fields of a row's full representation, in source order. `deletedAt` is one only where the author declared it:
@@ -19,16 +19,14 @@ pub fn visible(model: &Model) -> impl Iterator<Item = (FieldId, &Field)> {
     model.fields().filter(|(_, field)| !field.server_only && !field.synthetic)
 }
 
-/// Select expressions and shape of the full representation of a row under `alias`.
-pub fn full_row(schema: &Schema, dialect: Dialect, model: &Model, alias: &str) -> (Vec<String>, Shape) {
-    let mut columns = Vec::new();
-    let mut members = Vec::new();
-    for (_, field) in visible(model) {
+/// The shape of the full representation of a row under `alias`, whose columns are added to the select list.
+pub fn full_row(schema: &Schema, dialect: Dialect, model: &Model, alias: &str, columns: &mut SelectList) -> Shape {
+    let member = |(_, field): (FieldId, &Field)| {
         let ty = SqlType::of(field);
-        columns.push(Codec { schema, dialect, ty }.select(&column(alias, &field.column)));
-        members.push(Member { name: field.name.clone(), content: Content::Cell(ty) });
-    }
-    (columns, Shape { members })
+        let at = columns.add(Codec { schema, dialect, ty }.select(&column(alias, &field.column)));
+        Member::new(&field.name, at, Content::Cell(ty))
+    };
+    Shape { members: visible(model).map(member).collect() }
 }
 
 /// The values of a key in a request; `None` when a segment is no value of its field, so that it names no row.

@@ -21,7 +21,9 @@ use crate::cursor::{CursorKeys, Place as Ended, SEED};
 use crate::policy::{Decision, View, Want};
 use crate::predicate::{Frag, Predicates, Row, Scope, join_columns, live};
 use crate::query::{Include, Projection, Query, SortKey};
-use crate::sql::{Content, Dialect, Many, Member, Shape, Slot, Sql, SqlType, Template, column, ident};
+use crate::sql::{
+    Column, Content, Dialect, Many, Member, SelectList, Shape, Slot, Sql, SqlType, Template, column, ident,
+};
 use crate::storage::{Codec, Pager, StorageError};
 use crate::store::Rows;
 
@@ -51,12 +53,12 @@ pub fn one(
     }
     let declared = view.schema().model(model);
     let mut reader = Reader { view, dialect, include_limit, sql: Sql::new(dialect) };
-    let mut columns = Vec::new();
+    let mut columns = SelectList::default();
     let mut control = Vec::new();
     for id in declared.key.iter().chain(&declared.version) {
         let ty = SqlType::of(declared.field(*id));
-        columns.push(reader.codec(ty).select(&column(ROW, &declared.field(*id).column)));
-        control.push(ty);
+        let at = columns.add(reader.codec(ty).select(&column(ROW, &declared.field(*id).column)));
+        control.push(Column { at, ty });
     }
     let shape = reader.body(model, ROW, projection, false, &mut columns);
     let scope = Scope::of(model, Row::stored(ROW));
@@ -68,9 +70,9 @@ pub fn one(
     let mut parts: Vec<Frag> = key.collect();
     parts.push(live(declared, ROW));
     parts.push(Predicates::of_schema(view.schema(), &mut reader.sql).decision(&decision, &scope));
-    let (columns, table, place) = (columns.join(", "), ident(&declared.table), Frag::all(parts).into_text());
+    let (columns, table, place) = (columns.text(), ident(&declared.table), Frag::all(parts).into_text());
     reader.sql.push(&format!("SELECT {columns} FROM {table} AS {ROW} WHERE {place}"));
-    Ok(reader.finish(control, shape))
+    Ok(reader.finish(control, None, shape))
 }
 
 /// The statement of a page.
@@ -223,9 +225,9 @@ impl<'a> Reader<'a> {
         Codec { schema: self.view.schema(), dialect: self.dialect, ty }
     }
 
-    fn finish(self, control: Vec<SqlType>, shape: Shape) -> Arc<Template> {
+    fn finish(self, control: Vec<Column>, page: Option<usize>, shape: Shape) -> Arc<Template> {
         let (sql, slots) = self.sql.finish();
-        Arc::new(Template { sql, slots, control, shape: Arc::new(shape) })
+        Arc::new(Template { sql, slots, control, page, shape: Arc::new(shape) })
     }
 
     /// Which rows a list is about, wherever its page begins.
@@ -299,15 +301,13 @@ impl<'a> Reader<'a> {
         let sorted: Vec<(String, SqlType)> =
             keys.iter().enumerate().map(|(at, key)| (outer(at, key), key.ty)).collect();
 
-        let mut columns = Vec::new();
+        let mut columns = SelectList::default();
         let mut control = Vec::new();
         if query.count {
-            columns.push("total.n".to_owned());
-            control.push(SqlType::INT);
+            control.push(Column { at: columns.add("total.n".to_owned()), ty: SqlType::INT });
         }
         for (text, ty) in sorted {
-            columns.push(self.codec(ty).select(&text));
-            control.push(ty);
+            control.push(Column { at: columns.add(self.codec(ty).select(&text)), ty });
         }
         let shape = self.body(query.model, ROW, &query.projection, query.deleted, &mut columns);
 
@@ -317,7 +317,8 @@ impl<'a> Reader<'a> {
         };
         let page =
             |place: &Frag, columns: &str| format!("{} ORDER BY {inner_order} LIMIT {rows}", from(place, columns));
-        let columns = columns.join(", ");
+        let columns = columns.text();
+        let shown = Some(query.limit as usize);
         if !nested {
             let place = match keyset {
                 Keyset::One(behind) => Frag::all([place.clone(), behind.clone()]),
@@ -325,7 +326,7 @@ impl<'a> Reader<'a> {
             };
             let text = page(&place, &columns);
             self.sql.push(&text);
-            return self.finish(control, shape);
+            return self.finish(control, shown, shape);
         }
         let needed = needed_columns(self.schema(), query, model);
         let mut inner: Vec<String> = needed.iter().map(|id| column(ROW, &model.field(*id).column)).collect();
@@ -354,7 +355,7 @@ impl<'a> Reader<'a> {
         }
         let _ = write!(text, " ORDER BY {outer_order} LIMIT {rows}");
         self.sql.push(&text);
-        self.finish(control, shape)
+        self.finish(control, shown, shape)
     }
 
     fn order(&self, key: &Key, text: &str) -> String {
@@ -377,7 +378,7 @@ impl<'a> Reader<'a> {
         alias: &str,
         projection: &Projection,
         tombstone: bool,
-        columns: &mut Vec<String>,
+        columns: &mut SelectList,
     ) -> Shape {
         self.members(model, alias, projection, tombstone, false, columns)
     }
@@ -389,7 +390,7 @@ impl<'a> Reader<'a> {
         projection: &Projection,
         tombstone: bool,
         element: bool,
-        columns: &mut Vec<String>,
+        columns: &mut SelectList,
     ) -> Shape {
         let declared = self.schema().model(model);
         let mut members = Vec::new();
@@ -398,8 +399,8 @@ impl<'a> Reader<'a> {
             let ty = SqlType::of(field);
             let text = column(alias, &field.column);
             let codec = self.codec(ty);
-            columns.push(if element { codec.select_element(&text) } else { codec.select(&text) });
-            members.push(Member { name: field.name.clone(), content: Content::Cell(ty) });
+            let at = columns.add(if element { codec.select_element(&text) } else { codec.select(&text) });
+            members.push(Member::new(&field.name, at, Content::Cell(ty)));
         }
         for include in &projection.includes {
             let relation = declared.relation(include.relation);
@@ -409,8 +410,8 @@ impl<'a> Reader<'a> {
             };
             // Inside of an array SQLite takes a subquery's JSON for a string.
             let nested = element && self.dialect == Dialect::Sqlite;
-            columns.push(if nested { format!("json({text})") } else { text });
-            members.push(Member { name: relation.name.clone(), content });
+            let at = columns.add(if nested { format!("json({text})") } else { text });
+            members.push(Member::new(&relation.name, at, content));
         }
         Shape { members }
     }
@@ -420,10 +421,11 @@ impl<'a> Reader<'a> {
         let other = self.sql.alias();
         let mut predicates = Predicates::of_request(self.view, &mut self.sql);
         let place = predicates.related(model, Row::stored(alias), relation, Row::stored(&other), Action::Detail);
-        let mut elements = Vec::new();
+        let mut elements = SelectList::default();
         let shape = self.members(relation.target, &other, &include.projection, false, true, &mut elements);
         let table = ident(&self.schema().model(relation.target).table);
-        let text = format!("(SELECT {} FROM {table} AS {other} WHERE {})", self.array(&elements), place.into_text());
+        let text =
+            format!("(SELECT {} FROM {table} AS {other} WHERE {})", self.array(elements.columns()), place.into_text());
         (text, Content::One(shape))
     }
 
@@ -435,20 +437,20 @@ impl<'a> Reader<'a> {
         let place = predicates.related(model, Row::stored(alias), relation, Row::stored(&other), Action::List);
         let back = self.back(model, alias, relation, &other);
         let own = target.key.iter().map(|id| (target.field(*id), other.as_str()));
-        let (mut control, mut elements) = (Vec::new(), Vec::new());
+        let (mut control, mut elements) = (Vec::new(), SelectList::default());
         for (field, alias) in
             own.chain(back.iter().map(|(path, alias)| (self.schema().path_field(relation.target, path), *alias)))
         {
             let ty = SqlType::of(field);
-            elements.push(self.codec(ty).select_element(&column(alias, &field.column)));
-            control.push(ty);
+            let at = elements.add(self.codec(ty).select_element(&column(alias, &field.column)));
+            control.push(Column { at, ty });
         }
         let shape = self.members(relation.target, &other, &include.projection, false, true, &mut elements);
         let key: Vec<String> = target.key.iter().map(|id| column(&other, &target.field(*id).column)).collect();
         let named: Vec<String> = key.iter().enumerate().map(|(at, text)| format!("{text} AS k{at}")).collect();
         let order: Vec<String> = (0..key.len()).map(|at| format!("{rows}.k{at}")).collect();
         let (array, aggregate) = (
-            self.array(&elements),
+            self.array(elements.columns()),
             match self.dialect {
                 Dialect::Postgres => format!("json_agg({rows}.r ORDER BY {})", order.join(", ")),
                 Dialect::Sqlite => format!("json_group_array(json({rows}.r) ORDER BY {})", order.join(", ")),

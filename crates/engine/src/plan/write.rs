@@ -21,7 +21,7 @@ use crate::fault::{self, Class};
 use crate::plan::full_row;
 use crate::policy::{AtomKey, Decision, View, Want};
 use crate::predicate::{Frag, Predicates, Row, Scope, differ, live};
-use crate::sql::{Dialect, Shape, Slot, Sql, SqlType, Template, column, ident};
+use crate::sql::{Column, Dialect, SelectList, Shape, Slot, Sql, SqlType, Template, column, ident};
 use crate::store::Rows;
 
 #[cfg(test)]
@@ -203,7 +203,7 @@ pub fn dependents(schema: &Schema, dialect: Dialect, model: ModelId) -> Dependen
         }
     }
     let key = Frag::all(key_is(&mut sql, parent)).into_text();
-    let control = vec![SqlType::BOOL; columns.len()];
+    let control = Column::row(&vec![SqlType::BOOL; columns.len()]);
     columns.push("TRUE".to_owned());
     sql.push(&format!("SELECT {} FROM {} AS {OLD} WHERE {key}", columns.join(", "), ident(&parent.table)));
     Dependents { constraints, template: finish(sql, control, Shape::default()) }
@@ -300,7 +300,7 @@ pub fn objections<'a>(view: &View<'a>, dialect: Dialect, form: &Form) -> Objecti
         columns.push(planner.taken(&mut sql, new, fields, filter, live_only));
         uniques.push(fields);
     }
-    let control = vec![SqlType::BOOL; columns.len()];
+    let control = Column::row(&vec![SqlType::BOOL; columns.len()]);
     columns.push("TRUE".to_owned());
     let columns = columns.join(", ");
     if form.kind == Kind::Create {
@@ -569,29 +569,26 @@ impl Planner<'_> {
         let alias = if self.dialect == Dialect::Sqlite { table.as_str() } else { OLD };
         let schema = self.view.schema();
         let answers = !matches!(self.form.kind, Kind::Delete | Kind::Tombstone);
-        let mut columns = Vec::new();
-        let mut control = Vec::new();
-        if answers {
-            let readable = Predicates::of_schema(schema, &mut sql)
-                .decision(&self.detail, &Scope::of(self.form.model, Row::stored(alias)));
-            columns.push(flag(readable));
-            control.push(SqlType::BOOL);
+        let mut columns = SelectList::default();
+        let readable = if answers {
+            let scope = Scope::of(self.form.model, Row::stored(alias));
+            flag(Predicates::of_schema(schema, &mut sql).decision(&self.detail, &scope))
         } else {
-            columns.push("TRUE".to_owned());
-            control.push(SqlType::BOOL);
-        }
+            "TRUE".to_owned()
+        };
+        let mut control = vec![Column { at: columns.add(readable), ty: SqlType::BOOL }];
         let key = if self.form.kind == Kind::Create { self.model.key.as_slice() } else { &[] };
         for id in self.model.version.iter().chain(key) {
             let field = self.model.field(*id);
             let ty = SqlType::of(field);
-            control.push(ty);
             let codec = crate::storage::Codec { schema, dialect: self.dialect, ty };
-            columns.push(codec.select(&column(alias, &field.column)));
+            control.push(Column { at: columns.add(codec.select(&column(alias, &field.column))), ty });
         }
-        let (body, shape) =
-            if answers { full_row(schema, self.dialect, self.model, alias) } else { (Vec::new(), Shape::default()) };
-        columns.extend(body);
-        sql.push(&format!(" RETURNING {}", columns.join(", ")));
+        let shape = match answers {
+            true => full_row(schema, self.dialect, self.model, alias, &mut columns),
+            false => Shape::default(),
+        };
+        sql.push(&format!(" RETURNING {}", columns.text()));
         finish(sql, control, shape)
     }
 
@@ -600,29 +597,27 @@ impl Planner<'_> {
         let schema = self.view.schema();
         let set = self.assignments(&mut sql);
         let conditions = self.conditions(&mut sql, &set, false);
-        let mut columns = vec![flag(conditions.readable), flag(conditions.allowed)];
-        columns.extend(conditions.references.into_iter().map(flag));
-        let mut control = vec![SqlType::BOOL; columns.len()];
+        let mut columns = SelectList::default();
+        let flags = [conditions.readable, conditions.allowed].into_iter().chain(conditions.references).map(flag);
+        let mut control: Vec<Column> = flags.map(|flag| Column { at: columns.add(flag), ty: SqlType::BOOL }).collect();
         if self.form.kind == Kind::Create {
             let source = self.new_row(&set);
-            sql.push(&format!("SELECT {} FROM {source}", columns.join(", ")));
+            sql.push(&format!("SELECT {} FROM {source}", columns.text()));
             return finish(sql, control, Shape::default());
         }
         if let Some(version) = self.model.version {
-            columns.push(column(OLD, &self.model.field(version).column));
-            control.push(SqlType::INT);
+            let at = columns.add(column(OLD, &self.model.field(version).column));
+            control.push(Column { at, ty: SqlType::INT });
         }
         let mut shape = Shape::default();
         if self.form.kind == Kind::Patch {
-            columns.push(format!("NOT {}", flag(conditions.changes)));
-            control.push(SqlType::BOOL);
-            let (body, members) = full_row(schema, self.dialect, self.model, OLD);
-            columns.extend(body);
-            shape = members;
+            let at = columns.add(format!("NOT {}", flag(conditions.changes)));
+            control.push(Column { at, ty: SqlType::BOOL });
+            shape = full_row(schema, self.dialect, self.model, OLD, &mut columns);
         }
         let place = Frag::all(self.place(&mut sql)).into_text();
         let table = ident(&self.model.table);
-        sql.push(&format!("SELECT {} FROM {table} AS {OLD} WHERE {place}", columns.join(", ")));
+        sql.push(&format!("SELECT {} FROM {table} AS {OLD} WHERE {place}", columns.text()));
         finish(sql, control, shape)
     }
 }
@@ -635,9 +630,9 @@ fn flag(condition: Frag) -> String {
     format!("(({}) IS TRUE)", condition.into_text())
 }
 
-fn finish(sql: Sql, control: Vec<SqlType>, shape: Shape) -> Arc<Template> {
+fn finish(sql: Sql, control: Vec<Column>, shape: Shape) -> Arc<Template> {
     let (sql, slots) = sql.finish();
-    Arc::new(Template { sql, slots, control, shape: Arc::new(shape) })
+    Arc::new(Template { sql, slots, control, page: None, shape: Arc::new(shape) })
 }
 
 impl Plan {

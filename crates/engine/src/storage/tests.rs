@@ -170,21 +170,23 @@ fn trip(codec: Codec<'_>, value: &Value) -> Trip {
 }
 
 fn shape(ty: SqlType) -> Shape {
-    let member = |name: &str, content: Content| Member { name: name.into(), content };
-    let inner = Shape { members: vec![member("deep", Content::Cell(ty))] };
+    let inner = Shape { members: vec![Member::new("deep", 0, Content::Cell(ty))] };
     let many = Many {
         model: ModelId(0),
         control: Vec::new(),
         key: 0,
         back: Vec::new(),
         limit: 2,
-        shape: Shape { members: vec![member("many", Content::Cell(ty)), member("child", Content::One(inner))] },
+        shape: Shape {
+            members: vec![Member::new("many", 0, Content::Cell(ty)), Member::new("child", 1, Content::One(inner))],
+        },
     };
+    let one = Shape { members: vec![Member::new("it", 0, Content::Cell(ty))] };
     Shape {
         members: vec![
-            member("top", Content::Cell(ty)),
-            member("one", Content::One(Shape { members: vec![member("it", Content::Cell(ty))] })),
-            member("all", Content::Many(many)),
+            Member::new("top", 0, Content::Cell(ty)),
+            Member::new("one", 1, Content::One(one)),
+            Member::new("all", 2, Content::Many(many)),
         ],
     }
 }
@@ -199,9 +201,9 @@ impl Pager for NoPages {
 
 fn read<R: Cells + ?Sized>(codec: Codec<'_>, row: &R) -> (Value, String) {
     let reader = RowReader { schema: codec.schema, dialect: codec.dialect };
-    let control = reader.control(&[codec.ty], row).unwrap();
+    let control = reader.control(&Column::row(&[codec.ty]), row).unwrap();
     let mut body = String::new();
-    reader.body(&shape(codec.ty), 0, row, &mut NoPages, &mut body).unwrap();
+    reader.body(&shape(codec.ty), row, &mut NoPages, &mut body).unwrap();
     (control.into_iter().next().unwrap(), body)
 }
 
@@ -355,13 +357,13 @@ fn includes_are_cut_at_their_limit() {
     let reader = RowReader { schema: &schema, dialect: Dialect::Sqlite };
     let many = Many {
         model: ModelId(0),
-        control: vec![SqlType::INT, SqlType::TEXT],
+        control: Column::row(&[SqlType::INT, SqlType::TEXT]),
         key: 1,
         back: Vec::new(),
         limit: 2,
-        shape: Shape { members: vec![Member { name: "n".into(), content: Content::Cell(SqlType::INT) }] },
+        shape: Shape { members: vec![Member::new("n", 2, Content::Cell(SqlType::INT))] },
     };
-    let shape = Shape { members: vec![Member { name: "rows".into(), content: Content::Many(many) }] };
+    let shape = Shape { members: vec![Member::new("rows", 0, Content::Many(many))] };
     for (json, expected) in [
         ("[]", r#"{"rows":{"items":[],"next":null}}"#),
         (" [ [1, \"a\", 10] ,\n [2,\"b\",20]]", r#"{"rows":{"items":[{"n":10},{"n":20}],"next":null}}"#),
@@ -371,7 +373,7 @@ fn includes_are_cut_at_their_limit() {
         ),
     ] {
         let mut out = String::new();
-        reader.body(&shape, 0, &[Cell::Text(json)][..], &mut Keys, &mut out).unwrap();
+        reader.body(&shape, &[Cell::Text(json)][..], &mut Keys, &mut out).unwrap();
         // The test's cursor is a debug form, whose own escapes are escaped once more.
         assert!(serde_json::from_str::<serde_json::Value>(&out).is_ok(), "{out}");
         if json.contains("30") {
@@ -382,7 +384,7 @@ fn includes_are_cut_at_their_limit() {
     }
     for bad in ["", "{}", "[1]", "[[1,\"a\",10]", "[[1,\"a", "[,"] {
         let mut out = String::new();
-        assert!(reader.body(&shape, 0, &[Cell::Text(bad)][..], &mut Keys, &mut out).is_err(), "{bad}");
+        assert!(reader.body(&shape, &[Cell::Text(bad)][..], &mut Keys, &mut out).is_err(), "{bad}");
     }
 }
 

@@ -15,12 +15,12 @@ use crate::fault::{Class, StoreError};
 use crate::sql::{Many, Statement};
 use crate::storage::{Cells, Pager, RowReader, StorageError};
 
-/// Fetched rows: of each the control columns ([`crate::sql::Template::control`]) as values, and the body columns as a
-/// JSON object, all in one buffer.
+/// Fetched rows: their control columns ([`crate::sql::Template::control`]) as values, and each row as a JSON object, all
+/// in one buffer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rows {
-    control: Vec<Value>,
-    width: usize,
+    /// By row, of the rows where they are wanted.
+    control: Vec<(usize, Vec<Value>)>,
     /// The objects, with commas between them.
     body: String,
     /// Where each object ends.
@@ -28,10 +28,6 @@ pub struct Rows {
 }
 
 impl Rows {
-    fn new(statement: &Statement) -> Self {
-        Self { width: statement.template.control.len(), ..Self::default() }
-    }
-
     fn push<R: Cells + ?Sized>(
         &mut self,
         reader: RowReader<'_>,
@@ -41,12 +37,15 @@ impl Rows {
     ) -> Result<(), StoreError> {
         let template = &statement.template;
         let read = |error: StorageError| StoreError::new(Class::Other, error.to_string());
-        self.control.append(&mut reader.control(&template.control, row).map_err(read)?);
-        if !self.ends.is_empty() {
+        let at = self.ends.len();
+        if template.page.is_none_or(|shown| at == 0 || at + 1 == shown) {
+            self.control.push((at, reader.control(&template.control, row).map_err(read)?));
+        }
+        if at > 0 {
             self.body.push(',');
         }
         if !template.shape.members.is_empty() {
-            reader.body(&template.shape, self.width, row, pager, &mut self.body).map_err(read)?;
+            reader.body(&template.shape, row, pager, &mut self.body).map_err(read)?;
         }
         self.ends.push(self.body.len());
         Ok(())
@@ -62,9 +61,9 @@ impl Rows {
         self.ends.is_empty()
     }
 
-    /// The control columns of a row; empty when there is no such row.
+    /// The control columns of a row; empty when there is no such row, or when they are not read of it.
     pub fn control(&self, row: usize) -> &[Value] {
-        self.control.get(row * self.width..(row + 1) * self.width).unwrap_or_default()
+        self.control.iter().find(|(at, _)| *at == row).map_or(&[], |(_, values)| values)
     }
 
     /// The first row's body.

@@ -295,7 +295,7 @@ impl Session for PgSession {
             fetched => fetched?,
         };
         let reader = RowReader { schema: &self.lease.shared.schema, dialect: Dialect::Postgres };
-        let mut rows = Rows::new(statement);
+        let mut rows = Rows::default();
         for (at, row) in (1_usize..).zip(&fetched) {
             rows.push(reader, statement, row, pager)?;
             if at.is_multiple_of(SLICE) {

@@ -461,7 +461,7 @@ impl SqliteSession<'_> {
                 prepared.raw_bind_parameter::<usize, _>(at, bind)?;
             }
             let mut fetched = prepared.raw_query();
-            let mut rows = Rows::new(statement);
+            let mut rows = Rows::default();
             while let Some(row) = fetched.next()? {
                 if let Err(error) = rows.push(reader, statement, row, pager) {
                     return Ok(Err(error));
