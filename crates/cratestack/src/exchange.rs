@@ -91,6 +91,8 @@ pub(crate) struct Api {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) auth: Arc<dyn AuthProvider>,
     pub(crate) config: HttpConfig,
+    /// What the paths of the API's routes begin with. Not a nested router: that would write each request's URL anew.
+    pub(crate) prefix: &'static str,
     /// Whether the schema has anything `@deprecated`.
     pub(crate) deprecations: bool,
 }
@@ -426,7 +428,7 @@ impl Exchange<'_> {
             RouteTarget::Model(model) => model,
         };
         let fields = self.api.backend.schema().model(model).key.len();
-        let key = || Ok::<_, Problem>(url::segments(self.parts.uri.path())?.into_iter().skip(1).take(fields).collect());
+        let key = || Ok::<_, Problem>(url::segments(self.own_path())?.into_iter().skip(1).take(fields).collect());
         let data = data.unwrap_or(Json::Null);
         let verb = match route.verb {
             RouteVerb::List => Verb::List { params },
@@ -489,11 +491,17 @@ impl Exchange<'_> {
         joined(&self.parts.headers, &PREFER).is_some_and(|value| prefers_minimal(&value))
     }
 
+    /// The API's own part of the path.
+    fn own_path(&self) -> &str {
+        let path = self.parts.uri.path();
+        path.strip_prefix(self.api.prefix).unwrap_or(path)
+    }
+
     /// What callers see before the API's own path.
     fn base<'p>(&'p self, path: &'p str) -> &'p str {
         match &self.api.config.base_path {
             Some(base) => base,
-            None => path.strip_suffix(self.parts.uri.path()).unwrap_or_default(),
+            None => path.strip_suffix(self.own_path()).unwrap_or_default(),
         }
     }
 

@@ -41,23 +41,19 @@ impl RouterBuilder {
 
     /// The router of the API alone. It answers every path below its mount point, unknown ones with a problem.
     pub fn into_router(self) -> Router {
-        Arc::new(self.into_api()).router()
+        Arc::new(self.into_api("")).router()
     }
 
     /// The whole service, as `cratestack serve` runs it: the API at `/api`, and `/livez` and `/readyz` at the root.
     /// Both answer without authentication, and so does nothing else at the root.
     pub fn into_service(self) -> Router {
-        let api = Arc::new(self.into_api());
-        Router::new()
-            .nest("/api", api.router())
-            .route("/livez", api.at(Place::Live))
-            .route("/readyz", api.at(Place::Ready))
-            .fallback_service(api.at(Place::Nowhere))
+        let api = Arc::new(self.into_api("/api"));
+        api.router().route("/livez", api.at(Place::Live)).route("/readyz", api.at(Place::Ready))
     }
 
-    fn into_api(self) -> Api {
+    fn into_api(self, prefix: &'static str) -> Api {
         let deprecations = deprecation::any(self.backend.schema());
-        Api { deprecations, backend: self.backend, auth: self.auth, config: self.config }
+        Api { deprecations, prefix, backend: self.backend, auth: self.auth, config: self.config }
     }
 }
 
@@ -65,7 +61,7 @@ impl Api {
     fn router(self: &Arc<Self>) -> Router {
         let endpoints = endpoints(self.backend.schema()).into_iter();
         let router = endpoints.fold(Router::new(), |router, endpoint| {
-            let path = endpoint.path.clone();
+            let path = format!("{}{}", self.prefix, endpoint.path);
             router.route(&path, self.at(Place::Endpoint(Arc::new(endpoint))))
         });
         router.fallback_service(self.at(Place::Nowhere))

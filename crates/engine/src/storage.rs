@@ -358,14 +358,6 @@ impl<'s> Codec<'s> {
         }
     }
 
-    /// The select expression of a top-level column, in the form that [`Codec::render`] and [`Codec::decode`] read.
-    pub fn select(self, column: &str) -> String {
-        match (self.dialect, self.kind()) {
-            (Dialect::Postgres, Kind::Decimal(_) | Kind::Json) if !self.ty.list => format!("{column}::text"),
-            _ => column.to_owned(),
-        }
-    }
-
     /// The expression of a column as an element of an include's `json_build_array(..)` / `json_array(..)`. Independent
     /// of session settings, and exact.
     pub fn select_element(self, column: &str) -> String {
@@ -504,13 +496,16 @@ impl<'s> Codec<'s> {
         match (self.dialect, self.kind()) {
             (_, Kind::Scaled(scale)) => push_scaled(out, integer(cell)?, scale),
             (Dialect::Sqlite, _) => push_unsorted(out, &text(cell)?)?,
-            (Dialect::Postgres, _) => {
-                let plain = text(cell)?;
-                if !plain.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-' || byte == b'.') {
-                    return Err(StorageError::new("a decimal of the database is not finite"));
+            (Dialect::Postgres, _) => match cell {
+                Cell::Pg(octets) => push_numeric(out, octets)?,
+                cell => {
+                    let plain = text(cell)?;
+                    if !plain.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-' || byte == b'.') {
+                        return Err(not_finite());
+                    }
+                    out.push_str(&plain);
                 }
-                out.push_str(&plain);
-            }
+            },
         }
         let fraction =
             |out: &str| out.get(start..).and_then(|plain| plain.split_once('.')).map(|(_, digits)| digits.len());
@@ -543,6 +538,10 @@ pub fn literal(text: &str) -> String {
 
 fn mismatch() -> StorageError {
     StorageError::new("a value does not have the form of its column")
+}
+
+fn not_finite() -> StorageError {
+    StorageError::new("a decimal of the database is not finite")
 }
 
 fn utf8(octets: &[u8]) -> Result<&str, StorageError> {
@@ -821,9 +820,14 @@ fn push_plain(out: &mut String, text: &str) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// JSON text without white space between tokens: PostgreSQL writes some.
+/// JSON text without white space between tokens: PostgreSQL writes some. Its binary format has a version before the
+/// text.
 fn write_json(cell: Cell<'_>, out: &mut String) -> Result<(), StorageError> {
-    let json = text(cell)?;
+    let json = match cell {
+        Cell::Pg([1, json @ ..]) => utf8(json)?.into(),
+        Cell::Pg(_) => return Err(mismatch()),
+        cell => text(cell)?,
+    };
     // (inside a string, after a backslash)
     let (mut string, mut escape) = (false, false);
     let mut rest: &str = &json;
@@ -847,6 +851,40 @@ fn write_json(cell: Cell<'_>, out: &mut String) -> Result<(), StorageError> {
 }
 
 // Decimals.
+
+/// Appends a `numeric` of PostgreSQL's binary format with the fraction digits that it came with: counts of digits, the
+/// weight of the first, sign and fraction digits to show, then digits of base 10 000.
+fn push_numeric(out: &mut String, octets: &[u8]) -> Result<(), StorageError> {
+    const NEGATIVE: u16 = 0x4000;
+    let (words, []) = octets.as_chunks::<2>() else { return Err(mismatch()) };
+    let (head, digits) = words.split_first_chunk::<4>().ok_or_else(mismatch)?;
+    let [count, weight, sign, scale] = head.map(u16::from_be_bytes);
+    let (weight, scale) = (weight.cast_signed(), usize::from(scale));
+    if sign != 0 && sign != NEGATIVE {
+        return Err(not_finite());
+    }
+    if digits.len() != usize::from(count) {
+        return Err(mismatch());
+    }
+    // The digit that stands for 10000^power; none stands for zero.
+    let digit = |power: i32| {
+        let at = usize::try_from(i32::from(weight) - power).ok();
+        u64::from(at.and_then(|at| digits.get(at)).map_or(0, |digit| u16::from_be_bytes(*digit)))
+    };
+    if sign == NEGATIVE {
+        out.push('-');
+    }
+    let first = i32::from(weight).max(0);
+    out.push_str(itoa::Buffer::new().format(digit(first)));
+    (0..first).rev().for_each(|power| push_padded(out, digit(power), 4));
+    if scale > 0 {
+        out.push('.');
+        let end = out.len() + scale;
+        (1..).map(|power| digit(-power)).take(scale.div_ceil(4)).for_each(|digit| push_padded(out, digit, 4));
+        out.truncate(end);
+    }
+    Ok(())
+}
 
 /// A canonical Decimal times 10^scale, for a column that is stored so; `None` when it has more fraction digits or does
 /// not fit.

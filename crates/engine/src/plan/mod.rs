@@ -20,10 +20,10 @@ pub fn visible(model: &Model) -> impl Iterator<Item = (FieldId, &Field)> {
 }
 
 /// The shape of the full representation of a row under `alias`, whose columns are added to the select list.
-pub fn full_row(schema: &Schema, dialect: Dialect, model: &Model, alias: &str, columns: &mut SelectList) -> Shape {
+pub fn full_row(model: &Model, alias: &str, columns: &mut SelectList) -> Shape {
     let member = |(_, field): (FieldId, &Field)| {
         let ty = SqlType::of(field);
-        let at = columns.add(Codec { schema, dialect, ty }.select(&column(alias, &field.column)));
+        let at = columns.add(column(alias, &field.column));
         Member::new(&field.name, at, Content::Cell(ty))
     };
     Shape { members: visible(model).map(member).collect() }

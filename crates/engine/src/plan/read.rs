@@ -57,7 +57,7 @@ pub fn one(
     let mut control = Vec::new();
     for id in declared.key.iter().chain(&declared.version) {
         let ty = SqlType::of(declared.field(*id));
-        let at = columns.add(reader.codec(ty).select(&column(ROW, &declared.field(*id).column)));
+        let at = columns.add(column(ROW, &declared.field(*id).column));
         control.push(Column { at, ty });
     }
     let shape = reader.body(model, ROW, projection, false, &mut columns);
@@ -307,7 +307,7 @@ impl<'a> Reader<'a> {
             control.push(Column { at: columns.add("total.n".to_owned()), ty: SqlType::INT });
         }
         for (text, ty) in sorted {
-            control.push(Column { at: columns.add(self.codec(ty).select(&text)), ty });
+            control.push(Column { at: columns.add(text), ty });
         }
         let shape = self.body(query.model, ROW, &query.projection, query.deleted, &mut columns);
 
@@ -398,8 +398,7 @@ impl<'a> Reader<'a> {
             let field = declared.field(id);
             let ty = SqlType::of(field);
             let text = column(alias, &field.column);
-            let codec = self.codec(ty);
-            let at = columns.add(if element { codec.select_element(&text) } else { codec.select(&text) });
+            let at = columns.add(if element { self.codec(ty).select_element(&text) } else { text });
             members.push(Member::new(&field.name, at, Content::Cell(ty)));
         }
         for include in &projection.includes {

@@ -581,11 +581,10 @@ impl Planner<'_> {
         for id in self.model.version.iter().chain(key) {
             let field = self.model.field(*id);
             let ty = SqlType::of(field);
-            let codec = crate::storage::Codec { schema, dialect: self.dialect, ty };
-            control.push(Column { at: columns.add(codec.select(&column(alias, &field.column))), ty });
+            control.push(Column { at: columns.add(column(alias, &field.column)), ty });
         }
         let shape = match answers {
-            true => full_row(schema, self.dialect, self.model, alias, &mut columns),
+            true => full_row(self.model, alias, &mut columns),
             false => Shape::default(),
         };
         sql.push(&format!(" RETURNING {}", columns.text()));
@@ -594,7 +593,6 @@ impl Planner<'_> {
 
     fn diagnosis(&self) -> Arc<Template> {
         let mut sql = Sql::new(self.dialect);
-        let schema = self.view.schema();
         let set = self.assignments(&mut sql);
         let conditions = self.conditions(&mut sql, &set, false);
         let mut columns = SelectList::default();
@@ -613,7 +611,7 @@ impl Planner<'_> {
         if self.form.kind == Kind::Patch {
             let at = columns.add(format!("NOT {}", flag(conditions.changes)));
             control.push(Column { at, ty: SqlType::BOOL });
-            shape = full_row(schema, self.dialect, self.model, OLD, &mut columns);
+            shape = full_row(self.model, OLD, &mut columns);
         }
         let place = Frag::all(self.place(&mut sql)).into_text();
         let table = ident(&self.model.table);
