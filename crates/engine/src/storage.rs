@@ -507,8 +507,7 @@ impl<'s> Codec<'s> {
                 }
             },
         }
-        let fraction =
-            |out: &str| out.get(start..).and_then(|plain| plain.split_once('.')).map(|(_, digits)| digits.len());
+        let fraction = |out: &str| out.bytes().skip(start).rev().position(|byte| byte == b'.');
         let shown = fraction(out);
         if shown == pad.map(|scale| scale as usize).filter(|scale| *scale > 0) {
             return Ok(());
@@ -769,7 +768,8 @@ fn push_hex(out: &mut String, prefix: &str, octets: &[u8]) {
 fn push_padded(out: &mut String, value: u64, width: u32) {
     let mut buffer = itoa::Buffer::new();
     let digits = buffer.format(value);
-    out.extend(std::iter::repeat_n('0', (width as usize).saturating_sub(digits.len())));
+    let zeros = (width as usize).saturating_sub(digits.len());
+    out.push_str("00000000000000000000".get(..zeros).unwrap_or_default());
     out.push_str(digits);
 }
 
