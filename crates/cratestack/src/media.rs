@@ -95,7 +95,7 @@ pub(crate) fn content_type(value: &[u8], patch: bool) -> Option<Format> {
 /// A format has the quality of the most specific range that it falls under. The higher quality wins, then the more
 /// specific range, then JSON. Members that are no media range count as absent, as some clients send them.
 pub(crate) fn negotiate(accept: Option<&[u8]>) -> Option<Format> {
-    let members = split_list(accept.unwrap_or(b"*/*"), b',');
+    let members = split_list(accept.unwrap_or_default(), b',');
     if members.is_empty() {
         return Some(Format::Json);
     }

@@ -1,5 +1,7 @@
 //! URLs: path segments and query parameters in, `Location` and `Link` out.
 
+use std::borrow::Cow;
+
 use cratestack_engine::api::{Code, Key};
 use cratestack_engine::cursor::MAX_CURSOR;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
@@ -62,8 +64,7 @@ fn decode(bytes: &[u8]) -> Result<String, &'static str> {
             return Err("has a `%` that no two hexadecimal digits follow; a percent sign itself is written `%25`");
         }
     }
-    let decoded: Vec<u8> = percent_decode(bytes).collect();
-    String::from_utf8(decoded).map_err(|_| "is not valid UTF-8 once its percent escapes are decoded")
+    String::from_utf8(Cow::from(percent_decode(bytes)).into_owned()).map_err(|_| "is not valid UTF-8 once its percent escapes are decoded")
 }
 
 /// The URL of a row, relative to the host.
