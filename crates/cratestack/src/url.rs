@@ -64,7 +64,8 @@ fn decode(bytes: &[u8]) -> Result<String, &'static str> {
             return Err("has a `%` that no two hexadecimal digits follow; a percent sign itself is written `%25`");
         }
     }
-    String::from_utf8(Cow::from(percent_decode(bytes)).into_owned()).map_err(|_| "is not valid UTF-8 once its percent escapes are decoded")
+    String::from_utf8(Cow::from(percent_decode(bytes)).into_owned())
+        .map_err(|_| "is not valid UTF-8 once its percent escapes are decoded")
 }
 
 /// The URL of a row, relative to the host.

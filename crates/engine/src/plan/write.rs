@@ -583,10 +583,7 @@ impl Planner<'_> {
             let ty = SqlType::of(field);
             control.push(Column { at: columns.add(column(alias, &field.column)), ty });
         }
-        let shape = match answers {
-            true => full_row(self.model, alias, &mut columns),
-            false => Shape::default(),
-        };
+        let shape = if answers { full_row(self.model, alias, &mut columns) } else { Shape::default() };
         sql.push(&format!(" RETURNING {}", columns.text()));
         finish(sql, control, shape)
     }

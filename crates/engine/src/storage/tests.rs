@@ -167,9 +167,8 @@ fn trip(codec: Codec<'_>, value: &Value) -> Trip {
         insert: format!("INSERT INTO t (c) SELECT n.c FROM (SELECT {placeholder} AS c) AS n"),
         bind: codec.bind(value).unwrap(),
         query: format!(
-            "SELECT {}, (SELECT {array}({element}) FROM t), \
-             (SELECT {aggregate}({array}({element}, {array}({element}))) FROM t) FROM t",
-            column
+            "SELECT {column}, (SELECT {array}({element}) FROM t), \
+             (SELECT {aggregate}({array}({element}, {array}({element}))) FROM t) FROM t"
         ),
     }
 }
