@@ -1,5 +1,5 @@
 //! A closed-loop load: a fixed number of HTTP/1.1 connections, each sending its next request when the last one was
-//! answered.
+//! answered. It shares the machine with what it measures, so it does as little as it can.
 
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
@@ -33,10 +33,19 @@ impl Figures {
 
 /// One client: makes its next request from the answer before it.
 pub(crate) trait Client: Send + 'static {
-    /// The request's bytes.
-    fn request(&mut self) -> Vec<u8>;
+    /// Writes the request's octets behind `out`, which is empty.
+    fn request(&mut self, out: &mut Vec<u8>);
     /// Sees status, head and body; an error ends the benchmark.
-    fn answer(&mut self, status: u16, head: &str, body: &[u8]) -> Result<(), String>;
+    fn answer(&mut self, status: u16, head: &[u8], body: &[u8]) -> Result<(), String>;
+}
+
+/// The value of a field in the head of an answer.
+pub(crate) fn field<'h>(head: &'h [u8], name: &str) -> Option<&'h str> {
+    head.split(|octet| *octet == b'\n').find_map(|line| {
+        let (found, value) = line.split_at_checked(name.len())?;
+        let value = found.eq_ignore_ascii_case(name.as_bytes()).then(|| value.strip_prefix(b":"))??;
+        std::str::from_utf8(value).ok().map(str::trim)
+    })
 }
 
 /// Runs the clients, one connection each, for `time` after `warm_up`.
@@ -68,19 +77,20 @@ async fn drive<C: Client>(
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut latencies = Vec::new();
-    let mut buffer = Vec::with_capacity(64 * 1024);
+    let (mut request, mut buffer) = (Vec::new(), Vec::with_capacity(64 * 1024));
     loop {
         let start = Instant::now();
         if start >= until {
             return Ok(latencies);
         }
-        stream.write_all(&client.request()).await?;
+        request.clear();
+        client.request(&mut request);
+        stream.write_all(&request).await?;
         buffer.clear();
-        let (status, head_end, end) = answer(&mut stream, &mut buffer).await?;
+        let (status, head, end) = answer(&mut stream, &mut buffer).await?;
         let elapsed = start.elapsed();
-        let head = String::from_utf8_lossy(buffer.get(..head_end).unwrap_or_default()).into_owned();
-        let body = buffer.get(head_end..end).unwrap_or_default();
-        client.answer(status, &head, body).map_err(Error::other)?;
+        let (head, body) = buffer.get(..end).and_then(|all| all.split_at_checked(head)).unwrap_or_default();
+        client.answer(status, head, body).map_err(Error::other)?;
         if start >= from {
             latencies.push(elapsed);
         }
@@ -89,24 +99,22 @@ async fn drive<C: Client>(
 
 /// Reads one answer with a `Content-Length`: status, where the body starts, where it ends.
 async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<(u16, usize, usize), Error> {
-    let mut ends = None;
+    let (mut seen, mut ends) = (0, None);
     loop {
         if stream.read_buf(buffer).await? == 0 {
             return Err(Error::new(ErrorKind::UnexpectedEof, "the service closed the connection"));
         }
-        if ends.is_none()
-            && let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n")
-        {
-            let head = String::from_utf8_lossy(buffer.get(..at).unwrap_or_default()).into_owned();
-            let status = head.get(9..12).and_then(|status| status.parse().ok());
-            let status: u16 = status.ok_or_else(|| Error::new(ErrorKind::InvalidData, "no status line"))?;
-            let length = head
-                .lines()
-                .filter_map(|line| line.split_once(':'))
-                .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-                .and_then(|(_, value)| value.trim().parse::<usize>().ok())
-                .unwrap_or(0);
-            ends = Some((status, at + 4, at + 4 + length));
+        if ends.is_none() {
+            let new = buffer.get(seen..).unwrap_or_default();
+            if let Some(at) = new.windows(4).position(|window| window == b"\r\n\r\n") {
+                let body = seen + at + 4;
+                let head = buffer.get(..body).unwrap_or_default();
+                let status = head.get(9..12).and_then(|status| std::str::from_utf8(status).ok()?.parse().ok());
+                let status: u16 = status.ok_or_else(|| Error::new(ErrorKind::InvalidData, "no status line"))?;
+                let length: usize = field(head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+                ends = Some((status, body, body + length));
+            }
+            seen = buffer.len().saturating_sub(3);
         }
         if let Some((status, head, end)) = ends
             && buffer.len() >= end

@@ -4,6 +4,7 @@
 mod baseline;
 mod load;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
@@ -21,20 +22,23 @@ const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bench.cstack");
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let done = match words.first().map(String::as_str) {
-        Some("baseline") => serve_baseline().await,
-        _ => compare(&words).await,
-    };
-    match done {
+    match run(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(2)
         }
     }
+}
+
+fn run(words: &[String]) -> Result<()> {
+    if words.first().is_some_and(|word| word == "baseline") {
+        return tokio::runtime::Runtime::new()?.block_on(serve_baseline());
+    }
+    // One thread is enough for the load, and leaves more to the services.
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(compare(words))
 }
 
 fn variable(name: &str) -> Result<String> {
@@ -86,40 +90,42 @@ struct Caller {
 }
 
 impl Client for Caller {
-    fn request(&mut self) -> Vec<u8> {
+    fn request(&mut self, out: &mut Vec<u8>) {
         self.turn += 1;
         let at = self.turn % self.rows.len().max(1);
         let (id, version) = self.rows.get(at).map_or(("", 0), |(id, version)| (id.as_str(), *version));
-        let common = format!("Host: bench\r\nAuthorization: Bearer {}\r\n", self.token);
-        match self.kind {
-            Kind::Get => format!("GET /api/accounts/{id} HTTP/1.1\r\n{common}\r\n"),
-            Kind::List => format!("GET /api/accounts?limit=50 HTTP/1.1\r\n{common}\r\n"),
-            Kind::Patch => {
-                let body = format!("{{\"owner\":\"owner {} of version {version}\"}}", self.turn);
-                format!(
-                    "PATCH /api/accounts/{id} HTTP/1.1\r\n{common}If-Match: \"{version}\"\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                    body.len()
-                )
-            }
-        }
-        .into_bytes()
+        let token = &self.token;
+        // Writing into a vector does not fail.
+        let _ = match self.kind {
+            Kind::Get => write!(out, "GET /api/accounts/{id} HTTP/1.1\r\n"),
+            Kind::List => write!(out, "GET /api/accounts?limit=50 HTTP/1.1\r\n"),
+            Kind::Patch => write!(out, "PATCH /api/accounts/{id} HTTP/1.1\r\n"),
+        };
+        let _ = write!(out, "Host: bench\r\nAuthorization: Bearer {token}\r\n");
+        let _ = if self.kind == Kind::Patch {
+            let body = format!("{{\"owner\":\"owner {} of version {version}\"}}", self.turn);
+            let length = body.len();
+            write!(
+                out,
+                "If-Match: \"{version}\"\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+        } else {
+            write!(out, "\r\n")
+        };
     }
 
-    fn answer(&mut self, status: u16, head: &str, body: &[u8]) -> std::result::Result<(), String> {
+    fn answer(&mut self, status: u16, head: &[u8], body: &[u8]) -> std::result::Result<(), String> {
+        let text = |octets| String::from_utf8_lossy(octets).into_owned();
         if status != 200 {
-            return Err(format!("status {status}: {head}{}", String::from_utf8_lossy(body)));
+            return Err(format!("status {status}: {}{}", text(head), text(body)));
         }
         if self.kind == Kind::Patch {
             // Not simply one more: a patch that changes nothing keeps the version.
-            let tag = head
-                .lines()
-                .filter_map(|line| line.split_once(':'))
-                .find(|(name, _)| name.eq_ignore_ascii_case("etag"));
-            let version = tag.and_then(|(_, tag)| tag.trim().trim_matches('"').parse().ok());
+            let version = load::field(head, "etag").and_then(|tag| tag.trim_matches('"').parse().ok());
             let at = self.turn % self.rows.len().max(1);
             match (self.rows.get_mut(at), version) {
                 (Some((_, current)), Some(version)) => *current = version,
-                _ => return Err(format!("no version in the answer: {head}")),
+                _ => return Err(format!("no version in the answer: {}", text(head))),
             }
         }
         Ok(())
@@ -206,8 +212,8 @@ fn middle(figures: &[Figures]) -> Figures {
 }
 
 async fn compare(words: &[String]) -> Result<()> {
-    let seconds: u64 = words.first().map_or(Ok(5), |word| word.parse())?;
-    let rounds: usize = words.get(1).map_or(Ok(3), |word| word.parse())?;
+    let seconds: u64 = words.first().map_or(Ok(3), |word| word.parse())?;
+    let rounds: usize = words.get(1).map_or(Ok(7), |word| word.parse())?;
     let (warm_up, time) = (Duration::from_secs(1), Duration::from_secs(seconds));
     let url = variable("BENCH_DATABASE")?;
 

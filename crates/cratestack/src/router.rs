@@ -41,20 +41,25 @@ impl RouterBuilder {
 
     /// The router of the API alone. It answers every path below its mount point, unknown ones with a problem.
     pub fn into_router(self) -> Router {
-        Arc::new(self.into_api("")).router()
+        finished(Arc::new(self.into_api("")).router())
     }
 
     /// The whole service, as `cratestack serve` runs it: the API at `/api`, and `/livez` and `/readyz` at the root.
     /// Both answer without authentication, and so does nothing else at the root.
     pub fn into_service(self) -> Router {
         let api = Arc::new(self.into_api("/api"));
-        api.router().route("/livez", api.at(Place::Live)).route("/readyz", api.at(Place::Ready))
+        finished(api.router().route("/livez", api.at(Place::Live)).route("/readyz", api.at(Place::Ready)))
     }
 
     fn into_api(self, prefix: &'static str) -> Api {
         let deprecations = deprecation::any(self.backend.schema());
         Api { deprecations, prefix, backend: self.backend, auth: self.auth, config: self.config }
     }
+}
+
+/// Makes the handlers into services once: a router that waits for its state makes them anew for each request.
+fn finished(router: Router) -> Router {
+    router.with_state(())
 }
 
 impl Api {

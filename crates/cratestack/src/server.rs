@@ -132,7 +132,13 @@ async fn drain(graceful: GracefulShutdown, mut connections: JoinSet<()>, timeout
 
 fn builder(config: &ServerConfig) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout).max_buf_size(HEAD_BUFFER);
+    // Answers are small: head and body in one buffer cost less than a vectored write.
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout)
+        .max_buf_size(HEAD_BUFFER)
+        .writev(false);
     // No pings: they would keep idle connections from being noticed.
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(config.streams).max_header_list_size(HEADER_LIST);
     builder

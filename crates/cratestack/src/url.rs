@@ -1,7 +1,5 @@
 //! URLs: path segments and query parameters in, `Location` and `Link` out.
 
-use std::borrow::Cow;
-
 use cratestack_engine::api::{Code, Key};
 use cratestack_engine::cursor::MAX_CURSOR;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
@@ -57,15 +55,16 @@ fn form_decode(text: &str) -> Result<String, &'static str> {
 
 /// Decodes percent escapes. The error is a sentence without its subject.
 fn decode(bytes: &[u8]) -> Result<String, &'static str> {
-    let mut rest = bytes;
+    let (mut rest, mut escapes) = (bytes, false);
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         rest = rest.get(at + 1..).unwrap_or_default();
         if !matches!(rest, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()) {
             return Err("has a `%` that no two hexadecimal digits follow; a percent sign itself is written `%25`");
         }
+        escapes = true;
     }
-    String::from_utf8(Cow::from(percent_decode(bytes)).into_owned())
-        .map_err(|_| "is not valid UTF-8 once its percent escapes are decoded")
+    let decoded = if escapes { percent_decode(bytes).collect() } else { bytes.to_vec() };
+    String::from_utf8(decoded).map_err(|_| "is not valid UTF-8 once its percent escapes are decoded")
 }
 
 /// The URL of a row, relative to the host.

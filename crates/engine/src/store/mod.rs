@@ -15,6 +15,9 @@ use crate::fault::{Class, StoreError};
 use crate::sql::{Many, Statement};
 use crate::storage::{Cells, Pager, RowReader, StorageError};
 
+/// Octets that most rows fit into, so that their text does not grow by doubling from nothing.
+const FIRST: usize = 512;
+
 /// Fetched rows: their control columns ([`crate::sql::Template::control`]) as values, and each row as a JSON object, all
 /// in one buffer.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -41,7 +44,9 @@ impl Rows {
         if template.page.is_none_or(|shown| at == 0 || at + 1 == shown) {
             self.control.push((at, reader.control(&template.control, row).map_err(read)?));
         }
-        if at > 0 {
+        if at == 0 {
+            self.body.reserve(FIRST);
+        } else {
             self.body.push(',');
         }
         if !template.shape.members.is_empty() {
