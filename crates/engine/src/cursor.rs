@@ -31,8 +31,8 @@ const TIME: usize = 8;
 /// How far another node's clock may be ahead, in seconds.
 const SKEW: i64 = 300;
 
-/// The longest cursor, in characters: sort values at their longest ([`WHOLE`], a `Decimal`'s digits, a key that an index
-/// takes), for as many fields as `sort` has by default.
+/// The longest cursor, in characters: sort values at their longest (of texts and octets 256 octets, a `Decimal`'s
+/// digits, a key that an index takes), for as many fields as `sort` has by default.
 pub const MAX_CURSOR: usize = 48 * 1024;
 
 /// Octets of a text or of bytes that a cursor holds whole.
