@@ -170,10 +170,9 @@ fn major(version: &str) -> Option<u32> {
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Installs PostgreSQL where that is ours to do: as root on a Debian-like machine.
+/// Installs PostgreSQL where that is ours to do.
 fn install() -> Result<Programs, String> {
-    let apt = Path::new("/usr/bin/apt-get");
-    if !is_root() || !apt.is_file() {
+    if !run::install("postgresql")? {
         return Err(format!(
             "PostgreSQL {OLDEST} or newer is not installed, and these tests need it\n\
              install it:      sudo apt-get install postgresql      (or your system's package)\n\
@@ -181,19 +180,9 @@ fn install() -> Result<Programs, String> {
              or leave it out: cargo xtask test --only sqlite"
         ));
     }
-    println!("postgresql: not installed; installing it with apt-get (about a minute)");
-    let apt_get = |args: &[&str]| {
-        run::shown(Command::new(apt).args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()))
-    };
-    apt_get(&["update", "-q"])?;
-    apt_get(&["install", "-q", "-y", "--no-install-recommends", "postgresql"])?;
     Programs::find().ok_or_else(|| {
         format!("apt-get installed PostgreSQL, but no version of {OLDEST} or newer is in /usr/lib/postgresql/*/bin")
     })
-}
-
-fn is_root() -> bool {
-    run::captured(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }
 
 /// Who runs the server: it refuses to run as root.
@@ -203,7 +192,7 @@ struct Owner {
 
 impl Owner {
     fn choose() -> Result<Self, String> {
-        if !is_root() {
+        if !run::is_root() {
             return Ok(Self { user: None });
         }
         ["postgres", "nobody"]

@@ -1,7 +1,7 @@
 //! Running other programs.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The root folder of the workspace.
@@ -54,6 +54,25 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+/// Installs a package where that is ours to do: as root on a Debian-like machine. False where it is not.
+pub(crate) fn install(package: &str) -> Result<bool, String> {
+    let apt = Path::new("/usr/bin/apt-get");
+    if !is_root() || !apt.is_file() {
+        return Ok(false);
+    }
+    println!("{package}: not installed; installing it with apt-get (about a minute)");
+    let apt_get = |args: &[&str]| {
+        shown(Command::new(apt).args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()))
+    };
+    apt_get(&["update", "-q"])?;
+    apt_get(&["install", "-q", "-y", "--no-install-recommends", package])?;
+    Ok(true)
+}
+
+pub(crate) fn is_root() -> bool {
+    captured(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }
 
 fn quote(command: &Command) -> String {

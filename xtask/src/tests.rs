@@ -29,6 +29,12 @@ pub(crate) fn main(args: &[String]) -> Result<(), String> {
 
 /// Runs unit tests, the corpus and documentation tests. Without `sqlite_only` a missing PostgreSQL is a failure.
 pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
+    // The lines that the README prints are run as they stand.
+    if !run::succeeds(Command::new("curl").arg("--version")) && !run::install("curl")? {
+        return Err("`curl` is not installed, and the tests of the documentation need it\n\
+                    install it: sudo apt-get install curl      (or your system's package)"
+            .to_owned());
+    }
     let server = if sqlite_only { None } else { Some(Server::get()?) };
     let env = match &server {
         Some(server) => vec![("CRATESTACK_TEST_POSTGRES", server.url.clone())],

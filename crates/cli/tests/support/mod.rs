@@ -105,7 +105,8 @@ impl Server {
 
     /// SIGTERM, as an orchestrator sends it.
     pub fn terminate(mut self) -> std::process::ExitStatus {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        // The shell's own `kill`: not every machine has the program.
+        let sent = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status().unwrap();
         assert!(sent.success());
         self.child.wait().unwrap()
     }
