@@ -1,7 +1,7 @@
 //! The router against a scripted engine: what the facade itself answers, and what it makes of each answer.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -942,6 +942,12 @@ async fn logged(level: Level, work: impl Future<Output = Reply>) -> (Reply, Stri
             Ok(())
         }
     }
+
+    // With one subscriber alone, a call site that another test meets first, without one, counts as one that nobody
+    // listens to.
+    static SECOND: LazyLock<tracing::Dispatch> =
+        LazyLock::new(|| tracing::Dispatch::new(tracing_subscriber::registry()));
+    LazyLock::force(&SECOND);
 
     let log = Log::default();
     let writer = log.clone();
