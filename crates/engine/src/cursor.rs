@@ -56,21 +56,19 @@ impl Place {
         let mut place = Self { values: values.to_vec(), cuts: Vec::new() };
         for (at, value) in place.values.iter_mut().enumerate() {
             let Ok(position) = u8::try_from(at) else { break };
-            let digest = digest_of(value);
-            let cut = match value {
-                _ if whole(at) => false,
-                Value::Text(text) if text.len() > WHOLE => {
-                    text.truncate(text.floor_char_boundary(WHOLE));
-                    true
-                }
-                Value::Bytes(bytes) if bytes.len() > WHOLE => {
-                    bytes.truncate(WHOLE);
-                    true
-                }
+            let long = match value {
+                Value::Text(text) => text.len() > WHOLE,
+                Value::Bytes(bytes) => bytes.len() > WHOLE,
                 _ => false,
             };
-            if cut {
-                place.cuts.push((position, digest));
+            if !long || whole(at) {
+                continue;
+            }
+            place.cuts.push((position, digest_of(value)));
+            match value {
+                Value::Text(text) => text.truncate(text.floor_char_boundary(WHOLE)),
+                Value::Bytes(bytes) => bytes.truncate(WHOLE),
+                _ => {}
             }
         }
         place
