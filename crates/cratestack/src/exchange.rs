@@ -170,7 +170,7 @@ impl Endpoint {
 pub(crate) async fn handle(api: Arc<Api>, place: Place, request: Request) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let request_id = request_id(&parts.headers).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+    let request_id = request_id(&parts.headers);
     let trace = parts.headers.get(TRACEPARENT).and_then(trace_parent);
     // The route and not the path: keys of rows may be personal.
     let span = tracing::info_span!(

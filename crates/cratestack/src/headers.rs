@@ -211,8 +211,13 @@ pub(crate) fn prefers_minimal(value: &[u8]) -> bool {
 /// The longest `X-Request-Id` that is taken over from a caller.
 const REQUEST_ID_LENGTH: usize = 128;
 
+/// The id of a request: the caller's, or a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> String {
+    callers_request_id(headers).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
 /// The caller's request id, when it sent exactly one and it is 1 to 128 visible ASCII characters.
-pub(crate) fn request_id(headers: &HeaderMap) -> Option<&str> {
+fn callers_request_id(headers: &HeaderMap) -> Option<&str> {
     let mut lines = headers.get_all(&X_REQUEST_ID).iter();
     let value = lines.next()?.as_bytes();
     let fits = (1..=REQUEST_ID_LENGTH).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
@@ -433,9 +438,9 @@ mod tests {
         for (text, expected) in table {
             let mut headers = HeaderMap::new();
             headers.insert(X_REQUEST_ID, HeaderValue::from_bytes(text.as_bytes()).unwrap());
-            assert_eq!(request_id(&headers), expected.then_some(text), "{text}");
+            assert_eq!(callers_request_id(&headers), expected.then_some(text), "{text}");
             headers.append(X_REQUEST_ID, HeaderValue::from_static("second"));
-            assert_eq!(request_id(&headers), None);
+            assert_eq!(callers_request_id(&headers), None);
         }
     }
 

@@ -109,7 +109,7 @@ pub async fn serve(
 /// The 400 of a request that does not name its host as it must. Who sends one may not see requests begin and end where
 /// this server does, so that nothing more is read from the connection.
 fn refuse(fault: &'static str, headers: &HeaderMap, problem_base: &str) -> Response {
-    let request_id = request_id(headers).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+    let request_id = request_id(headers);
     let problem = Problem::bad_request(fault);
     problem.log(&request_id);
     let mut response = problem.into_response(problem_base, &request_id);
