@@ -140,14 +140,15 @@ struct Core {
     locks: Cache<(ModelId, AtomKey, bool), Option<Arc<Template>>>,
 }
 
+/// Where the rows are.
 #[derive(Debug)]
-enum Store {
+pub(crate) enum Store {
     Postgres(Postgres),
     Sqlite(Sqlite),
 }
 
 impl Store {
-    fn dialect(&self) -> Dialect {
+    pub(crate) fn dialect(&self) -> Dialect {
         match self {
             Self::Postgres(_) => Dialect::Postgres,
             Self::Sqlite(_) => Dialect::Sqlite,
@@ -191,6 +192,21 @@ impl Engine {
     /// The schema that it serves.
     pub fn schema(&self) -> &Arc<Schema> {
         &self.core.schema
+    }
+
+    /// The database, for what is no operation of a caller.
+    pub(crate) fn store(&self) -> &Store {
+        &self.core.store
+    }
+
+    /// The clock that every operation of this engine sees.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.core.options.clock
+    }
+
+    /// Where this engine has its identifiers and its randomness from.
+    pub fn ids(&self) -> &Arc<dyn Ids> {
+        &self.core.options.ids
     }
 
     /// Counts of what the database was asked, for tests and metrics.

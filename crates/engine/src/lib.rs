@@ -16,6 +16,7 @@ pub mod plan;
 pub mod policy;
 pub mod predicate;
 pub mod query;
+pub mod relay;
 pub mod sources;
 pub mod sql;
 pub mod storage;

@@ -155,6 +155,15 @@ impl Postgres {
         Ok(Lease { connection: None, reusable: true, running: false, shared: Arc::clone(shared) })
     }
 
+    /// A connection outside of the pool, for work whose session matters: it holds a lock, or runs for long.
+    pub(crate) async fn dedicated(&self, deadline: Instant) -> Result<Dedicated, StoreError> {
+        let unreachable = |error: String| StoreError::new(Class::NoConnection, format!("cannot connect: {error}"));
+        let connection = timeout_at(deadline, self.shared.connect()).await;
+        let connection = connection.map_err(|_| unreachable("too slow".to_owned()))?;
+        let connection = connection.map_err(|error| unreachable(error.to_string()))?;
+        Ok(Dedicated { connection: Some(connection), shared: Arc::clone(&self.shared), deadline })
+    }
+
     /// Waits until every connection is back, and closes them.
     pub async fn close(&self) {
         let all = u32::try_from(self.shared.options.connections).unwrap_or(u32::MAX);
@@ -294,27 +303,11 @@ impl Session for PgSession {
             }
             fetched => fetched?,
         };
-        let reader = RowReader { schema: &self.lease.shared.schema, dialect: Dialect::Postgres };
-        let mut rows = Rows::default();
-        for (at, row) in (1_usize..).zip(&fetched) {
-            rows.push(reader, statement, row, pager)?;
-            if at.is_multiple_of(SLICE) {
-                // A large page must not keep others from the thread.
-                tokio::task::yield_now().await;
-            }
-        }
-        Ok(rows)
+        read(&self.lease.shared.schema, statement, &fetched, pager).await
     }
 
     async fn control(&mut self, word: Control) -> Result<(), StoreError> {
-        let text = match word {
-            Control::Begin => "BEGIN",
-            Control::Commit => "COMMIT",
-            Control::Rollback => "ROLLBACK",
-            Control::Savepoint => "SAVEPOINT s",
-            Control::Release => "RELEASE SAVEPOINT s",
-            Control::RollbackTo => "ROLLBACK TO SAVEPOINT s; RELEASE SAVEPOINT s",
-        };
+        let text = spelled(word);
         match word {
             Control::Begin => self.in_transaction = true,
             Control::Commit | Control::Rollback => self.in_transaction = false,
@@ -326,11 +319,93 @@ impl Session for PgSession {
 
 impl PgSession {
     async fn rows(&mut self, statement: &Statement) -> Result<Vec<PgRow>, StoreError> {
-        let mut arguments = PgArguments::default();
-        for bind in &statement.binds {
-            add_argument(bind, &mut arguments).map_err(|error| StoreError::new(Class::Other, error.to_string()))?;
-        }
+        let arguments = arguments(statement)?;
         let query = sqlx::query_with(AssertSqlSafe(Arc::clone(&statement.template.sql)), arguments);
         self.with(async |connection| connection.fetch_all(query).await).await
     }
+}
+
+/// A connection outside of the pool. After an error that says nothing about the connection's state (a deadline, a loss)
+/// it is closed, and with it goes what its session held.
+#[derive(Debug)]
+pub(crate) struct Dedicated {
+    connection: Option<PgConnection>,
+    shared: Arc<Shared>,
+    deadline: Instant,
+}
+
+impl Dedicated {
+    /// Until when the next statements may take.
+    pub(crate) fn until(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
+    async fn with<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        self.shared.statistics.count();
+        // Put back at the end: a caller that goes away in the middle leaves no connection in an unknown state.
+        let Some(mut connection) = self.connection.take() else {
+            return Err(StoreError::new(Class::ConnectionLost, "the connection was closed"));
+        };
+        let late = |_| StoreError::new(Class::Deadline, "the deadline passed in the middle of a statement");
+        let done = timeout_at(self.deadline, work(&mut connection)).await.map_err(late)?;
+        let done = done.map_err(|error| StoreError::postgres(&error));
+        if done.as_ref().err().is_none_or(|error| error.class.remedy() != Remedy::Reconnect) {
+            self.connection = Some(connection);
+        }
+        done
+    }
+}
+
+impl Session for Dedicated {
+    async fn fetch(&mut self, statement: &Statement, pager: &mut (dyn Pager + Send)) -> Result<Rows, StoreError> {
+        let arguments = arguments(statement)?;
+        let query = sqlx::query_with(AssertSqlSafe(Arc::clone(&statement.template.sql)), arguments);
+        let fetched = self.with(async |connection| connection.fetch_all(query).await).await?;
+        let shared = Arc::clone(&self.shared);
+        read(&shared.schema, statement, &fetched, pager).await
+    }
+
+    async fn control(&mut self, word: Control) -> Result<(), StoreError> {
+        self.with(async |connection| connection.execute(spelled(word)).await.map(|_| ())).await
+    }
+}
+
+fn spelled(word: Control) -> &'static str {
+    match word {
+        Control::Begin => "BEGIN",
+        Control::Commit => "COMMIT",
+        Control::Rollback => "ROLLBACK",
+        Control::Savepoint => "SAVEPOINT s",
+        Control::Release => "RELEASE SAVEPOINT s",
+        Control::RollbackTo => "ROLLBACK TO SAVEPOINT s; RELEASE SAVEPOINT s",
+    }
+}
+
+fn arguments(statement: &Statement) -> Result<PgArguments, StoreError> {
+    let mut arguments = PgArguments::default();
+    for bind in &statement.binds {
+        add_argument(bind, &mut arguments).map_err(|error| StoreError::new(Class::Other, error.to_string()))?;
+    }
+    Ok(arguments)
+}
+
+async fn read(
+    schema: &Schema,
+    statement: &Statement,
+    fetched: &[PgRow],
+    pager: &mut (dyn Pager + Send),
+) -> Result<Rows, StoreError> {
+    let reader = RowReader { schema, dialect: Dialect::Postgres };
+    let mut rows = Rows::default();
+    for (at, row) in (1_usize..).zip(fetched) {
+        rows.push(reader, statement, row, pager)?;
+        if at.is_multiple_of(SLICE) {
+            // A large page must not keep others from the thread.
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(rows)
 }
