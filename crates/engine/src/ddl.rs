@@ -603,6 +603,7 @@ pub(crate) fn constant(schema: &Schema, value: &Value, ty: SqlType, dialect: Dia
         (Dialect::Postgres, Bind::Float(value)) => format!("'{}'::double precision", float(value)),
         (Dialect::Sqlite, Bind::Bytes(octets)) => format!("X'{}'", hex(&octets)),
         (Dialect::Postgres, Bind::Bytes(octets)) => format!("'\\x{}'::bytea", hex(&octets)),
+        (_, Bind::Uuid(value)) => format!("'{value}'::{}", cast()),
         (Dialect::Sqlite, Bind::Text(text)) => literal(&text),
         (Dialect::Postgres, Bind::Text(text)) => match ty.stored() {
             Scalar::String | Scalar::Cuid => literal(&text),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cratestack_schema::ir::{FieldId, FieldPath, FieldType, Scalar};
 use cratestack_schema::value::Value;
+use uuid::Uuid;
 
 /// A database product's SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +82,7 @@ impl SqlType {
                 Scalar::Int | Scalar::BigInt => BindKind::Int,
                 Scalar::Float => BindKind::Float,
                 Scalar::Bytes => BindKind::Bytes,
+                Scalar::Uuid => BindKind::Uuid,
                 _ => BindKind::Text,
             },
             (Dialect::Sqlite, false) => match scalar {
@@ -131,6 +133,8 @@ pub enum BindKind {
     Text,
     /// Octets.
     Bytes,
+    /// UUID (PostgreSQL alone).
+    Uuid,
     /// `text[]` (PostgreSQL alone).
     TextList,
     /// `bigint[]` (PostgreSQL alone).
@@ -152,6 +156,8 @@ pub enum Bind {
     Text(String),
     /// Octets.
     Bytes(Vec<u8>),
+    /// UUID.
+    Uuid(Uuid),
     /// `text[]`.
     TextList(Vec<String>),
     /// `bigint[]`.
@@ -315,6 +321,7 @@ fn placeholder(dialect: Dialect, number: usize, ty: SqlType) -> String {
                 BindKind::Float => "double precision",
                 BindKind::Text => "text",
                 BindKind::Bytes => "bytea",
+                BindKind::Uuid => "uuid",
                 BindKind::TextList => "text[]",
                 BindKind::IntList => "bigint[]",
             };
@@ -358,7 +365,8 @@ pub fn column(alias: &str, name: &str) -> String {
     text
 }
 
-/// A select list under construction. Equal expressions are selected once.
+/// A select list under construction. Equal expressions are selected once. Body columns are best added first: where they
+/// are all of a table's columns in their order, PostgreSQL gives its rows as they are, without a projection.
 #[derive(Debug, Default)]
 pub struct SelectList {
     columns: Vec<String>,
@@ -378,9 +386,9 @@ impl SelectList {
         &self.columns
     }
 
-    /// The text between `SELECT` and `FROM`.
+    /// The text between `SELECT` and `FROM`; of nothing a constant, since SQLite wants a column.
     pub fn text(&self) -> String {
-        self.columns.join(", ")
+        if self.columns.is_empty() { "1".to_owned() } else { self.columns.join(", ") }
     }
 }
 

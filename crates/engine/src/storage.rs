@@ -13,7 +13,7 @@
 //! | other `Decimal`s | `NUMERIC`, `NUMERIC(p, s)` | text, cast | `TEXT`, see [`sortable`] | text |
 //! | `DateTime` | `TIMESTAMPTZ` | text, cast | `TEXT`, canonical form | text |
 //! | `Date` | `DATE` | text, cast | `TEXT`, canonical form | text |
-//! | `Uuid` | `UUID` | text, cast | `TEXT`, canonical form | text |
+//! | `Uuid` | `UUID` | UUID | `TEXT`, canonical form | text |
 //! | `Bytes` | `BYTEA` | octets | `BLOB` | octets |
 //! | `Json` | `JSONB` | text, cast | `TEXT`, canonical ([`json::Json::write_canonical`]) | text |
 //! | lists | arrays | array, cast | `TEXT`, JSON array of the elements' binds | text |
@@ -30,6 +30,7 @@ use cratestack_schema::decimal::Decimal;
 use cratestack_schema::ir::{FieldType, Scalar, Schema, Variant};
 use cratestack_schema::value::{Value, instant};
 use sqlx::{Row as _, ValueRef as _};
+use uuid::Uuid;
 
 use crate::json;
 use crate::sql::{Bind, BindKind, Column, Content, Dialect, Many, SCALED_DIGITS, Shape, SqlType};
@@ -58,6 +59,7 @@ pub fn add_argument(bind: &Bind, arguments: &mut sqlx::postgres::PgArguments) ->
         Bind::Null(BindKind::Float) => arguments.add(None::<f64>),
         Bind::Null(BindKind::Text) => arguments.add(None::<String>),
         Bind::Null(BindKind::Bytes) => arguments.add(None::<Vec<u8>>),
+        Bind::Null(BindKind::Uuid) => arguments.add(None::<Uuid>),
         Bind::Null(BindKind::TextList) => arguments.add(None::<Vec<String>>),
         Bind::Null(BindKind::IntList) => arguments.add(None::<Vec<i64>>),
         Bind::Bool(value) => arguments.add(*value),
@@ -65,6 +67,7 @@ pub fn add_argument(bind: &Bind, arguments: &mut sqlx::postgres::PgArguments) ->
         Bind::Float(value) => arguments.add(*value),
         Bind::Text(value) => arguments.add(value.as_str()),
         Bind::Bytes(value) => arguments.add(value.as_slice()),
+        Bind::Uuid(value) => arguments.add(*value),
         Bind::TextList(value) => arguments.add(value.as_slice()),
         Bind::IntList(value) => arguments.add(value.as_slice()),
     };
@@ -81,8 +84,8 @@ impl rusqlite::ToSql for Bind {
             Self::Float(value) => ValueRef::Real(*value),
             Self::Text(value) => ValueRef::Text(value.as_bytes()),
             Self::Bytes(value) => ValueRef::Blob(value),
-            Self::TextList(_) | Self::IntList(_) => {
-                let error = Box::new(StorageError::new("SQLite has no arrays"));
+            Self::Uuid(_) | Self::TextList(_) | Self::IntList(_) => {
+                let error = Box::new(StorageError::new("SQLite has no such type"));
                 return Err(rusqlite::Error::ToSqlConversionFailure(error));
             }
         }))
@@ -235,7 +238,7 @@ impl<'s> Codec<'s> {
                 BindKind::Bool | BindKind::Int => "INTEGER",
                 BindKind::Float => "REAL",
                 BindKind::Bytes => "BLOB",
-                BindKind::Text | BindKind::TextList | BindKind::IntList => "TEXT",
+                BindKind::Text | BindKind::Uuid | BindKind::TextList | BindKind::IntList => "TEXT",
             }
             .to_owned(),
         }
@@ -306,6 +309,9 @@ impl<'s> Codec<'s> {
             (Kind::Decimal(_), Value::Text(text)) if self.dialect == Dialect::Sqlite => {
                 sortable(text).map(Bind::Text).ok_or_else(mismatch)
             }
+            (Kind::Uuid, Value::Text(text)) if self.dialect == Dialect::Postgres => {
+                Uuid::try_parse(text).map(Bind::Uuid).map_err(|_| mismatch())
+            }
             // PostgreSQL brings `jsonb` into this form itself.
             (Kind::Json, Value::Text(text)) if self.dialect == Dialect::Sqlite => {
                 let json = json::parse(text.as_bytes(), json::MAX_DEPTH).map_err(|_| mismatch())?;
@@ -333,6 +339,7 @@ impl<'s> Codec<'s> {
                         Bind::Float(value) => built(|out| push_float(out, value)),
                         Bind::Bool(value) => value.to_string(),
                         Bind::Bytes(octets) => built(|out| push_hex(out, "\\x", &octets)),
+                        Bind::Uuid(value) => value.to_string(),
                         _ => return Err(mismatch()),
                     })
                 });
@@ -806,8 +813,8 @@ fn write_uuid(cell: Cell<'_>, out: &mut String) -> Result<(), StorageError> {
     let Cell::Pg(octets) = cell else {
         return push_plain(out, &text(cell)?);
     };
-    let uuid = uuid::Uuid::from_bytes(fixed(octets)?);
-    out.push_str(uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()));
+    let uuid = Uuid::from_bytes(fixed(octets)?);
+    out.push_str(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
     Ok(())
 }
 

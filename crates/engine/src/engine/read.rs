@@ -135,8 +135,8 @@ pub(super) async fn one(
     if rows.is_empty() {
         return Err(write::not_found(declared));
     }
-    let version = declared.version.and_then(|_| rows.control(0).last()).and_then(int);
-    let key = key_of(core, declared, rows.control(0).iter());
+    let version = rows.control(0).first().and_then(int);
+    let key = key_of(core, declared, key.iter());
     Ok(Answer::Row(Row { body: Some(rows.into_first()), key, version, full: form.projection.full(), created: false }))
 }
 

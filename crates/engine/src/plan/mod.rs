@@ -122,7 +122,7 @@ impl<'a> Values<'a> {
             Slot::Const(value) => codec.bind(value),
             Slot::Now => Ok(Bind::Text(self.now.to_owned())),
             Slot::Expected => codec.bind(&Value::List(self.expected.iter().copied().map(Value::Int).collect())),
-            Slot::DeletionId => Ok(Bind::Text(self.deletion.to_owned())),
+            Slot::DeletionId => codec.bind(&Value::Text(self.deletion.to_owned())),
             Slot::Cursor(at) => bind(self.cursor.get(*at)),
             Slot::Limit => Ok(Bind::Int(self.limit)),
         }

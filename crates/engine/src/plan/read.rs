@@ -36,7 +36,7 @@ pub struct Refused;
 
 /// The statement that reads one row.
 ///
-/// Control columns: the key, then the version if the model has one.
+/// Control column: the version if the model has one.
 ///
 /// # Errors
 /// [`Refused`].
@@ -54,13 +54,9 @@ pub fn one(
     let declared = view.schema().model(model);
     let mut reader = Reader { view, dialect, include_limit, sql: Sql::new(dialect) };
     let mut columns = SelectList::default();
-    let mut control = Vec::new();
-    for id in declared.key.iter().chain(&declared.version) {
-        let ty = SqlType::of(declared.field(*id));
-        let at = columns.add(column(ROW, &declared.field(*id).column));
-        control.push(Column { at, ty });
-    }
     let shape = reader.body(model, ROW, projection, false, &mut columns);
+    let version = declared.version.map(|id| declared.field(id));
+    let control = version.map(|field| Column { at: columns.add(column(ROW, &field.column)), ty: SqlType::of(field) });
     let scope = Scope::of(model, Row::stored(ROW));
     let key = (0..).zip(&declared.key).map(|(at, id)| {
         let field = declared.field(*id);
@@ -72,7 +68,7 @@ pub fn one(
     parts.push(Predicates::of_schema(view.schema(), &mut reader.sql).decision(&decision, &scope));
     let (columns, table, place) = (columns.text(), ident(&declared.table), Frag::all(parts).into_text());
     reader.sql.push(&format!("SELECT {columns} FROM {table} AS {ROW} WHERE {place}"));
-    Ok(reader.finish(control, None, shape))
+    Ok(reader.finish(control.into_iter().collect(), None, shape))
 }
 
 /// The statement of a page.
@@ -302,6 +298,7 @@ impl<'a> Reader<'a> {
             keys.iter().enumerate().map(|(at, key)| (outer(at, key), key.ty)).collect();
 
         let mut columns = SelectList::default();
+        let shape = self.body(query.model, ROW, &query.projection, query.deleted, &mut columns);
         let mut control = Vec::new();
         if query.count {
             control.push(Column { at: columns.add("total.n".to_owned()), ty: SqlType::INT });
@@ -309,7 +306,6 @@ impl<'a> Reader<'a> {
         for (text, ty) in sorted {
             control.push(Column { at: columns.add(text), ty });
         }
-        let shape = self.body(query.model, ROW, &query.projection, query.deleted, &mut columns);
 
         let from = |place: &Frag, columns: &str| {
             let filter = if place.is_true() { String::new() } else { format!(" WHERE {}", place.clone().into_text()) };
