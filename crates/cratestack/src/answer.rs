@@ -248,7 +248,7 @@ fn insert(response: &mut Response, name: HeaderName, value: String) -> Result<()
 
 /// The strong tag of the full representation of a row at a version.
 pub(crate) fn version_tag(version: i64, format: Format) -> EntityTag {
-    EntityTag::strong(format!("{version}{}", format.tag_suffix()))
+    EntityTag::strong(version.to_string() + format.tag_suffix())
 }
 
 /// The weak tag of a representation without a version of its own. The hash is one that nobody can make collide, so that

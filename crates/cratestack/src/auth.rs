@@ -9,10 +9,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cratestack_engine::json::Json;
 use futures_util::future::BoxFuture;
-use http::header::AUTHORIZATION;
+use http::HeaderName;
+use http::header::{AUTHORIZATION, FORWARDED};
 use http::request::Parts;
 
 use crate::body::parse_json;
+
+/// `X-Forwarded-For`.
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The members of a verified principal, before they are typed against the schema's `auth` block.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,7 +114,7 @@ fn dev_claims(request: &Parts) -> Result<Option<Claims>, &'static str> {
 }
 
 fn is_local(request: &Parts) -> bool {
-    let forwarded = ["forwarded", "x-forwarded-for"].iter().any(|name| request.headers.contains_key(*name));
+    let forwarded = [&FORWARDED, &X_FORWARDED_FOR].iter().any(|name| request.headers.contains_key(*name));
     let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
     !forwarded && peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback())
 }

@@ -27,6 +27,9 @@ pub(crate) fn check_length(body: &Body, limit: usize) -> Result<(), Problem> {
 
 /// Reads a body of at most `limit` octets. One that arrives in one piece is not copied.
 pub(crate) async fn read(body: Body, limit: usize, deadline: Instant) -> Result<Bytes, Problem> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
     let mut chunks = body.into_data_stream();
     let mut whole = Bytes::new();
     let mut several = BytesMut::new();

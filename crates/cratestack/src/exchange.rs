@@ -9,7 +9,7 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::{OriginalUri, Request};
 use axum::response::Response;
 use cratestack_engine::Engine;
-use cratestack_engine::api::{Answer, Caller, Code, Expected, Failure, Operation, Principal, Verb};
+use cratestack_engine::api::{Answer, Caller, Code, Expected, Failure, Key, Operation, Principal, Verb};
 use cratestack_engine::json::Json;
 use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
 use futures_util::FutureExt as _;
@@ -428,7 +428,7 @@ impl Exchange<'_> {
             RouteTarget::Model(model) => model,
         };
         let fields = self.api.backend.schema().model(model).key.len();
-        let key = || Ok::<_, Problem>(url::segments(self.own_path())?.into_iter().skip(1).take(fields).collect());
+        let key = || url::segments(self.own_path()).skip(1).take(fields).collect::<Result<Key, Problem>>();
         let data = data.unwrap_or(Json::Null);
         let verb = match route.verb {
             RouteVerb::List => Verb::List { params },

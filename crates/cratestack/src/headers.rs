@@ -93,7 +93,7 @@ impl EntityTag {
     /// As it stands in a header or in a batch answer.
     pub(crate) fn text(&self) -> String {
         let prefix = if self.weak { "W/" } else { "" };
-        format!("{prefix}\"{}\"", String::from_utf8_lossy(&self.opaque))
+        [prefix, "\"", &String::from_utf8_lossy(&self.opaque), "\""].concat()
     }
 
     /// The version that a strong tag of this service names: `"3"`, `"3-cbor"`.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::routing::{MethodRouter, any};
+use axum::routing::{MethodRouter, any_service};
 use cratestack_engine::Engine;
+use futures_util::FutureExt as _;
+use tower::service_fn;
 
 use crate::auth::{AuthProvider, NoAuth};
 use crate::config::HttpConfig;
@@ -74,7 +75,8 @@ impl Api {
 
     fn at(self: &Arc<Self>, place: Place) -> MethodRouter {
         let api = Arc::clone(self);
-        any(move |request: Request| handle(Arc::clone(&api), place.clone(), request))
+        // Not a handler of axum's: that would box each exchange once more.
+        any_service(service_fn(move |request| handle(Arc::clone(&api), place.clone(), request).map(Ok)))
     }
 }
 

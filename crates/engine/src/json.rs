@@ -217,6 +217,8 @@ impl<'a> Reader<'a> {
             let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
             let (plain, after) = rest.split_at(plain);
             match std::str::from_utf8(plain) {
+                // Most strings have one part.
+                Ok(plain) if text.is_empty() => text = String::from(plain),
                 Ok(plain) => text.push_str(plain),
                 Err(error) => {
                     self.at += error.valid_up_to();

@@ -145,6 +145,9 @@ pub fn read(
     limits: &Limits,
     params: &[(String, String)],
 ) -> Result<Projection, Failure> {
+    if params.is_empty() {
+        return Ok(Projection::default());
+    }
     let mut reader = Reader::new(schema, model, limits);
     for (name, value) in params {
         if !matches!(name.as_str(), "fields" | "include" | "") {
