@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cratestack_schema::ir::Schema;
-use futures_util::TryStreamExt as _;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
 use sqlx::{Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tokio::sync::Semaphore;
@@ -325,16 +324,7 @@ impl PgSession {
     async fn rows(&mut self, statement: &Statement) -> Result<Vec<PgRow>, StoreError> {
         let arguments = arguments(statement)?;
         let query = sqlx::query_with(AssertSqlSafe(Arc::clone(&statement.template.sql)), arguments);
-        self.with(async |connection| {
-            // `fetch_all` is the same in three more boxes.
-            let mut answer = connection.fetch_many(query);
-            let mut rows = Vec::new();
-            while let Some(part) = answer.try_next().await? {
-                rows.extend(part.right());
-            }
-            Ok(rows)
-        })
-        .await
+        self.with(async |connection| connection.fetch_all(query).await).await
     }
 }
 
