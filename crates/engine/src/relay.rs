@@ -427,7 +427,7 @@ impl Log {
     }
 
     /// Gives a sink events again that it has had, or has refused; the number of these. Those of one key come in their
-    /// order, but after later ones that are delivered already. May be called while a relay runs.
+    /// order, but after later ones that are delivered already. A relay that runs begins within a minute.
     ///
     /// # Errors
     /// [`Error::Unknown`]; [`Error::Database`], after which a part may have been done.

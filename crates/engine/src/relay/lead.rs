@@ -16,8 +16,8 @@ use crate::fault::StoreError;
 
 /// How often one who does not lead asks again.
 const CANDIDATE: Duration = Duration::from_secs(1);
-/// How long after a purge found little the next one comes.
-const PURGE: Duration = Duration::from_mins(1);
+/// The pause between two looks at what changes slowly.
+const TIDY: Duration = Duration::from_mins(1);
 /// Characters of an error that are kept.
 const ERROR: usize = 500;
 
@@ -34,8 +34,16 @@ pub(super) struct Leader {
     outages: u32,
     /// When an unavailable sink is called again.
     resume: i64,
+    /// Whether the last batch was full.
+    full: bool,
+    /// When a take is due although it was.
+    next_take: i64,
+    /// No event below is pending, but for those that a replay has put there in the last minute.
+    floor: i64,
     /// When deliveries are purged again.
-    purge: i64,
+    tidy: i64,
+    /// Before then no delivery was done that is still there.
+    purged: i64,
 }
 
 /// Why a term of leadership ended.
@@ -72,7 +80,22 @@ impl Leader {
     ) -> Self {
         let texts = Texts::new(log, engine.store().dialect());
         let name = sink.name().to_owned();
-        Self { engine, texts, sink, name, options, hooks, stop, outages: 0, resume: 0, purge: 0 }
+        Self {
+            engine,
+            texts,
+            sink,
+            name,
+            options,
+            hooks,
+            stop,
+            outages: 0,
+            resume: 0,
+            full: false,
+            next_take: 0,
+            floor: i64::MIN,
+            tidy: 0,
+            purged: 0,
+        }
     }
 
     /// Works until it is stopped.
@@ -84,7 +107,7 @@ impl Leader {
             let sink = self.name.as_str();
             match end {
                 End::Database(error) => {
-                    tracing::warn!(sink, failures, class = ?error.class, error = error.message, "the relay lost its database");
+                    tracing::warn!(sink, failures, class = ?error.class, error = error.message, "a step of the relay failed");
                 }
                 End::Standby => tracing::warn!(sink, failures, "the relay needs the primary, and this is a standby"),
                 End::Backwards => tracing::error!(
@@ -109,6 +132,8 @@ impl Leader {
                 return Ok(());
             }
         }
+        // Another may have led meanwhile.
+        (self.full, self.floor, self.tidy, self.purged) = (false, i64::MIN, 0, 0);
         link.write("enrol", vec![self.texts.enrol(&self.name, self.now())]).await?;
         tracing::debug!(sink = self.name, "the relay leads");
         while !self.stopped() {
@@ -136,16 +161,26 @@ impl Leader {
 
     /// Takes, delivers and tidies up once; whether there is more to do at once.
     async fn round(&mut self, link: &mut Link) -> Result<bool, End> {
-        let taken = link.take(self.texts.take(&self.name, self.now())).await?;
-        if taken.last().is_none_or(crate::store::Rows::is_empty) {
-            return Err(End::Forgotten);
+        let mut more = false;
+        // While full batches follow each other there is no hurry to take what comes after them.
+        if !self.full || self.now() >= self.next_take {
+            more |= self.take(link).await?;
         }
-        let mut more = taken.len() > 1 && taken.first().is_some_and(|rows| rows.len() == text::PIECE);
         if self.may_call() {
-            more |= self.deliver(link).await?;
+            self.full = self.deliver(link).await?;
+            more |= self.full;
         }
         more |= self.tidy(link).await?;
         Ok(more && self.may_call())
+    }
+
+    /// Takes what is new; whether there may be more.
+    async fn take(&mut self, link: &mut Link) -> Result<bool, End> {
+        self.next_take = self.now().saturating_add(micros(self.options.poll));
+        let taken = link.take(self.texts.take(&self.name, self.now(), self.floor)).await?;
+        let Some(first) = taken.last().filter(|rows| !rows.is_empty()) else { return Err(End::Forgotten) };
+        self.floor = text::number(first.control(0), 0).unwrap_or(i64::MAX);
+        Ok(taken.len() > 1 && taken.first().is_some_and(|rows| rows.len() == text::PIECE))
     }
 
     /// Whether the sink is not resting. A clock that was set back must not make it rest for longer than it may.
@@ -157,7 +192,7 @@ impl Leader {
     /// Delivers what is due, as far as one batch goes; whether the batch was full.
     async fn deliver(&mut self, link: &mut Link) -> Result<bool, End> {
         let options = &self.options;
-        let due = self.texts.due(&self.name, self.now(), options.batch, options.batch_bytes);
+        let due = self.texts.due(&self.name, self.now(), self.floor, options.batch, options.batch_bytes);
         let rows = link.read("due", due).await?;
         let found = usize::try_from(text::int(rows.control(0), 5)).unwrap_or(0);
         let full = found >= options.batch || found > rows.len();
@@ -268,17 +303,20 @@ impl Leader {
         Fate::Again(self.now().saturating_add(micros(self.pause(refusals))))
     }
 
-    /// Deletes old deliveries, a piece at a time; whether there may be more.
+    /// Once a minute looks at what a replay has asked for, and deletes old deliveries, a piece at a time; whether there
+    /// may be more.
     async fn tidy(&mut self, link: &mut Link) -> Result<bool, End> {
         let now = self.now();
-        if now < self.purge {
+        if now < self.tidy {
             return Ok(false);
         }
         let cutoff = now.saturating_sub(micros(self.options.keep));
-        let rows = link.write("purge", self.texts.purge(&self.name, cutoff)).await?;
+        let rows = link.write("purge", self.texts.purge(&self.name, self.purged, cutoff)).await?;
         let more = rows.last().is_some_and(|rows| rows.len() == text::PIECE);
         if !more {
-            self.purge = now.saturating_add(micros(PURGE));
+            self.floor = i64::MIN;
+            self.tidy = now.saturating_add(micros(TIDY));
+            self.purged = cutoff;
         }
         Ok(more)
     }

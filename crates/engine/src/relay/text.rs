@@ -34,12 +34,12 @@ pub(super) fn ddl(log: &Log, dialect: Dialect) -> Vec<String> {
         ),
         format!("CREATE INDEX IF NOT EXISTS {delivery}_pending ON {delivery} (sink, seq) WHERE state = 'pending'"),
         format!(
-            "CREATE INDEX IF NOT EXISTS {delivery}_held ON {delivery} (sink, model, primary_key, seq) \
-             WHERE state = 'pending' AND next_attempt_at IS NOT NULL"
+            "CREATE INDEX IF NOT EXISTS {delivery}_key ON {delivery} (sink, model, primary_key, seq) \
+             WHERE state = 'pending'"
         ),
         format!("CREATE INDEX IF NOT EXISTS {delivery}_dead ON {delivery} (sink, seq) WHERE state = 'dead'"),
         format!(
-            "CREATE INDEX IF NOT EXISTS {delivery}_done ON {delivery} (sink, delivered_at) WHERE state = 'delivered'"
+            "CREATE INDEX IF NOT EXISTS {delivery}_done ON {delivery} (sink, delivered_at, seq) WHERE state = 'delivered'"
         ),
         format!(
             "CREATE TABLE IF NOT EXISTS {position} (sink {text} NOT NULL, batch {int} NOT NULL, {place}, \
@@ -94,12 +94,31 @@ impl Texts {
         if self.postgres() { format!("?{number}::text::timestamptz") } else { format!("?{number}") }
     }
 
-    /// The test for membership in a list of numbers.
-    fn among(self, number: u8) -> String {
+    /// An update of pending rows by the list of their numbers in `?3`. PostgreSQL is made to look each up by its key: it
+    /// believes that few rows are pending, and would rather read all of them.
+    fn update(self, set: &str) -> String {
+        let delivery = self.log.delivery;
+        if !self.postgres() {
+            return format!(
+                "UPDATE {delivery} SET {set} WHERE sink = ?1 AND state = 'pending' \
+                 AND seq IN (SELECT value FROM json_each(?3))"
+            );
+        }
+        format!(
+            "UPDATE {delivery} SET {set} WHERE state = 'pending' AND ctid = ANY (ARRAY(\
+             SELECT d.ctid FROM unnest(?3) AS u (seq) CROSS JOIN LATERAL (SELECT p.ctid FROM {delivery} AS p \
+             WHERE p.sink = ?1 AND p.seq = u.seq AND p.state = 'pending' OFFSET 0) AS d))"
+        )
+    }
+
+    /// The test for being one of the rows that `which` finds in the delivery table. On PostgreSQL they are found first,
+    /// and by themselves.
+    fn these(self, which: &str) -> String {
+        let delivery = self.log.delivery;
         if self.postgres() {
-            format!("= ANY (?{number})")
+            format!("ctid = ANY (ARRAY(SELECT ctid FROM {delivery} {which}))")
         } else {
-            format!("IN (SELECT value FROM json_each(?{number}))")
+            format!("seq IN (SELECT seq FROM {delivery} {which})")
         }
     }
 
@@ -145,11 +164,14 @@ impl Texts {
         self.make(&sql, &[], vec![sink_bind(sink), time(now)])
     }
 
-    /// Its last statement gives one row, the position's number, unless the sink has no position; on SQLite its first
-    /// gives one for each event taken, on PostgreSQL `true` stands for any.
-    pub(super) fn take(self, sink: &str, now: i64) -> Vec<Statement> {
+    /// Takes what is new. The last statement gives a row unless the sink has no position: the first number that is
+    /// pending now, of those from `floor` on and the new ones. On SQLite the first statement gives a row for each event
+    /// taken.
+    ///
+    /// The floor spares PostgreSQL the traces of all that was delivered since the oldest snapshot began that is still in
+    /// use, which may be the one of a backup that takes hours.
+    pub(super) fn take(self, sink: &str, now: i64, floor: i64) -> Vec<Statement> {
         let Log { table, delivery, position } = self.log;
-        let binds = || vec![sink_bind(sink), time(now)];
         if self.postgres() {
             // One statement, so one snapshot for all of it. The relay's own transaction writes no events: whether it is
             // visible to itself does not matter. What was invisible to the previous snapshot is what had not begun, and
@@ -167,11 +189,12 @@ impl Texts {
                   SELECT ?1, prev.batch + 1, cur.snap::text, {now}, prev.purged FROM prev, cur \
                   WHERE EXISTS (SELECT FROM took)), \
                  gone AS (DELETE FROM {position} WHERE sink = ?1 AND batch < (SELECT batch FROM prev)) \
-                 SELECT batch FROM prev",
+                 SELECT least((SELECT min(seq) FROM took), (SELECT seq FROM {delivery} \
+                  WHERE sink = ?1 AND state = 'pending' AND seq >= ?3 ORDER BY seq LIMIT 1)) FROM prev",
                 newest = self.newest("batch, snapshot::pg_snapshot AS snap, purged"),
                 now = self.at(2),
             );
-            return vec![self.make(&sql, &[INT], binds())];
+            return vec![self.make(&sql, &[INT], vec![sink_bind(sink), time(now), Bind::Int(floor)])];
         }
         // There is one writer, so the numbers are in the order of commits, and a piece at a time will do: requests wait
         // for no more than that.
@@ -186,11 +209,16 @@ impl Texts {
             newest = self.newest("batch, seq, purged"),
         );
         let gone = format!("DELETE FROM {position} WHERE sink = ?1 AND batch < ({}) - 1", self.newest("batch"));
+        let first = format!(
+            "SELECT (SELECT seq FROM {delivery} WHERE sink = ?1 AND state = 'pending' ORDER BY seq LIMIT 1) \
+             FROM ({}) AS p",
+            self.newest("batch")
+        );
         vec![
             self.make(&take, &[INT], vec![sink_bind(sink)]),
-            self.make(&place, &[], binds()),
+            self.make(&place, &[], vec![sink_bind(sink), time(now)]),
             self.make(&gone, &[], vec![sink_bind(sink)]),
-            self.position(sink),
+            self.make(&first, &[INT], vec![sink_bind(sink)]),
         ]
     }
 
@@ -199,45 +227,44 @@ impl Texts {
         self.make(&self.newest("batch"), &[INT], vec![sink_bind(sink)])
     }
 
-    /// What may be delivered now, in order. The last column says how many there were before the octets were counted.
-    pub(super) fn due(self, sink: &str, now: i64, batch: usize, octets: usize) -> Statement {
+    /// What may be delivered now, from `floor` on, in order. An event whose key has an earlier one that is not due, or is
+    /// below the floor, waits. The last column says how many there were before the octets were counted.
+    pub(super) fn due(self, sink: &str, now: i64, floor: i64, batch: usize, octets: usize) -> Statement {
         let Log { table, delivery, .. } = self.log;
+        // Earlier events are looked for one key at a time, by the index for it. The offset keeps PostgreSQL from joining,
+        // and the comparison of pairs from an index that has the numbers without the keys: its guess is that a condition
+        // more makes no difference.
+        let earlier = if self.postgres() { "(h.primary_key, h.seq) < (p.primary_key, p.seq)" } else { "h.seq < p.seq" };
         let sql = format!(
             "SELECT seq, model, primary_key, refusals, entry, found FROM (\
               SELECT d.seq, d.model, d.primary_key, d.refusals, e.entry, count(*) OVER () AS found, \
                sum(octet_length(e.entry)) OVER (ORDER BY d.seq) AS total, row_number() OVER (ORDER BY d.seq) AS place \
               FROM (SELECT p.seq, p.model, p.primary_key, p.refusals FROM {delivery} AS p \
-               WHERE p.sink = ?1 AND p.state = 'pending' AND (p.next_attempt_at IS NULL OR p.next_attempt_at <= {now}) \
+               WHERE p.sink = ?1 AND p.state = 'pending' AND p.seq >= ?5 \
+                AND (p.next_attempt_at IS NULL OR p.next_attempt_at <= {now}) \
                 AND NOT EXISTS (SELECT 1 FROM {delivery} AS h WHERE h.sink = ?1 AND h.state = 'pending' \
-                 AND h.next_attempt_at IS NOT NULL AND h.next_attempt_at > {now} AND h.model = p.model \
-                 AND h.primary_key = p.primary_key AND h.seq < p.seq) \
+                 AND h.model = p.model AND h.primary_key = p.primary_key AND {earlier} \
+                 AND (h.seq < ?5 OR h.next_attempt_at > {now}) LIMIT 1 OFFSET 0) \
                ORDER BY p.seq LIMIT ?3) AS d JOIN {table} AS e ON e.seq = d.seq) AS x \
              WHERE place = 1 OR total <= ?4 ORDER BY seq",
             now = self.at(2),
         );
         let int = |n: usize| Bind::Int(i64::try_from(n).unwrap_or(i64::MAX));
-        let binds = vec![sink_bind(sink), time(now), int(batch), int(octets)];
+        let binds = vec![sink_bind(sink), time(now), int(batch), int(octets), Bind::Int(floor)];
         self.make(&sql, &[INT, TEXT, TEXT, INT, TEXT, INT], binds)
     }
 
     pub(super) fn delivered(self, sink: &str, seqs: &[i64], now: i64) -> Statement {
-        let sql = format!(
-            "UPDATE {} SET state = 'delivered', delivered_at = {}, attempts = attempts + 1, next_attempt_at = NULL, \
-             last_error = NULL WHERE sink = ?1 AND state = 'pending' AND seq {}",
-            self.log.delivery,
-            self.at(2),
-            self.among(3),
-        );
+        let sql = self.update(&format!(
+            "state = 'delivered', delivered_at = {}, attempts = attempts + 1, next_attempt_at = NULL, last_error = NULL",
+            self.at(2)
+        ));
         self.make(&sql, &[], vec![sink_bind(sink), time(now), self.list(seqs)])
     }
 
     /// The sink as a whole took nothing.
     pub(super) fn waits(self, sink: &str, seqs: &[i64], error: &str) -> Statement {
-        let sql = format!(
-            "UPDATE {} SET attempts = attempts + 1, last_error = ?2 WHERE sink = ?1 AND state = 'pending' AND seq {}",
-            self.log.delivery,
-            self.among(3),
-        );
+        let sql = self.update("attempts = attempts + 1, last_error = ?2");
         self.make(&sql, &[], vec![sink_bind(sink), Bind::Text(error.to_owned()), self.list(seqs)])
     }
 
@@ -255,29 +282,32 @@ impl Texts {
         self.make(&sql, &[], vec![sink_bind(sink), Bind::Text(error.to_owned()), next, Bind::Int(seq)])
     }
 
-    /// Deletes a piece of the deliveries that were done before `cutoff`. The first statement's rows are the deleted.
-    pub(super) fn purge(self, sink: &str, cutoff: i64) -> Vec<Statement> {
+    /// Deletes a piece of the deliveries that were done in a stretch of time. The last statement's rows are the deleted.
+    pub(super) fn purge(self, sink: &str, from: i64, cutoff: i64) -> Vec<Statement> {
         let Log { delivery, position, .. } = self.log;
         let old = format!(
-            "SELECT seq FROM {delivery} WHERE sink = ?1 AND state = 'delivered' AND delivered_at < {} \
+            "WHERE sink = ?1 AND state = 'delivered' AND delivered_at >= {} AND delivered_at < {} \
              ORDER BY delivered_at, seq LIMIT {PIECE}",
+            self.at(3),
             self.at(2),
         );
         let newest = self.newest("batch");
-        let binds = || vec![sink_bind(sink), time(cutoff)];
+        let these = self.these(&old);
+        let delete =
+            format!("DELETE FROM {delivery} WHERE sink = ?1 AND state = 'delivered' AND {these} RETURNING seq");
+        let binds = || vec![sink_bind(sink), time(cutoff), time(from)];
         if self.postgres() {
             let sql = format!(
-                "WITH gone AS (DELETE FROM {delivery} WHERE sink = ?1 AND state = 'delivered' AND seq IN ({old}) \
-                 RETURNING seq), noted AS (UPDATE {position} SET purged = greatest(purged, (SELECT max(seq) FROM gone)) \
+                "WITH gone AS ({delete}), noted AS (UPDATE {position} \
+                 SET purged = greatest(purged, (SELECT max(seq) FROM gone)) \
                  WHERE sink = ?1 AND batch = ({newest}) AND EXISTS (SELECT FROM gone)) SELECT seq FROM gone"
             );
             return vec![self.make(&sql, &[INT], binds())];
         }
         let note = format!(
-            "UPDATE {position} SET purged = max(purged, coalesce((SELECT max(seq) FROM ({old})), 0)) \
-             WHERE sink = ?1 AND batch = ({newest})"
+            "UPDATE {position} SET purged = max(purged, coalesce((SELECT max(seq) FROM (SELECT seq FROM {delivery} {old})), \
+             0)) WHERE sink = ?1 AND batch = ({newest})"
         );
-        let delete = format!("DELETE FROM {delivery} WHERE sink = ?1 AND seq IN ({old}) RETURNING seq");
         vec![self.make(&note, &[], binds()), self.make(&delete, &[INT], binds())]
     }
 
@@ -332,10 +362,9 @@ impl Texts {
         let Log { table, delivery, .. } = self.log;
         let again = "state = 'pending', attempts = 0, refusals = 0, next_attempt_at = NULL, delivered_at = NULL";
         let sql = if which == Which::Dead {
-            format!(
-                "UPDATE {delivery} SET {again} WHERE sink = ?1 AND state = 'dead' AND seq IN (SELECT seq FROM {delivery} \
-                 WHERE sink = ?1 AND state = 'dead' AND seq > ?2 ORDER BY seq LIMIT {PIECE}) RETURNING seq"
-            )
+            let dead = format!("WHERE sink = ?1 AND state = 'dead' AND seq > ?2 ORDER BY seq LIMIT {PIECE}");
+            let these = self.these(&dead);
+            format!("UPDATE {delivery} SET {again} WHERE sink = ?1 AND state = 'dead' AND {these} RETURNING seq")
         } else {
             // What has not been taken yet must be left to the take.
             let (newest, taken) = if self.postgres() {
@@ -354,12 +383,10 @@ impl Texts {
         self.make(&sql, &[INT], vec![sink_bind(sink), Bind::Int(after)])
     }
 
+    /// Deletes a piece of the sink's deliveries. Its rows are the deleted.
     pub(super) fn forget_deliveries(self, sink: &str) -> Statement {
-        let delivery = self.log.delivery;
-        let sql = format!(
-            "DELETE FROM {delivery} WHERE sink = ?1 AND seq IN (SELECT seq FROM {delivery} WHERE sink = ?1 \
-             ORDER BY seq LIMIT {PIECE}) RETURNING seq"
-        );
+        let these = self.these(&format!("WHERE sink = ?1 ORDER BY seq LIMIT {PIECE}"));
+        let sql = format!("DELETE FROM {} WHERE sink = ?1 AND {these} RETURNING seq", self.log.delivery);
         self.make(&sql, &[INT], vec![sink_bind(sink)])
     }
 
@@ -378,12 +405,17 @@ fn time(micros: i64) -> Bind {
     Bind::Text(instant::from_unix_micros(micros).unwrap_or_else(|| "1970-01-01T00:00:00.000000Z".to_owned()))
 }
 
+/// A number of a row, if there is one.
+pub(super) fn number(row: &[Value], at: usize) -> Option<i64> {
+    match row.get(at) {
+        Some(Value::Int(value)) => Some(*value),
+        _ => None,
+    }
+}
+
 /// A number of a row; 0 where there is none.
 pub(super) fn int(row: &[Value], at: usize) -> i64 {
-    match row.get(at) {
-        Some(Value::Int(value)) => *value,
-        _ => 0,
-    }
+    number(row, at).unwrap_or(0)
 }
 
 fn count(row: &[Value], at: usize) -> u64 {
@@ -419,6 +451,6 @@ pub(super) fn sink_status(row: &[Value], now: i64) -> Option<SinkStatus> {
         dead: count(row, 2),
         lag: Duration::from_micros(u64::try_from(age).unwrap_or(0)),
         last_error: words(row, 5).map(str::to_owned),
-        skipped: matches!(row.get(6), Some(Value::Int(_))).then(|| count(row, 6)),
+        skipped: number(row, 6).map(|_| count(row, 6)),
     })
 }

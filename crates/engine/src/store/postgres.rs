@@ -329,7 +329,8 @@ impl PgSession {
 }
 
 /// A connection outside of the pool. After an error that says nothing about the connection's state (a deadline, a loss)
-/// it is closed, and with it goes what its session held.
+/// it is closed, and with it goes what its session held. Its statements are no part of the [`Statistics`], which tell
+/// what requests cost.
 #[derive(Debug)]
 pub(crate) struct Dedicated {
     connection: Option<PgConnection>,
@@ -347,7 +348,6 @@ impl Dedicated {
         &mut self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
-        self.shared.statistics.count();
         // Put back at the end: a caller that goes away in the middle leaves no connection in an unknown state.
         let Some(mut connection) = self.connection.take() else {
             return Err(StoreError::new(Class::ConnectionLost, "the connection was closed"));
