@@ -191,6 +191,10 @@ impl<'c> Run<'c> {
             let lines = runtime.block_on(self.database.indexes(table));
             self.sections.push(Section { title: format!("indexes of {table}"), content: Content::Lines(lines) });
         }
+        if self.case.script.trail {
+            let lines = runtime.block_on(self.database.trail(&self.schema));
+            self.sections.push(Section { title: "trail".to_owned(), content: Content::Lines(lines) });
+        }
         Ok(())
     }
 

@@ -160,6 +160,34 @@ impl TestDatabase {
         Ok(rows.collect())
     }
 
+    /// The events of the audit trail: what each says that does not differ from run to run. Those of one request are in
+    /// the order of their rows, since the databases fire triggers of different tables in different orders.
+    pub async fn trail(&mut self, schema: &Schema) -> Vec<String> {
+        if !cratestack_engine::audit::any(schema) {
+            return vec!["no trail".to_owned()];
+        }
+        let rows = self.query("SELECT entry FROM cratestack_audit ORDER BY seq", 1).await;
+        let entry = |row: &Vec<Option<String>>| -> serde_json::Value {
+            let mut entry: serde_json::Value = serde_json::from_str(row[0].as_deref().unwrap_or_default()).unwrap();
+            let outside = entry["out_of_band"] == true;
+            let members = entry.as_object_mut().expect("an entry is an object");
+            for varies in ["at", "db_user", "event_id", "schema_version", "service", "typ", "v"] {
+                members.remove(varies).expect("an entry has every member");
+            }
+            let actor = members["actor"].as_object_mut().expect("an actor is an object");
+            actor.remove("client_ip").expect("an actor has an address");
+            if outside {
+                actor.remove("subject").expect("an actor has a subject");
+            }
+            entry
+        };
+        let mut entries: Vec<_> = rows.iter().map(entry).collect();
+        let place = |entry: &serde_json::Value| [&entry["model"], &entry["primary_key"]].map(ToString::to_string);
+        let of_one = |a: &serde_json::Value, b: &serde_json::Value| a["request_id"] == b["request_id"];
+        entries.chunk_by_mut(of_one).for_each(|request| request.sort_by_key(place));
+        entries.iter().map(ToString::to_string).collect()
+    }
+
     /// Name, columns, uniqueness and partiality of a table's indexes but that of the primary key, by name.
     pub async fn indexes(&mut self, table: &str) -> Vec<String> {
         let sql = match &self.connection {

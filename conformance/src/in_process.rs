@@ -3,7 +3,7 @@
 
 use cratestack_engine::Engine;
 use cratestack_engine::api::{
-    Answer, BatchItem, Caller, Code, Expected, Failure, Key, Operation, Principal, Row, Verb,
+    Answer, AuthMethod, BatchItem, Caller, Code, Expected, Failure, Key, Operation, Origin, Principal, Row, Verb,
 };
 use cratestack_engine::json::{self, Json};
 use cratestack_schema::ir::{Model, ModelId};
@@ -24,7 +24,7 @@ fn inexpressible<T>(reason: impl Into<String>) -> Result<T, Inexpressible> {
 /// Runs one request.
 pub async fn run(engine: &Engine, request: &Request, request_id: &str) -> Result<Shown, Inexpressible> {
     let parsed = Target::parse(&request.target)?;
-    let caller = match caller(engine, request, request_id)? {
+    let mut caller = match caller(engine, request, request_id)? {
         Ok(caller) => caller,
         Err(failure) => return Ok(problem(&failure)),
     };
@@ -40,6 +40,7 @@ pub async fn run(engine: &Engine, request: &Request, request_id: &str) -> Result
     }
     let operation = operation(engine, request, &parsed)?;
     let model = engine.schema().model(operation.model);
+    caller.origin.op = route(model, &operation.verb).into();
     let outcome = engine.run(&caller, operation.clone()).await;
     Ok(match outcome {
         Ok(Answer::Page { items, next, total }) => page(&items, next.as_deref(), total),
@@ -48,6 +49,21 @@ pub async fn run(engine: &Engine, request: &Request, request_id: &str) -> Result
         Ok(Answer::Batch(results)) => render_batch(model, &results),
         Err(failure) => problem(&failure),
     })
+}
+
+/// The route of an operation, as the audit trail names it.
+fn route(model: &Model, verb: &Verb) -> String {
+    let rows = format!("/{}", model.path);
+    let row = model.key.iter().fold(rows.clone(), |path, id| format!("{path}/{{{}}}", model.field(*id).name));
+    match verb {
+        Verb::List { .. } => format!("GET {rows}"),
+        Verb::Read { .. } => format!("GET {row}"),
+        Verb::Create { .. } => format!("POST {rows}"),
+        Verb::Patch { .. } => format!("PATCH {row}"),
+        Verb::Delete { .. } => format!("DELETE {row}"),
+        Verb::Restore { .. } => format!("POST {row}/restore"),
+        Verb::Batch { .. } => format!("POST {rows}/batch"),
+    }
 }
 
 /// A request target, taken apart.
@@ -102,7 +118,8 @@ fn caller(engine: &Engine, request: &Request, request_id: &str) -> Result<Result
         }
     };
     let deadline = std::time::Duration::from_secs(30);
-    Ok(Ok(Caller { principal, request_id: request_id.to_owned(), deadline }))
+    let origin = Origin { auth: principal.is_some().then_some(AuthMethod::Dev), ..Origin::default() };
+    Ok(Ok(Caller { principal, request_id: request_id.to_owned(), deadline, origin }))
 }
 
 fn body(request: &Request) -> Result<Option<Json>, Inexpressible> {

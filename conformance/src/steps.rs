@@ -17,6 +17,8 @@ pub struct Script {
     pub tables: Vec<String>,
     /// `@indexes TABLE`: names and uniqueness of a table's indexes, at the end.
     pub indexes: Vec<String>,
+    /// `@trail all`: the audit trail stands at the end.
+    pub trail: bool,
     /// `@show Header`: shown besides the usual headers.
     pub show: Vec<String>,
     /// Why no step of the case can be run in process.
@@ -166,6 +168,7 @@ impl Script {
             }
             ("table", true) => self.tables.push(rest.to_owned()),
             ("indexes", true) => self.indexes.push(rest.to_owned()),
+            ("trail", true) if rest == "all" => self.trail = true,
             ("show", true) => self.show.push(rest.to_ascii_lowercase()),
             ("http-only", true) => self.http_only = Some(rest.to_owned()),
             ("backend", true) => {

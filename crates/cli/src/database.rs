@@ -106,6 +106,7 @@ pub(crate) fn options(settings: &Settings) -> Result<Options, Failure> {
         expression_depth: settings.number("expression-depth").unwrap_or(standard.expression_depth),
         expression_nodes: settings.number("expression-nodes").unwrap_or(standard.expression_nodes),
         cursor_ttl: settings.time("cursor-ttl").unwrap_or(standard.cursor_ttl),
+        denials_per_minute: settings.number("denials-per-minute").unwrap_or(standard.denials_per_minute),
     };
     let standard = Options::default();
     let connections = settings.number("connections").unwrap_or(standard.pool.connections);
@@ -113,6 +114,7 @@ pub(crate) fn options(settings: &Settings) -> Result<Options, Failure> {
     Ok(Options {
         limits,
         cursor_keys: cursor_keys(settings)?,
+        service: settings.text("service").map_or(standard.service.clone(), str::to_owned),
         pool: PoolOptions { connections, statement_timeout, ..standard.pool },
         ..standard
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cratestack_engine::api::{Answer, Caller, Operation, Principal, Verb};
+use cratestack_engine::api::{Answer, Caller, Operation, Origin, Principal, Verb};
 use cratestack_engine::{Engine, input};
 use cratestack_schema::ir::{
     Action, Default as IrDefault, Expr, Field, FieldId, FieldType, Model, ModelId, RelationKind, Scalar, Schema,
@@ -249,8 +249,12 @@ fn list() -> Option<Verb> {
 
 async fn succeeds(engine: &Engine, model: ModelId, principal: Option<&Principal>, verb: Option<Verb>) -> bool {
     let Some(verb) = verb else { return false };
-    let caller =
-        Caller { principal: principal.cloned(), request_id: "sample".to_owned(), deadline: Duration::from_secs(5) };
+    let caller = Caller {
+        principal: principal.cloned(),
+        request_id: "sample".to_owned(),
+        deadline: Duration::from_secs(5),
+        origin: Origin::default(),
+    };
     match engine.run(&caller, Operation { model, verb }).await {
         Ok(Answer::Row(row)) => row.body.is_some(),
         Ok(_) => true,

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::http;
 use clap::ArgMatches;
 use cratestack::{AuthError, AuthProvider, Claims, DevAuth, HttpConfig, NoAuth, ServerConfig};
+use cratestack_engine::api::AuthMethod;
 use cratestack_engine::migrate::State;
 use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::{Schema, UrlSource};
@@ -244,6 +245,10 @@ impl AuthProvider for Told {
             }
             claims
         })
+    }
+
+    fn method(&self) -> AuthMethod {
+        DevAuth::new().method()
     }
 }
 

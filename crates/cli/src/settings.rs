@@ -140,6 +140,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("sort-fields", "N", Kind::Number, Scope::Both, Some("16"), "fields that a list may be sorted by"),
     setting("expression-depth", "N", Kind::Number, Scope::Both, Some("64"), "nesting of a `where` expression"),
     setting("expression-nodes", "N", Kind::Number, Scope::Both, Some("1000"), "parts of a `where` expression"),
+    setting(
+        "denials-per-minute",
+        "N",
+        Kind::Number,
+        Scope::Both,
+        Some("60"),
+        "refusals of one caller that `@@audit(denials)` records in a minute",
+    ),
+    setting("service", "NAME", Kind::Text, Scope::Both, Some("cratestack"), "name of the service in the audit trail"),
     setting("cursor-ttl", "TIME", Kind::Time, Scope::Both, Some("24h"), "how long a list cursor stays valid"),
 ];
 

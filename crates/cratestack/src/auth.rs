@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::extract::ConnectInfo;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cratestack_engine::api::AuthMethod;
 use cratestack_engine::json::Json;
 use futures_util::future::BoxFuture;
 use http::HeaderName;
@@ -42,6 +43,11 @@ pub trait AuthProvider: Send + Sync + 'static {
     /// The claims of the caller, or `None` when it sent no credentials at all. The future is dropped when the request's
     /// time is up.
     fn authenticate<'a>(&'a self, request: &'a Parts) -> BoxFuture<'a, Result<Option<Claims>, AuthError>>;
+
+    /// How it verifies them, for the audit trail. Default: by a signed token.
+    fn method(&self) -> AuthMethod {
+        AuthMethod::Jwt
+    }
 
     /// The value of `WWW-Authenticate` on a 401: an RFC 9110 challenge.
     fn challenge(&self) -> Cow<'static, str> {
@@ -89,6 +95,10 @@ impl DevAuth {
 impl AuthProvider for DevAuth {
     fn authenticate<'a>(&'a self, request: &'a Parts) -> BoxFuture<'a, Result<Option<Claims>, AuthError>> {
         Box::pin(std::future::ready(dev_claims(request).map_err(|why| AuthError::Invalid(why.to_owned()))))
+    }
+
+    fn method(&self) -> AuthMethod {
+        AuthMethod::Dev
     }
 }
 

@@ -1,15 +1,16 @@
 //! One request, from its head to its answer, in the order of refusals of docs/http.md: what can be said of the request
 //! alone, then the caller, then what the engine finds.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{OriginalUri, Request};
+use axum::extract::{ConnectInfo, OriginalUri, Request};
 use axum::response::Response;
 use cratestack_engine::Engine;
-use cratestack_engine::api::{Answer, Caller, Code, Expected, Failure, Key, Operation, Principal, Verb};
+use cratestack_engine::api::{Answer, Caller, Code, Expected, Failure, Key, Operation, Origin, Principal, Verb};
 use cratestack_engine::json::Json;
 use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
 use futures_util::FutureExt as _;
@@ -274,7 +275,7 @@ impl Exchange<'_> {
             RouteTarget::Procedure(_) => true,
         };
         let work = self.work(route, params, expected, data)?;
-        let caller = self.caller().await?;
+        let caller = self.caller(route).await?;
         let shape = |model| Shape {
             model: self.api.backend.schema().model(model),
             format: self.format,
@@ -454,7 +455,7 @@ impl Exchange<'_> {
     }
 
     /// The caller, verified and typed; 401 when its credentials are not valid.
-    async fn caller(&self) -> Result<Caller, Problem> {
+    async fn caller(&self, route: &RouteInfo) -> Result<Caller, Problem> {
         let invalid = |why: String| {
             let problem = Problem::new(Code::Unauthenticated, "the credentials are not valid");
             Problem { internal: Some(why), ..problem }
@@ -473,7 +474,15 @@ impl Exchange<'_> {
             }
         };
         let deadline = self.deadline().saturating_duration_since(Instant::now());
-        Ok(Caller { principal, request_id: self.request_id.clone(), deadline })
+        let peer = self.parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let trace = self.parts.headers.get(TRACEPARENT).and_then(trace_parent);
+        let origin = Origin {
+            op: Arc::clone(&route.op),
+            auth: principal.is_some().then(|| self.api.auth.method()),
+            client_ip: peer.map(|ConnectInfo(peer)| peer.ip()),
+            trace_id: trace.map(|trace| trace.trace_id.to_owned()),
+        };
+        Ok(Caller { principal, request_id: self.request_id.clone(), deadline, origin })
     }
 
     fn deadline(&self) -> Instant {

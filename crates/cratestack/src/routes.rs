@@ -1,5 +1,7 @@
 //! The routes of a schema, as data.
 
+use std::sync::Arc;
+
 use cratestack_engine::policy::could_allow;
 use cratestack_schema::ir::{Action, Model, ModelId, Schema};
 use http::Method;
@@ -15,6 +17,15 @@ pub struct RouteInfo {
     pub verb: RouteVerb,
     /// On what.
     pub target: RouteTarget,
+    /// Method and path, as the audit trail has them.
+    pub op: Arc<str>,
+}
+
+impl RouteInfo {
+    fn new(method: Method, path: String, verb: RouteVerb, target: RouteTarget) -> Self {
+        let op = format!("{method} {path}").into();
+        Self { method, path, verb, target, op }
+    }
 }
 
 /// What a route does.
@@ -87,13 +98,12 @@ pub fn routes(schema: &Schema) -> Vec<RouteInfo> {
             None => BATCH_ACTIONS.iter().any(|action| has_route(schema, model, *action)),
         };
         let table = table.into_iter().filter(|(_, _, verb)| served(verb));
-        routes.extend(table.map(|(method, path, verb)| RouteInfo { method, path, verb, target }));
+        routes.extend(table.map(|(method, path, verb)| RouteInfo::new(method, path, verb, target)));
     }
     for (at, procedure) in schema.procedures.iter().enumerate() {
         if could_allow(schema, procedure.rules.iter().map(|rule| (rule.effect, &rule.expr))) {
             let path = format!("/rpc/{}", procedure.name);
-            let (method, verb, target) = (Method::POST, RouteVerb::Call, RouteTarget::Procedure(at));
-            routes.push(RouteInfo { method, path, verb, target });
+            routes.push(RouteInfo::new(Method::POST, path, RouteVerb::Call, RouteTarget::Procedure(at)));
         }
     }
     routes
@@ -104,6 +114,7 @@ pub(crate) fn has_route(schema: &Schema, model: &Model, action: Action) -> bool 
     let excluded = match action {
         Action::Update | Action::Delete => model.append_only,
         Action::Restore => model.append_only || model.soft_delete.is_none(),
+        Action::Audit => model.audit.is_none(),
         Action::List | Action::Detail | Action::Create => false,
     };
     let rules = model.rules.iter().filter(|rule| rule.actions.contains(&action));

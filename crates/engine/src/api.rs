@@ -1,6 +1,8 @@
 //! The engine's vocabulary: what can be asked ([`Operation`]), what comes back ([`Answer`]), and how it is refused
 //! ([`Failure`]). Nothing here knows of HTTP: the facade maps codes to statuses and versions to entity tags.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cratestack_schema::ir::ModelId;
@@ -13,10 +15,50 @@ use crate::json::Json;
 pub struct Caller {
     /// The verified principal; `None` is the anonymous caller.
     pub principal: Option<Principal>,
-    /// Identifies the request in logs, problems and (later) audit rows.
+    /// Identifies the request in logs, problems and the audit trail.
     pub request_id: String,
     /// How long the operation may take from now; the connection is closed when it passes.
     pub deadline: Duration,
+    /// How the request came in.
+    pub origin: Origin,
+}
+
+/// How a request came in: what the audit trail says besides who asked.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The route (`PATCH /accounts/{id}`) or the procedure.
+    pub op: Arc<str>,
+    /// How the caller was authenticated; `None` is a caller without credentials.
+    pub auth: Option<AuthMethod>,
+    /// The address of the peer.
+    pub client_ip: Option<IpAddr>,
+    /// The trace id of a W3C `traceparent`: 32 hexadecimal digits.
+    pub trace_id: Option<String>,
+}
+
+/// How a caller was authenticated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuthMethod {
+    /// An unsigned token of a developer.
+    Dev,
+    /// A signed token.
+    Jwt,
+    /// A client certificate.
+    Mtls,
+    /// Not at all: a job of the service itself.
+    System,
+}
+
+impl AuthMethod {
+    /// The word in the trail.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Jwt => "jwt",
+            Self::Mtls => "mtls",
+            Self::System => "system",
+        }
+    }
 }
 
 /// A principal, typed against the schema's `auth` block: one value per field, in the block's order.
@@ -260,6 +302,8 @@ pub struct Limits {
     pub expression_nodes: usize,
     /// How long a cursor stays valid.
     pub cursor_ttl: Duration,
+    /// Refusals of one principal that `@@audit(denials)` records in a minute.
+    pub denials_per_minute: u32,
 }
 
 impl Default for Limits {
@@ -276,6 +320,7 @@ impl Default for Limits {
             expression_depth: 64,
             expression_nodes: 1000,
             cursor_ttl: Duration::from_hours(24),
+            denials_per_minute: 60,
         }
     }
 }

@@ -18,6 +18,7 @@ use cratestack_schema::ir::{
 use cratestack_schema::value::Value;
 use cratestack_schema::{database_name, hex};
 
+use crate::audit;
 use crate::ddl_trigger::{self, cascades, restricts};
 use crate::fault::enforced_name;
 use crate::predicate::over_columns;
@@ -40,6 +41,8 @@ const MISTYPED: &str = "cratestack_constant_of_another_type()";
 pub struct Catalog {
     /// Tables, parents before children where there is no cycle.
     pub tables: Vec<Table>,
+    /// The statements that make the trail, if any model keeps one. They may run again.
+    pub trail: Vec<String>,
     /// Triggers of all tables, with the functions that they call.
     pub triggers: Vec<Trigger>,
 }
@@ -152,6 +155,7 @@ pub fn create(schema: &Schema, dialect: Dialect) -> Vec<String> {
     let mut statements = Vec::new();
     let mut there: HashSet<&str> = HashSet::new();
     let mut late = Vec::new();
+    statements.extend(catalog.trail);
     for table in &catalog.tables {
         there.insert(&table.name);
         let in_time = |constraint: &&Constraint| match &constraint.kind {
@@ -238,7 +242,8 @@ impl Column {
 pub fn catalog(schema: &Schema, dialect: Dialect) -> Catalog {
     let mut tables = vec![meta_table(schema, dialect)];
     tables.extend(in_order(schema).into_iter().map(|(id, model)| Maker { schema, id, model, dialect }.table()));
-    Catalog { tables, triggers: ddl_trigger::triggers(schema, dialect) }
+    let trail = if audit::any(schema) { audit::ddl::trail(dialect) } else { Vec::new() };
+    Catalog { tables, trail, triggers: ddl_trigger::triggers(schema, dialect) }
 }
 
 /// Models in source order, but parents before their children, as far as there is no cycle.
@@ -342,7 +347,7 @@ impl Maker<'_> {
             constraints: self.constraints(),
             indexes: self.indexes(),
             // A hidden row number would be one more key that INSERT OR REPLACE can hit.
-            without_rowid: self.dialect == Dialect::Sqlite && model.append_only && !integer_key(model),
+            without_rowid: self.dialect == Dialect::Sqlite && guarded(model) && !integer_key(model),
             tombstone,
         }
     }
@@ -416,7 +421,7 @@ impl Maker<'_> {
             let condition = format!("{} IS NULL OR {} IS NOT NULL", ident(&model.field(id).column), ident(DELETION_ID));
             all.push(Constraint::check(database_name([&model.table, "deletion_check"]), &condition));
         }
-        if self.dialect == Dialect::Sqlite && model.append_only {
+        if self.dialect == Dialect::Sqlite && guarded(model) {
             // A trigger before the insert sees -1 in a number that is yet to be given: no row may have it.
             for field in model.fields.iter().filter(|field| field.default == Some(Default::AutoIncrement)) {
                 let name = database_name([&model.table, &field.column, "positive_check"]);
@@ -543,6 +548,11 @@ impl Maker<'_> {
             ),
         }
     }
+}
+
+/// Whether rows must not go unseen by `REPLACE`.
+fn guarded(model: &Model) -> bool {
+    model.append_only || model.audit.is_some()
 }
 
 /// Whether every row is in the index, in the order of its columns.

@@ -298,6 +298,12 @@ impl<'a> Plan<'a> {
         (without(&self.old.triggers, &self.new.triggers), without(&self.new.triggers, &self.old.triggers))
     }
 
+    /// The trail is made when it is first asked for, and is never dropped.
+    fn trail(&self) -> Option<Step> {
+        let new = !self.new.trail.is_empty() && self.new.trail != self.old.trail;
+        new.then(|| step("make the audit trail".to_owned(), self.new.trail.clone()))
+    }
+
     fn drop_table(table: &Table) -> Step {
         Step {
             sql: vec![format!("DROP TABLE {}", ident(&table.name))],
@@ -358,6 +364,7 @@ impl Plan<'_> {
         for pair in &same {
             steps.extend(without(&pair.new.indexes, &pair.old.indexes).map(|index| create_index(pair.new, index)));
         }
+        steps.extend(self.trail());
         steps.extend(create_triggers(new_triggers));
         steps
     }
@@ -478,6 +485,7 @@ impl Plan<'_> {
             set_columns(pair, &mut steps);
         }
         self.add_constraints(&mut steps);
+        steps.extend(self.trail());
         steps.extend(create_triggers(new_triggers));
         steps
     }

@@ -1,4 +1,4 @@
-//! The triggers behind `@@append_only`, `@@soft_delete` and `@version`.
+//! The triggers behind `@@append_only`, `@@soft_delete` and `@version`; those of `@@audit` are in [`audit::ddl`].
 //!
 //! What a trigger refuses carries a machine-readable mark, so that it can be mapped like an error of the database's
 //! own: on PostgreSQL SQLSTATE and constraint name, on SQLite the text `cratestack:<kind>:<name>`.
@@ -32,6 +32,7 @@ use std::fmt::Write as _;
 use cratestack_schema::database_name;
 use cratestack_schema::ir::{FieldId, Model, ModelId, ReferentialAction, Schema};
 
+use crate::audit;
 use crate::ddl::{DELETION_ID, Foreign, Trigger, clock, condition, owning, primary_key_name};
 use crate::sql::{Dialect, SqlType, ident};
 use crate::storage::literal;
@@ -48,11 +49,15 @@ pub(crate) fn triggers(schema: &Schema, dialect: Dialect) -> Vec<Trigger> {
     let mut all = Vec::new();
     for (id, model) in schema.models() {
         if model.append_only {
-            match dialect {
-                Dialect::Postgres => all.extend(append_only_postgres(model)),
-                Dialect::Sqlite => all.extend(append_only_sqlite(schema, id, model)),
+            all.extend(append_only(&model.table, dialect));
+            if dialect == Dialect::Sqlite {
+                // INSERT OR REPLACE deletes the rows in its way without firing delete triggers.
+                let name = database_name(["cratestack_append_only", &model.table, "insert"]);
+                let when = format!("BEFORE INSERT ON {}", ident(&model.table));
+                all.push(sqlite_trigger(name, &model.table, &when, &insert_guards(schema, id, model, false)));
             }
         }
+        all.extend(audit::ddl::triggers(schema, id, dialect));
         all.extend(Referred::of(model).map(|referred| referred.trigger(dialect)));
         if let Some(family) = Family::of(schema, &links, id) {
             match dialect {
@@ -64,67 +69,94 @@ pub(crate) fn triggers(schema: &Schema, dialect: Dialect) -> Vec<Trigger> {
     all
 }
 
-fn append_only_postgres(model: &Model) -> [Trigger; 2] {
-    let function = database_name(["cratestack_append_only", &model.table]);
-    let table = ident(&model.table);
+/// The triggers that keep a table's rows as they are. Their statements may run again.
+pub(crate) fn append_only(table: &str, dialect: Dialect) -> Vec<Trigger> {
+    match dialect {
+        Dialect::Postgres => append_only_postgres(table).into(),
+        Dialect::Sqlite => append_only_sqlite(table).into(),
+    }
+}
+
+fn append_only_postgres(name: &str) -> [Trigger; 2] {
+    let function = database_name(["cratestack_append_only", name]);
+    let table = ident(name);
     let body = format!(
-        "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {body}",
+        "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {body}",
         function = ident(&function),
         body = dollar_quoted(&format!(
             "\nBEGIN\n  RAISE EXCEPTION USING MESSAGE = {message}, ERRCODE = '{APPEND_ONLY_STATE}', TABLE = {name};\nEND\n",
             message = literal(&format!("rows of {table} are never changed or deleted")),
-            name = literal(&model.table),
+            name = literal(name),
         )),
     );
-    let trigger = |name: String, when: &str, each: &str| {
-        let quoted = ident(&name);
+    let trigger = |trigger: String, when: &str, each: &str| {
+        let quoted = ident(&trigger);
         let create = vec![
             format!(
-                "CREATE TRIGGER {quoted} BEFORE {when} ON {table} FOR EACH {each} EXECUTE FUNCTION {}()",
+                "CREATE OR REPLACE TRIGGER {quoted} BEFORE {when} ON {table} FOR EACH {each} EXECUTE FUNCTION {}()",
                 ident(&function)
             ),
             // Also for sessions that replicate, which skip ordinary triggers.
             format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {quoted}"),
         ];
-        Trigger { name, table: model.table.clone(), create, drop: vec![format!("DROP TRIGGER {quoted} ON {table}")] }
+        Trigger {
+            name: trigger,
+            table: name.to_owned(),
+            create,
+            drop: vec![format!("DROP TRIGGER {quoted} ON {table}")],
+        }
     };
     // Row by row, because a parent's ON DELETE CASCADE runs an empty DELETE when there are no children.
-    let mut rows = trigger(database_name(["cratestack_append_only", &model.table, "rows"]), "UPDATE OR DELETE", "ROW");
-    let mut all = trigger(database_name(["cratestack_append_only", &model.table, "all"]), "TRUNCATE", "STATEMENT");
+    let mut rows = trigger(database_name(["cratestack_append_only", name, "rows"]), "UPDATE OR DELETE", "ROW");
+    let mut all = trigger(database_name(["cratestack_append_only", name, "all"]), "TRUNCATE", "STATEMENT");
     rows.create.insert(0, body);
     all.drop.push(format!("DROP FUNCTION {}()", ident(&function)));
     [rows, all]
 }
 
-fn append_only_sqlite(schema: &Schema, id: ModelId, model: &Model) -> [Trigger; 3] {
-    let table = ident(&model.table);
-    let refuse = format!("  SELECT RAISE(ABORT, {});\n", raised("append_only", &model.table));
-    let trigger = |word: &str, body: &str| {
+fn append_only_sqlite(table: &str) -> [Trigger; 2] {
+    ["update", "delete"].map(|word| {
         sqlite_trigger(
-            database_name(["cratestack_append_only", &model.table, word]),
-            model,
-            &format!("BEFORE {} ON {table}", word.to_uppercase()),
-            body,
+            database_name(["cratestack_append_only", table, word]),
+            table,
+            &format!("BEFORE {} ON {}", word.to_uppercase(), ident(table)),
+            &format!("  SELECT RAISE(ABORT, {});\n", raised("append_only", table)),
         )
-    };
-    // INSERT OR REPLACE deletes the rows in its way without firing delete triggers.
-    let mut guards = guard(model, &primary_key_name(model), &model.key, &[]);
-    for index in &model.uniques {
-        let filter = index
-            .filter
-            .as_ref()
-            .map(|filter| ["there", "NEW"].map(|row| condition(schema, id, filter, Some(row), Dialect::Sqlite)));
-        guards.push_str(&guard(model, &index.name, &index.fields, filter.as_ref().map_or(&[], |both| &both[..])));
-    }
-    [trigger("update", &refuse), trigger("delete", &refuse), trigger("insert", &guards)]
+    })
 }
 
-fn guard(model: &Model, name: &str, fields: &[FieldId], conditions: &[String]) -> String {
-    let same = fields.iter().map(|id| {
-        let column = ident(&model.field(*id).column);
-        format!("there.{column} = NEW.{column}")
-    });
-    let all: Vec<String> = same.chain(conditions.iter().map(|condition| format!("({condition})"))).collect();
+/// Refusals of a row that meets another one in its key or in what is unique, before SQLite itself looks: `REPLACE`
+/// would have it delete the other row without firing delete triggers. With `update` the row itself is no other one.
+pub(crate) fn insert_guards(schema: &Schema, id: ModelId, model: &Model, update: bool) -> String {
+    let mut guards = guard(model, &primary_key_name(model), &model.key, &[], update);
+    for index in &model.uniques {
+        let mut conditions = Vec::new();
+        for row in ["there", "NEW"] {
+            if let Some(deleted_at) = tombstone_column(model) {
+                conditions.push(format!("{row}.{deleted_at} IS NULL"));
+            }
+            if let Some(filter) = &index.filter {
+                conditions.push(format!("({})", condition(schema, id, filter, Some(row), Dialect::Sqlite)));
+            }
+        }
+        guards.push_str(&guard(model, &index.name, &index.fields, &conditions, update));
+    }
+    guards
+}
+
+fn guard(model: &Model, name: &str, fields: &[FieldId], conditions: &[String], update: bool) -> String {
+    let same = |fields: &[FieldId], row: &str| {
+        let terms = fields.iter().map(|id| {
+            let column = ident(&model.field(*id).column);
+            format!("there.{column} = {row}.{column}")
+        });
+        terms.collect::<Vec<_>>()
+    };
+    let mut all = same(fields, "NEW");
+    all.extend_from_slice(conditions);
+    if update {
+        all.push(format!("NOT ({})", same(&model.key, "OLD").join(" AND ")));
+    }
     format!(
         "  SELECT RAISE(ABORT, {}) WHERE EXISTS (SELECT 1 FROM {} AS there WHERE {});\n",
         raised("unique", name),
@@ -340,7 +372,7 @@ impl<'a> Family<'a> {
                     "AFTER UPDATE OF {deleted_at} ON {table} FOR EACH ROW WHEN OLD.{deleted_at} IS {from} AND NEW.{deleted_at} IS {to}"
                 );
                 let name = database_name(["cratestack", word, &self.model.table]);
-                sqlite_trigger(name, self.model, &when, &format!("{deep}{body}"))
+                sqlite_trigger(name, &self.model.table, &when, &format!("{deep}{body}"))
             })
             .collect()
     }
@@ -447,7 +479,7 @@ fn pairs(
 }
 
 /// A body between dollar quotes that it does not contain.
-fn dollar_quoted(body: &str) -> String {
+pub(crate) fn dollar_quoted(body: &str) -> String {
     let mut tag = "$cratestack$".to_owned();
     while body.contains(&tag) {
         tag.insert(1, 'x');
@@ -492,7 +524,7 @@ impl<'a> Referred<'a> {
             let stamp = stamp.map(|(column, clock)| format!(", {column} = {clock}")).unwrap_or_default();
             let body = format!("  UPDATE {table} SET {version} = {version} + 1{stamp} WHERE {};\n", key.join(" AND "));
             let when = format!("AFTER UPDATE OF {columns} ON {table} FOR EACH ROW WHEN {when}");
-            return sqlite_trigger(name, self.model, &when, &body);
+            return sqlite_trigger(name, &self.model.table, &when, &body);
         }
         let stamp = stamp.map(|(column, clock)| format!("  NEW.{column} := {clock};\n")).unwrap_or_default();
         let body = format!("\nBEGIN\n  NEW.{version} := OLD.{version} + 1;\n{stamp}  RETURN NEW;\nEND\n");
@@ -511,12 +543,12 @@ impl<'a> Referred<'a> {
     }
 }
 
-fn sqlite_trigger(name: String, model: &Model, when: &str, body: &str) -> Trigger {
+pub(crate) fn sqlite_trigger(name: String, table: &str, when: &str, body: &str) -> Trigger {
     let quoted = ident(&name);
     Trigger {
         create: vec![format!("CREATE TRIGGER {quoted} {when} BEGIN\n{body}END")],
         drop: vec![format!("DROP TRIGGER {quoted}")],
         name,
-        table: model.table.clone(),
+        table: table.to_owned(),
     }
 }

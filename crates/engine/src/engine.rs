@@ -13,10 +13,11 @@
 //! A batch is the same, several times in one transaction. Steps 2 to 4 end even if the caller goes away.
 
 mod cache;
+mod denials;
 mod futures;
 mod read;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -27,8 +28,10 @@ use cratestack_schema::value::{Value, instant};
 use futures_util::FutureExt as _;
 
 use self::cache::Cache;
+use self::denials::{Allowances, Watched};
 use self::futures::{Detached, now};
 use crate::api::{Answer, Caller, Code, Expected, Failure, Key, Limits, Operation, Principal, Row, Verb};
+use crate::audit::{self, Context, Trail};
 use crate::cursor::CursorKeys;
 use crate::fault::{self, Class, Remedy, StoreError};
 use crate::input;
@@ -83,6 +86,8 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Makes identifiers.
     pub ids: Arc<dyn Ids>,
+    /// The name of the service in the audit trail.
+    pub service: String,
     /// Keys of list cursors: the first seals, all of them open. Empty: the database's own key, which every node that
     /// serves the database shares.
     pub cursor_keys: Vec<[u8; 32]>,
@@ -97,6 +102,7 @@ impl std::default::Default for Options {
             sqlite_readers: cores.clamp(2, 8),
             clock: Arc::new(SystemClock),
             ids: Arc::new(RandomIds::default()),
+            service: "cratestack".to_owned(),
             cursor_keys: Vec::new(),
         }
     }
@@ -132,6 +138,10 @@ struct Core {
     store: Store,
     /// Gives a row if the database carries the schema.
     carried: Arc<Template>,
+    /// For each model whether a write to it may end up in the audit trail.
+    trailed: Vec<bool>,
+    trail: Trail,
+    allowances: Allowances,
     options: Options,
     plans: Cache<Form, Option<Plan>>,
     lists: Cache<read::ListForm, read::ListPlan>,
@@ -171,6 +181,7 @@ impl Engine {
         let core = Core {
             policies: Policies::new(&schema),
             validators: Validators::compile(&schema).map_err(OpenError::Database)?,
+            trail: Trail::new(store.dialect()),
             cursors: CursorKeys::new(if options.cursor_keys.is_empty() {
                 vec![key]
             } else {
@@ -178,6 +189,8 @@ impl Engine {
             }),
             store,
             carried: migrate::carried(&schema),
+            trailed: schema.models().map(|(id, _)| audit::reaches(&schema, id)).collect(),
+            allowances: Allowances::default(),
             options,
             plans: Cache::default(),
             lists: Cache::default(),
@@ -220,14 +233,24 @@ impl Engine {
     /// Runs one operation in one transaction. A mutation that has begun runs to its end, even if the returned future
     /// is dropped.
     pub async fn run(&self, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {
+        let watched = Watched::of(&self.core, &operation);
+        let outcome = self.answer(caller, operation).await;
+        if let Some(watched) = watched {
+            Box::pin(denials::record(&self.core, caller, &watched, &outcome)).await;
+        }
+        outcome
+    }
+
+    async fn answer(&self, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {
         let deadline = deadline(caller);
         let Operation { model, verb } = operation;
         let work = match verb {
             Verb::List { params } => return read::list(&self.core, caller, model, &params).await,
             Verb::Read { key, params } => return read::one(&self.core, caller, model, &key, &params).await,
             Verb::Batch { atomic, items } => self.core.prepare_batch(caller, model, atomic, items).await?,
-            verb => Work::One(Mutation::prepare(&self.core, caller, model, verb)?),
+            verb => Task::One(Mutation::prepare(&self.core, caller, model, verb)?),
         };
+        let work = Work { task: work, context: self.core.context(caller, model) };
         let core = Arc::clone(&self.core);
         Detached(Some(core.write(work, deadline).boxed())).await
     }
@@ -369,6 +392,12 @@ impl Core {
         instant::from_unix_micros(self.options.clock.now()).unwrap_or_else(|| "1970-01-01T00:00:00.000000Z".to_owned())
     }
 
+    /// What the trail is to say of the caller, if it is to say anything of a write to the model.
+    fn context(&self, caller: &Caller, model: ModelId) -> Option<Arc<Context>> {
+        let trailed = self.trailed.get(model.index()).copied().unwrap_or(false);
+        trailed.then(|| Arc::new(Context::new(&self.schema, caller, &self.options.service)))
+    }
+
     fn view<'a>(&'a self, caller: &'a Caller, now: &'a str) -> View<'a> {
         self.policies.view(caller.principal.as_ref(), now)
     }
@@ -379,7 +408,7 @@ impl Core {
         model: ModelId,
         atomic: bool,
         items: Vec<crate::api::BatchItem>,
-    ) -> Result<Work, Failure> {
+    ) -> Result<Task, Failure> {
         let limit = self.options.limits.batch;
         if items.len() > limit {
             return Err(Failure::new(Code::BadRequest, format!("a batch has at most {limit} items")));
@@ -403,7 +432,7 @@ impl Core {
         {
             return Err(failure.clone());
         }
-        Ok(Work::Batch { atomic, items: prepared })
+        Ok(Task::Batch { atomic, items: prepared })
     }
 
     /// Runs `work` on the writer's thread, or on connections from the pool until it succeeds or there is no use.
@@ -456,7 +485,14 @@ impl Core {
 
 /// What one call of [`Engine::run`] writes.
 #[derive(Debug)]
-enum Work {
+struct Work {
+    task: Task,
+    /// What the audit trail is to say, if the write may end up there.
+    context: Option<Arc<Context>>,
+}
+
+#[derive(Debug)]
+enum Task {
     One(Mutation),
     Batch { atomic: bool, items: Vec<Result<Mutation, Failure>> },
 }
@@ -481,12 +517,27 @@ impl From<StoreError> for Stop {
 impl Work {
     /// The model that database errors are told about.
     fn model(&self) -> Option<ModelId> {
-        match self {
-            Self::One(mutation) => Some(mutation.form.model),
-            Self::Batch { items, .. } => items.iter().flatten().next().map(|mutation| mutation.form.model),
+        match &self.task {
+            Task::One(mutation) => Some(mutation.form.model),
+            Task::Batch { items, .. } => items.iter().flatten().next().map(|mutation| mutation.form.model),
         }
     }
 
+    async fn run<S: Session>(&self, core: &Core, session: &mut S) -> Result<Answer, Stop> {
+        // On PostgreSQL the context goes with each statement.
+        let context = self.context.as_ref().filter(|_| core.store.dialect() == Dialect::Sqlite);
+        if let Some(context) = context {
+            session.fetch(&core.trail.set(context), &mut NoPages).await?;
+        }
+        let answer = self.task.run(core, session).await?;
+        if context.is_some() {
+            session.fetch(&core.trail.clear(), &mut NoPages).await?;
+        }
+        Ok(answer)
+    }
+}
+
+impl Task {
     async fn run<S: Session>(&self, core: &Core, session: &mut S) -> Result<Answer, Stop> {
         match self {
             Self::One(mutation) => match perform(core, session, mutation).await {
@@ -617,6 +668,7 @@ struct Mutation {
     principal: Option<Principal>,
     now: String,
     deletion: String,
+    context: Option<Arc<Context>>,
 }
 
 impl Mutation {
@@ -674,7 +726,8 @@ impl Mutation {
         };
         let deletion = if kind == Kind::Tombstone { core.options.ids.uuid() } else { String::new() };
         let principal = caller.principal.clone();
-        Ok(Self { form, plan, key, fields, expected, principal, now, deletion })
+        let context = core.context(caller, model_id);
+        Ok(Self { form, plan, key, fields, expected, principal, now, deletion, context })
     }
 
     fn statement(&self, core: &Core, template: &Arc<Template>) -> Result<Statement, StoreError> {
@@ -683,6 +736,7 @@ impl Mutation {
             fields: &self.fields,
             expected: &self.expected,
             deletion: &self.deletion,
+            context: self.context.as_deref(),
             ..Values::new(&core.schema, core.store.dialect(), self.principal.as_ref(), &self.now)
         };
         template.fill(|slot| values.bind(slot)).map_err(|error| StoreError::new(Class::Other, error.to_string()))
@@ -802,7 +856,11 @@ async fn perform<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) 
             match session.fetch(&statement, &mut NoPages).await {
                 Ok(rows) if !rows.is_empty() => return Ok(mutation.written(core, rows)),
                 Ok(_) => {}
-                Err(error) => {
+                Err(mut error) => {
+                    if error.class == Class::Raised && mutation.context.is_some() {
+                        // SQLite does not say which trigger it was: one of the trail is as likely as another.
+                        error.class = Class::Audit;
+                    }
                     let data =
                         !matches!(error.class.code(), Code::Unavailable | Code::TransactionAborted | Code::Internal);
                     return Err(if data { Stop::Data(error) } else { Stop::Database(error) });

@@ -9,10 +9,14 @@ use cratestack_schema::ir::{Check, Field, FieldId, Model, ModelId, RelationKind,
 use rusqlite::ffi;
 
 use crate::api::{Code, Failure, FieldError};
+use crate::audit;
 use crate::ddl::primary_key_name;
 
 #[cfg(test)]
 mod tests;
+
+/// What the name of each function begins with that writes the trail on PostgreSQL.
+const AUDIT_FUNCTION: &str = "cratestack_audit_rows_";
 
 /// A kind of database error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,6 +65,10 @@ pub enum Class {
     Io,
     /// A prepared statement is older than the tables.
     StalePlan,
+    /// The audit trail could not be written, and so nothing was.
+    Audit,
+    /// A trigger that is not ours refused (SQLite).
+    Raised,
     /// Anything else: a bug of ours, or a damaged or foreign database.
     Other,
 }
@@ -269,6 +277,22 @@ const FAULTS: &[Fault] = &[
         sqlite: &[ffi::SQLITE_SCHEMA],
     },
     Fault {
+        class: Class::Audit,
+        code: Code::Unavailable,
+        remedy: Remedy::None,
+        detail: "the audit trail cannot be written; nothing was changed",
+        postgres: &[],
+        sqlite: &[],
+    },
+    Fault {
+        class: Class::Raised,
+        code: Code::Internal,
+        remedy: Remedy::None,
+        detail: "an internal error",
+        postgres: &[],
+        sqlite: &[],
+    },
+    Fault {
         class: Class::Other,
         code: Code::Internal,
         remedy: Remedy::None,
@@ -296,6 +320,16 @@ impl Class {
     /// The code of the answer.
     pub fn code(self) -> Code {
         self.fault().map_or(Code::Internal, |fault| fault.code)
+    }
+
+    /// What an error becomes that came up while the trail was written. Whatever the trail objects to is not the
+    /// caller's fault; what would have hit any other statement as well keeps its class.
+    #[must_use]
+    pub fn of_trail(self) -> Self {
+        match self.code() {
+            Code::Unavailable | Code::TransactionAborted => self,
+            _ => Self::Audit,
+        }
     }
 
     fn of_sqlstate(code: &str) -> Self {
@@ -358,8 +392,11 @@ impl StoreError {
 
     fn of_postgres(error: &sqlx::postgres::PgDatabaseError) -> Self {
         let stale = error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery");
+        let class = if stale { Class::StalePlan } else { Class::of_sqlstate(error.code()) };
+        // The stack of what was called; names are not translated.
+        let trail = error.r#where().is_some_and(|stack| stack.contains(AUDIT_FUNCTION));
         Self {
-            class: if stale { Class::StalePlan } else { Class::of_sqlstate(error.code()) },
+            class: if trail { class.of_trail() } else { class },
             table: error.table().map(str::to_owned),
             constraint: error.constraint().map(str::to_owned),
             columns: error.column().map(str::to_owned).into_iter().collect(),
@@ -381,7 +418,8 @@ impl StoreError {
             Class::Unique | Class::NotNull => found.with_sqlite_columns(text),
             Class::Check => {
                 let constraint = text.strip_prefix("CHECK constraint failed: ").map(str::to_owned);
-                Self { constraint, ..found }
+                let trail = constraint.as_deref().is_some_and(|name| name.starts_with(audit::TABLE));
+                Self { class: if trail { Class::Audit } else { found.class }, constraint, ..found }
             }
             // `ON DELETE RESTRICT` is a trigger of SQLite's own.
             _ if code == ffi::SQLITE_CONSTRAINT_TRIGGER && text == "FOREIGN KEY constraint failed" => {
@@ -415,6 +453,7 @@ impl StoreError {
     fn with_raised(mut self, text: &str) -> Self {
         let mut parts = text.splitn(3, ':');
         if parts.next() != Some("cratestack") {
+            self.class = Class::Raised;
             return self;
         }
         match (parts.next(), parts.next()) {

@@ -3,6 +3,7 @@
 //! This crate knows nothing of HTTP.
 
 pub mod api;
+pub mod audit;
 pub mod cursor;
 pub mod ddl;
 pub mod ddl_diff;

@@ -181,6 +181,8 @@ pub enum Slot {
     Expected,
     /// A fresh `deletion_id`.
     DeletionId,
+    /// What the audit trail says of the caller ([`crate::audit::Context::lines`]).
+    Context,
     /// The n-th sort value of the cursor.
     Cursor(usize),
     /// Rows to fetch.

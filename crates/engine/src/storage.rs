@@ -167,6 +167,40 @@ fn no_column(column: usize) -> StorageError {
     StorageError::new(format!("the row has no column {column}"))
 }
 
+/// SQL for the text of a value, by what it takes to make JSON of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TextForm {
+    /// JSON as it is, and no JSON string: a number or a boolean.
+    Bare(String),
+    /// A JSON string once quotes stand around it.
+    Plain(String),
+    /// A JSON string once it is escaped.
+    Text(String),
+    /// A JSON array.
+    Json(String),
+}
+
+impl TextForm {
+    /// The text, without quotes.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Bare(sql) | Self::Plain(sql) | Self::Text(sql) | Self::Json(sql) => sql,
+        }
+    }
+
+    /// The JSON text.
+    pub(crate) fn json(self, dialect: Dialect) -> String {
+        match self {
+            Self::Bare(sql) | Self::Json(sql) => sql,
+            Self::Plain(sql) => format!("'\"' || {sql} || '\"'"),
+            Self::Text(sql) => match dialect {
+                Dialect::Postgres => format!("to_json({sql})::text"),
+                Dialect::Sqlite => format!("json_quote({sql})"),
+            },
+        }
+    }
+}
+
 /// How one column is stored: everything that depends on its type.
 #[derive(Debug, Clone, Copy)]
 pub struct Codec<'s> {
@@ -385,6 +419,48 @@ impl<'s> Codec<'s> {
             // SQLite's own text of a float is inexact for very large and very small ones.
             (Dialect::Sqlite, Kind::Float) => format!("cratestack_float({column})"),
             _ => column.to_owned(),
+        }
+    }
+
+    /// The text of a column that is not null, in SQL that needs no function of ours: tools beside the engine write
+    /// rows too. Independent of session settings but for PostgreSQL's `extra_float_digits`, which must be 1.
+    pub(crate) fn text_form(self, column: &str) -> TextForm {
+        if self.ty.list {
+            return TextForm::Json(match self.dialect {
+                Dialect::Postgres => format!("to_json({column})::text"),
+                Dialect::Sqlite => format!("json({column})"),
+            });
+        }
+        match (self.dialect, self.kind()) {
+            (_, Kind::Text) | (Dialect::Sqlite, Kind::Json) => TextForm::Text(column.to_owned()),
+            (_, Kind::Enum(variants)) => {
+                let moved = variants.iter().filter(|variant| variant.name != variant.stored);
+                let cases: Vec<String> = moved
+                    .map(|variant| format!("WHEN {} THEN {} ", literal(&variant.stored), literal(&variant.name)))
+                    .collect();
+                // An unknown stored value is shown as it is stored.
+                TextForm::Text(if cases.is_empty() {
+                    column.to_owned()
+                } else {
+                    format!("CASE {column} {}ELSE {column} END", cases.concat())
+                })
+            }
+            (Dialect::Postgres, Kind::Json) => TextForm::Text(format!("{column}::text")),
+            (Dialect::Postgres, Kind::Int | Kind::Boolean) => TextForm::Bare(format!("{column}::text")),
+            (Dialect::Sqlite, Kind::Int) => TextForm::Bare(column.to_owned()),
+            (Dialect::Sqlite, Kind::Boolean) => TextForm::Bare(format!("iif({column}, 'true', 'false')")),
+            (Dialect::Postgres, Kind::Decimal(None)) => TextForm::Plain(format!("trim_scale({column})::text")),
+            (Dialect::Postgres, Kind::DateTime) => TextForm::Plain(self.select_element(column)),
+            (Dialect::Postgres, Kind::Date) => TextForm::Plain(format!("to_char({column}, 'YYYY-MM-DD')")),
+            (Dialect::Postgres, Kind::Bytes) => TextForm::Plain(format!("encode({column}, 'hex')")),
+            (Dialect::Postgres, _) => TextForm::Plain(format!("{column}::text")),
+            (Dialect::Sqlite, Kind::Bytes) => TextForm::Plain(format!("lower(hex({column}))")),
+            (Dialect::Sqlite, Kind::Float) => TextForm::Plain(sqlite_float(column)),
+            (Dialect::Sqlite, Kind::Scaled(scale)) => TextForm::Plain(sqlite_scaled(column, scale)),
+            (Dialect::Sqlite, Kind::Decimal(scale)) => TextForm::Plain(sqlite_unsorted(column, scale)),
+            (Dialect::Sqlite, Kind::BigInt | Kind::DateTime | Kind::Date | Kind::Uuid) => {
+                TextForm::Plain(column.to_owned())
+            }
         }
     }
 
@@ -965,6 +1041,51 @@ pub fn sortable(decimal: &str) -> Option<String> {
 
 fn complement(digit: u8) -> char {
     char::from(b'0' + b'9'.saturating_sub(digit))
+}
+
+/// The shortest text that SQLite makes of a float without loss. Beyond 15 digits it is not always PostgreSQL's.
+fn sqlite_float(column: &str) -> String {
+    format!(
+        "CASE WHEN CAST(printf('%.15g', {column}) AS REAL) = {column} THEN printf('%.15g', {column}) \
+         ELSE printf('%!.17g', {column}) END"
+    )
+}
+
+/// The decimal text of a scaled integer.
+fn sqlite_scaled(column: &str, scale: u32) -> String {
+    if scale == 0 {
+        return format!("CAST({column} AS TEXT)");
+    }
+    let unit = format!("1{}", "0".repeat(scale as usize));
+    format!("printf('%s%d.%0{scale}d', iif({column} < 0, '-', ''), abs({column}) / {unit}, abs({column}) % {unit})")
+}
+
+/// The decimal text of what [`sortable`] wrote, with `scale` digits after the point, or as many as there are.
+fn sqlite_unsorted(column: &str, scale: Option<u32>) -> String {
+    // Nine minus each digit, by way of letters.
+    let swap = |text: String, from: &str, to: &str| {
+        from.chars().zip(to.chars()).fold(text, |text, (from, to)| format!("replace({text}, '{from}', '{to}')"))
+    };
+    let digits = format!("rtrim(substr({column}, 6), '~')");
+    let turned = swap(swap(swap(digits.clone(), "01234", "abcde"), "56789", "43210"), "abcde", "98765");
+    let zeros = |count: &str| format!("replace(hex(zeroblob(max({count}, 0))), '00', '0')");
+    let padding = scale.map_or_else(String::new, |scale| {
+        format!(
+            " || iif(d.size > d.e, '', {}) || {}",
+            if scale > 0 { "'.'" } else { "''" },
+            zeros(&format!("{scale} - max(d.size - d.e, 0)"))
+        )
+    });
+    format!(
+        "(SELECT d.sign || CASE WHEN d.digits = '' THEN '0' WHEN d.e <= 0 THEN '0.' || {leading} || d.digits \
+         WHEN d.e >= d.size THEN d.digits || {trailing} \
+         ELSE substr(d.digits, 1, d.e) || '.' || substr(d.digits, d.e + 1) END{padding} FROM (SELECT c.*, \
+         length(c.digits) AS size FROM (SELECT iif({column} < 'o', '-', '') AS sign, \
+         iif({column} < 'o', {turned}, {digits}) AS digits, CASE WHEN {column} < 'o' THEN 4999 - substr({column}, 2, 4) \
+         WHEN {column} = 'o' THEN 0 ELSE substr({column}, 2, 4) - 5000 END AS e) AS c) AS d)",
+        leading = zeros("-d.e"),
+        trailing = zeros("d.e - d.size"),
+    )
 }
 
 /// The canonical Decimal that [`sortable`] wrote.

@@ -560,11 +560,14 @@ pub enum Action {
     Delete,
     /// `POST /rows/{id}/restore`.
     Restore,
+    /// `GET /audit`: what happened to rows of the model.
+    Audit,
 }
 
 impl Action {
     /// Every action, in the order of the language's page.
-    pub const ALL: [Self; 6] = [Self::List, Self::Detail, Self::Create, Self::Update, Self::Delete, Self::Restore];
+    pub const ALL: [Self; 7] =
+        [Self::List, Self::Detail, Self::Create, Self::Update, Self::Delete, Self::Restore, Self::Audit];
 
     /// The word in the language.
     pub fn word(self) -> &'static str {
@@ -575,6 +578,7 @@ impl Action {
             Self::Update => "update",
             Self::Delete => "delete",
             Self::Restore => "restore",
+            Self::Audit => "audit",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::api::{Answer, Caller, Code, Expected, Failure, Operation, Row, Verb};
+use crate::api::{Answer, Caller, Code, Expected, Failure, Operation, Origin, Row, Verb};
 use crate::json;
 use crate::predicate::register_functions;
 use crate::{Database, Engine, Options};
@@ -59,7 +59,12 @@ struct Seat {
 
 impl Seat {
     async fn run(&self, model: &str, verb: Verb) -> Result<Answer, Failure> {
-        let caller = Caller { principal: None, request_id: "r".to_owned(), deadline: Duration::from_secs(30) };
+        let caller = Caller {
+            principal: None,
+            request_id: "r".to_owned(),
+            deadline: Duration::from_secs(30),
+            origin: Origin::default(),
+        };
         let model = self.engine.schema().model_named(model).unwrap();
         self.engine.run(&caller, Operation { model, verb }).await
     }

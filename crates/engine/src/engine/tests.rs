@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::api::BatchItem;
+use crate::api::{BatchItem, Origin};
 use crate::sources::Fixed;
 use crate::testing::{PgDatabase, Proxy, pending};
 
@@ -79,14 +79,14 @@ model Note {
 "#;
 
 /// An engine with its database; the database goes when this does.
-struct Base {
-    name: &'static str,
-    engine: Engine,
-    postgres: Option<PgDatabase>,
-    directory: Option<tempfile::TempDir>,
+pub(crate) struct Base {
+    pub(crate) name: &'static str,
+    pub(crate) engine: Engine,
+    pub(crate) postgres: Option<PgDatabase>,
+    pub(crate) directory: Option<tempfile::TempDir>,
 }
 
-fn compile(text: &str) -> Arc<Schema> {
+pub(crate) fn compile(text: &str) -> Arc<Schema> {
     let (schema, diagnostics) = cratestack_schema::compile("bank", text);
     Arc::new(schema.unwrap_or_else(|| panic!("{diagnostics:#?}")))
 }
@@ -122,39 +122,46 @@ impl Base {
         Some(Self { name: "postgres", engine, postgres: Some(database), directory: None })
     }
 
-    async fn all(text: &str) -> Vec<Self> {
+    pub(crate) async fn all(text: &str) -> Vec<Self> {
         let mut all = vec![Self::memory(text).await, Self::file(text).await];
         all.extend(Self::postgres(text).await);
         all
     }
 
-    async fn durable(text: &str) -> Vec<Self> {
+    pub(crate) async fn durable(text: &str) -> Vec<Self> {
         let mut all = vec![Self::file(text).await];
         all.extend(Self::postgres(text).await);
         all
     }
 
-    async fn run(&self, who: &str, model: &str, verb: Verb) -> Result<Answer, Failure> {
+    pub(crate) async fn run(&self, who: &str, model: &str, verb: Verb) -> Result<Answer, Failure> {
         let model = self.engine.schema().model_named(model).unwrap();
         self.engine.run(&caller(&self.engine, who), Operation { model, verb }).await
     }
 
-    async fn create(&self, who: &str, model: &str, data: &str) -> Result<Row, Failure> {
+    pub(crate) async fn create(&self, who: &str, model: &str, data: &str) -> Result<Row, Failure> {
         self.run(who, model, Verb::Create { data: json(data) }).await.map(row)
     }
 
-    async fn patch(&self, who: &str, model: &str, key: &str, version: i64, data: &str) -> Result<Row, Failure> {
+    pub(crate) async fn patch(
+        &self,
+        who: &str,
+        model: &str,
+        key: &str,
+        version: i64,
+        data: &str,
+    ) -> Result<Row, Failure> {
         self.run(who, model, patch(key, version, data)).await.map(row)
     }
 
-    async fn delete(&self, who: &str, model: &str, key: &str, version: i64) -> Result<Option<i64>, Failure> {
+    pub(crate) async fn delete(&self, who: &str, model: &str, key: &str, version: i64) -> Result<Option<i64>, Failure> {
         match self.run(who, model, Verb::Delete { key: split(key), expected: at(version) }).await? {
             Answer::Deleted { version } => Ok(version),
             other => panic!("{other:?}"),
         }
     }
 
-    async fn restore(&self, who: &str, model: &str, key: &str, version: i64) -> Result<Row, Failure> {
+    pub(crate) async fn restore(&self, who: &str, model: &str, key: &str, version: i64) -> Result<Row, Failure> {
         self.run(who, model, Verb::Restore { key: split(key), expected: at(version) }).await.map(row)
     }
 
@@ -165,11 +172,11 @@ impl Base {
     }
 }
 
-fn split(key: &str) -> Key {
+pub(crate) fn split(key: &str) -> Key {
     key.split('/').map(str::to_owned).collect()
 }
 
-fn at(version: i64) -> Expected {
+pub(crate) fn at(version: i64) -> Expected {
     match version {
         0 => Expected::Missing,
         -1 => Expected::Any,
@@ -181,7 +188,7 @@ fn patch(key: &str, version: i64, data: &str) -> Verb {
     Verb::Patch { key: split(key), expected: at(version), data: json(data) }
 }
 
-fn json(text: &str) -> Json {
+pub(crate) fn json(text: &str) -> Json {
     crate::json::parse(text.as_bytes(), 64).unwrap()
 }
 
@@ -193,12 +200,12 @@ fn row(answer: Answer) -> Row {
 }
 
 /// `""` is anonymous, `teller` and `manager` work for the tenant `t1`, `teller@t2` for another.
-fn caller(engine: &Engine, who: &str) -> Caller {
+pub(crate) fn caller(engine: &Engine, who: &str) -> Caller {
     let principal = (!who.is_empty()).then(|| {
         let (role, tenant) = who.split_once('@').unwrap_or((who, "t1"));
         engine.principal(&json(&format!(r#"{{"id":"ann","role":"{role}","tenantId":"{tenant}"}}"#))).unwrap()
     });
-    Caller { principal, request_id: "r".to_owned(), deadline: Duration::from_secs(20) }
+    Caller { principal, request_id: "r".to_owned(), deadline: Duration::from_secs(20), origin: Origin::default() }
 }
 
 fn members(row: &Row) -> BTreeMap<String, serde_json::Value> {
@@ -744,7 +751,12 @@ async fn credentials_that_lack_what_a_row_takes_from_them() {
     for base in Base::all(text).await {
         let model = base.engine.schema().model_named("Note").unwrap();
         let create = |principal| {
-            let caller = Caller { principal, request_id: String::new(), deadline: Duration::from_secs(5) };
+            let caller = Caller {
+                principal,
+                request_id: String::new(),
+                deadline: Duration::from_secs(5),
+                origin: Origin::default(),
+            };
             let operation = Operation { model, verb: Verb::Create { data: json(r#"{"id":1}"#) } };
             let engine = base.engine.clone();
             async move { engine.run(&caller, operation).await }
@@ -798,7 +810,12 @@ async fn a_filter_over_the_caller_is_worked_out_for_each_caller() {
         base.create("", "Note", r#"{"id":3}"#).await.unwrap();
         let list = |claims: &'static str, filter: &'static str| {
             let principal = (!claims.is_empty()).then(|| base.engine.principal(&json(claims)).unwrap());
-            let caller = Caller { principal, request_id: String::new(), deadline: Duration::from_secs(5) };
+            let caller = Caller {
+                principal,
+                request_id: String::new(),
+                deadline: Duration::from_secs(5),
+                origin: Origin::default(),
+            };
             let params = vec![("where".to_owned(), filter.to_owned())];
             let engine = base.engine.clone();
             async move {

@@ -144,7 +144,7 @@ fn sqlite_errors_by_class() {
         ("DELETE FROM t WHERE a = 2", Class::ForeignKey, None, Some("some_fkey"), vec![]),
         ("DELETE FROM t WHERE a = 3", Class::AppendOnly, t, None, vec![]),
         ("DELETE FROM t WHERE a = 4", Class::Unique, None, Some("t_b_key"), vec![]),
-        ("DELETE FROM t WHERE a = 5", Class::Other, None, None, vec![]),
+        ("DELETE FROM t WHERE a = 5", Class::Raised, None, None, vec![]),
         ("SELECT nothing FROM t", Class::Other, None, None, vec![]),
     ] {
         let error = StoreError::sqlite(&connection.execute(sql, []).unwrap_err());

@@ -10,6 +10,7 @@ use cratestack_schema::ir::{Field, FieldId, FieldType, Model, Schema};
 use cratestack_schema::value::{Value, parse_text};
 
 use crate::api::Principal;
+use crate::audit::Context;
 use crate::sql::{Bind, Content, Dialect, Member, SelectList, Shape, Slot, SlotSpec, SqlType, column};
 use crate::storage::{Codec, StorageError};
 
@@ -82,6 +83,8 @@ pub struct Values<'a> {
     pub expected: &'a [i64],
     /// [`Slot::DeletionId`], a UUID.
     pub deletion: &'a str,
+    /// [`Slot::Context`].
+    pub context: Option<&'a Context>,
     /// [`Slot::Cursor`].
     pub cursor: &'a [Value],
     /// [`Slot::Limit`].
@@ -100,6 +103,7 @@ impl<'a> Values<'a> {
             fields: &[],
             expected: &[],
             deletion: "",
+            context: None,
             cursor: &[],
             limit: 0,
         }
@@ -123,6 +127,7 @@ impl<'a> Values<'a> {
             Slot::Now => Ok(Bind::Text(self.now.to_owned())),
             Slot::Expected => codec.bind(&Value::List(self.expected.iter().copied().map(Value::Int).collect())),
             Slot::DeletionId => codec.bind(&Value::Text(self.deletion.to_owned())),
+            Slot::Context => Ok(Bind::Text(self.context.map(Context::lines).unwrap_or_default())),
             Slot::Cursor(at) => bind(self.cursor.get(*at)),
             Slot::Limit => Ok(Bind::Int(self.limit)),
         }

@@ -3,11 +3,11 @@
 use super::attributes::{self, Given, OnBlock, bad};
 use super::expr::Use;
 use super::names::{MAX_IDENTIFIER, database_name};
-use super::suggest::{listing, suggest};
+use super::suggest::{listing, suggest, suggest_as};
 use super::{Draft, Resolver};
 use crate::ast;
 use crate::diag::{Code, Diagnostic, Span};
-use crate::ir::{Action, Default, Effect, Field, FieldId, FieldType, Index, ModelId, Provider, Scalar};
+use crate::ir::{Action, Audit, Default, Effect, Field, FieldId, FieldType, Index, ModelId, Provider, Scalar};
 
 /// The source of an entry of [`crate::ir::Model::uniques`] or [`crate::ir::Model::indexes`].
 pub(super) struct Filter<'a> {
@@ -234,10 +234,25 @@ impl<'a> Resolver<'a> {
             self.soft_delete(id);
         }
         self.model_mut(id).append_only = append_only.is_some();
+        if let Some(given) = find(OnBlock::Audit) {
+            self.model_mut(id).audit = self.audit(given);
+        }
         for one in given.iter().filter(|one| one.kind == OnBlock::Internal) {
             self.internal(id, one);
         }
         self.version_field(id);
+    }
+
+    fn audit(&mut self, given: &Given<'a, OnBlock>) -> Option<Audit> {
+        let Some(value) = given.arg("denials") else { return Some(Audit { denials: false }) };
+        let name = attributes::name(value, "what is recorded besides writes", &mut self.diags)?;
+        if name.name != "denials" {
+            let unknown = bad(name.span, format!("`@@audit` does not know `{}`", name.name));
+            let help = "write `@@audit` or `@@audit(denials)`";
+            self.report(suggest_as(unknown, &name.name, ["denials"], str::to_owned, help));
+            return None;
+        }
+        Some(Audit { denials: true })
     }
 
     fn internal(&mut self, id: ModelId, given: &Given<'a, OnBlock>) {
@@ -246,6 +261,7 @@ impl<'a> Resolver<'a> {
         let model = self.schema.model(id);
         let absent = match actions.as_slice() {
             [Action::Restore] => model.soft_delete.is_none(),
+            [Action::Audit] => model.audit.is_none(),
             [Action::Update | Action::Delete] => model.append_only,
             _ => false,
         };

@@ -66,19 +66,19 @@ const UNNAMED: &str = "check";
 
 /// The words of rules, with what they stand for.
 fn actions(word: &str, effect: Effect) -> Option<Vec<Action>> {
-    use Action::{Create, Delete, Detail, List, Restore, Update};
+    use Action::{Audit, Create, Delete, Detail, List, Restore, Update};
     match word {
         "read" => Some(vec![List, Detail]),
         // An allow never reaches further than the author saw; a deny always does.
         "all" => Some(match effect {
             Effect::Allow => vec![List, Detail, Create, Update, Delete],
-            Effect::Deny => vec![List, Detail, Create, Update, Delete, Restore],
+            Effect::Deny => vec![List, Detail, Create, Update, Delete, Restore, Audit],
         }),
         _ => Action::ALL.into_iter().find(|action| action.word() == word).map(|action| vec![action]),
     }
 }
 
-const ACTION_WORDS: [&str; 8] = ["list", "detail", "read", "create", "update", "delete", "restore", "all"];
+const ACTION_WORDS: [&str; 9] = ["list", "detail", "read", "create", "update", "delete", "restore", "audit", "all"];
 
 impl<'a> Resolver<'a> {
     /// Reads the fields and relation members of every model.
@@ -243,6 +243,7 @@ impl<'a> Resolver<'a> {
                     | OnBlock::Path
                     | OnBlock::SoftDelete
                     | OnBlock::AppendOnly
+                    | OnBlock::Audit
                     | OnBlock::Internal => {}
                 }
             }
@@ -325,11 +326,17 @@ impl<'a> Resolver<'a> {
         let model = self.schema.model(id);
         let span = given.arg("action").map_or(given.span, |value| value.span);
         let from_mixin = !self.drafts.get(id.index()).is_some_and(|draft| covers(draft.record.span, given.span));
-        if actions == [Action::Restore] && model.soft_delete.is_none() && !from_mixin {
-            self.report(
-                Diagnostic::new(Code::RuleWithoutEffect, span, "nothing can be restored in this model")
-                    .help("add `@@soft_delete`, or remove the rule"),
-            );
+        let missing = match actions {
+            [Action::Restore] if model.soft_delete.is_none() => {
+                ("nothing can be restored in this model", "add `@@soft_delete`, or remove the rule")
+            }
+            [Action::Audit] if model.audit.is_none() => {
+                ("no trail is kept of this model", "add `@@audit`, or remove the rule")
+            }
+            _ => return,
+        };
+        if !from_mixin {
+            self.report(Diagnostic::new(Code::RuleWithoutEffect, span, missing.0).help(missing.1));
         }
     }
 

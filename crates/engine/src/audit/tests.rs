@@ -1,0 +1,465 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::api::{Answer, BatchItem, Code, Operation, Verb};
+use crate::engine::tests::{Base, at, caller, json as parsed, split};
+use crate::engine::{Engine, Store};
+use crate::sql::SqlType;
+use crate::store::{NoPages, Session as _};
+use crate::testing::statement;
+
+const BANK: &str = r#"
+enum Role { teller manager auditor }
+enum Status { open closed @map("CLOSED") }
+
+auth Principal {
+  id       String @id
+  role     Role
+  tenantId String @tenant
+}
+
+model Customer {
+  id       Int    @id
+  name     String
+  version  Int    @version
+  accounts Account[]
+  @@soft_delete
+  @@audit
+  @@allow("all", true)
+  @@allow("restore", true)
+}
+
+model Account {
+  id         Uuid   @id @default(uuid())
+  customerId Int?
+  owner      String @length(min: 1)
+  email      String? @pii
+  pin        String @default("1234") @sensitive
+  secret     String @default("x") @server_only
+  status     Status @default(open)
+  balance    Decimal(18, 4) @default(0)
+  rate       Decimal @default(0)
+  big        BigInt @default(0)
+  factor     Float @default(0)
+  flag       Boolean @default(false)
+  born       Date?
+  data       Bytes?
+  extra      Json?
+  tags       String[]
+  createdAt  DateTime @default(now())
+  version    Int    @version
+  customer   Customer? @relation(fields: [customerId], references: [id], onDelete: Cascade)
+  @@soft_delete
+  @@audit(denials)
+  @@unique([owner])
+  @@check(balance >= 0, "insufficient funds", name: "funds")
+  @@deny("update", auth().role == auditor)
+  @@allow("all", auth() != null)
+  @@allow("restore", true)
+}
+
+model Branch {
+  a    Int
+  b    String
+  text String?
+  desks Desk[]
+  @@id([a, b])
+  @@allow("all", true)
+}
+
+model Desk {
+  id      Int @id @default(autoincrement())
+  branchA Int?
+  branchB String?
+  branch  Branch? @relation(fields: [branchA, branchB], references: [a, b], onDelete: Cascade, onUpdate: Cascade)
+  @@audit
+  @@allow("all", true)
+}
+"#;
+
+/// Runs SQL as somebody beside the engine would.
+pub(crate) async fn sql(base: &Base, text: &str) -> Result<(), String> {
+    match (&base.postgres, &base.directory) {
+        (Some(database), _) => {
+            let mut connection = database.connect().await;
+            let done = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut connection).await;
+            done.map(|_| ()).map_err(|error| error.to_string())
+        }
+        (None, Some(directory)) => {
+            // Without our functions and pragmas, as any other tool.
+            let connection = rusqlite::Connection::open(directory.path().join("test.db")).unwrap();
+            connection.busy_timeout(Duration::from_secs(5)).unwrap();
+            connection.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+            connection.execute_batch(text).map_err(|error| error.to_string())
+        }
+        (None, None) => panic!("nobody else can reach a database in memory"),
+    }
+}
+
+/// A text column of each row, as the engine's connection reads it.
+async fn texts(engine: &Engine, text: &str) -> Vec<String> {
+    let statement = statement(text, &[SqlType::TEXT], Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let rows = match engine.store() {
+        Store::Postgres(pool) => {
+            pool.session(deadline.into()).await.unwrap().fetch(&statement, &mut NoPages).await.unwrap()
+        }
+        Store::Sqlite(database) => {
+            use futures_util::FutureExt as _;
+            let work = move |session: &mut crate::store::sqlite::SqliteSession<'_>| {
+                session.fetch(&statement, &mut NoPages).now_or_never().unwrap()
+            };
+            database.read(deadline, work).await.unwrap()
+        }
+    };
+    let cell = |row: usize| match &rows.control(row)[0] {
+        cratestack_schema::value::Value::Text(text) => text.clone(),
+        other => panic!("{other:?}"),
+    };
+    (0..rows.len()).map(cell).collect()
+}
+
+/// The entries, oldest first.
+pub(crate) async fn entries(base: &Base) -> Vec<Json> {
+    let texts = texts(&base.engine, "SELECT entry FROM cratestack_audit ORDER BY seq").await;
+    let parsed = texts.iter().map(|text| {
+        let value: Json = serde_json::from_str(text).unwrap();
+        // Compact, with sorted members: serde_json's maps are sorted.
+        assert_eq!(serde_json::to_string(&value).unwrap(), *text, "{}", base.name);
+        value
+    });
+    parsed.collect()
+}
+
+/// What happened to which row.
+async fn story(base: &Base) -> Vec<String> {
+    let line = |entry: &Json| {
+        let text = |name: &str| entry[name].as_str().unwrap().to_owned();
+        let changed: Vec<&str> =
+            entry["changed"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        let by = if entry["out_of_band"] == true { " out of band" } else { "" };
+        format!("{} {} {} [{}]{by}", text("operation"), text("model"), text("primary_key"), changed.join(" "))
+    };
+    entries(base).await.iter().map(line).collect()
+}
+
+const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+#[tokio::test]
+async fn an_event_says_who_did_what() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        let data = format!(
+            r#"{{"id":"{ID}","owner":"Ann \"é\" \u0001","email":"a@b.c","status":"closed","balance":"12.5","rate":"-0.0012",
+            "big":"-9007199254740993","factor":0.1,"flag":true,"born":"2001-02-03","data":"AP8=","extra":{{"b":[1,"x"],"a":null}},
+            "tags":["x","\"y\""]}}"#
+        );
+        let account = base.engine.schema().model_named("Account").unwrap();
+        let mut who = caller(&base.engine, "teller");
+        who.request_id = "req-1".to_owned();
+        who.origin = Origin {
+            op: "POST /accounts".into(),
+            auth: Some(crate::api::AuthMethod::Dev),
+            client_ip: Some("::ffff:10.0.0.1".parse().unwrap()),
+            trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
+        };
+        let operation = Operation { model: account, verb: Verb::Create { data: parsed(&data) } };
+        base.engine.run(&who, operation).await.unwrap();
+        base.patch("manager", "Account", ID, 1, r#"{"email":null,"pin":"9","balance":"7"}"#).await.unwrap();
+        // Nothing changes, and nothing happened.
+        base.patch("manager", "Account", ID, 2, r#"{"balance":"7.0"}"#).await.unwrap();
+
+        let all = entries(&base).await;
+        assert_eq!(all.len(), 2, "{name} {all:#?}");
+        let mut first = all[0].clone();
+        let event_id = first["event_id"].as_str().unwrap().to_owned();
+        assert_eq!(uuid::Uuid::parse_str(&event_id).unwrap().get_version_num(), 7, "{name} {event_id}");
+        let at = first["at"].as_str().unwrap().to_owned();
+        assert!(instant_is_canonical(&at), "{name} {at}");
+        let user = if base.postgres.is_some() { json!("postgres") } else { Json::Null };
+        assert_eq!(first["db_user"], user, "{name}");
+        for member in ["event_id", "at", "db_user"] {
+            first.as_object_mut().unwrap().remove(member);
+        }
+        assert_eq!(
+            first,
+            json!({
+                "actor": {
+                    "claims": {"id": "ann", "role": "teller", "tenantId": "t1"},
+                    "client_ip": "10.0.0.1",
+                    "roles": ["teller"],
+                    "subject": "ann",
+                },
+                "after": {
+                    "balance": "12.5000", "big": "-9007199254740993", "born": "2001-02-03",
+                    "createdAt": "2026-01-31T10:00:00.000000Z", "customerId": null, "data": "00ff", "deletedAt": null,
+                    "email": {"redacted": "pii"}, "extra": first["after"]["extra"], "factor": "0.1", "flag": true, "id": ID,
+                    "owner": "Ann \"é\" \u{1}", "pin": {"redacted": "sensitive"}, "rate": "-0.0012", "status": "closed",
+                    "tags": ["x", "\"y\""], "version": 1,
+                },
+                "auth": "dev",
+                "before": null,
+                "changed": [
+                    "balance", "big", "born", "createdAt", "data", "email", "extra", "factor", "flag", "id", "owner", "pin",
+                    "rate", "secret", "status", "tags", "version",
+                ],
+                "idempotency_key": null,
+                "model": "Account",
+                "op": "POST /accounts",
+                "operation": "create",
+                "out_of_band": false,
+                "outcome": "done",
+                "primary_key": ID,
+                "request_id": "req-1",
+                "schema_name": "bank",
+                "schema_version": base.engine.schema().fingerprint(),
+                "service": "cratestack",
+                "tenant": "t1",
+                "trace_id": "0af7651916cd43dd8448eb211c80319c",
+                "typ": "audit.event",
+                "v": 1,
+            }),
+            "{name}"
+        );
+        // A string of the stored text, which is the database's own.
+        let extra: Json = serde_json::from_str(first["after"]["extra"].as_str().unwrap()).unwrap();
+        assert_eq!(extra, json!({"a": null, "b": [1, "x"]}), "{name}");
+        let second = &all[1];
+        assert_eq!(second["changed"], json!(["balance", "email", "pin", "version"]), "{name}");
+        assert_eq!(second["before"], first["after"], "{name}");
+        assert_eq!((&second["after"]["email"], &second["after"]["balance"]), (&Json::Null, &json!("7.0000")), "{name}");
+        assert_eq!(second["auth"], Json::Null, "{name}");
+    }
+}
+
+fn instant_is_canonical(text: &str) -> bool {
+    use cratestack_schema::value::instant;
+    instant::to_unix_micros(text).and_then(instant::from_unix_micros).as_deref() == Some(text)
+}
+
+#[tokio::test]
+async fn every_way_to_change_a_row_is_recorded() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        base.create("teller", "Customer", r#"{"id":1,"name":"Ann"}"#).await.unwrap();
+        base.create("teller", "Account", &format!(r#"{{"id":"{ID}","owner":"a","customerId":1}}"#)).await.unwrap();
+        // A cascade of tombstones, and back.
+        base.delete("teller", "Customer", "1", 1).await.unwrap();
+        base.restore("teller", "Customer", "1", 2).await.unwrap();
+        let account = format!("Account {ID}");
+        let columns = "[balance big createdAt customerId factor flag id owner pin rate secret status tags version]";
+        let mut told = story(&base).await;
+        // Which of the two triggers comes first is the database's choice.
+        told[2..4].sort();
+        told[4..6].sort();
+        assert_eq!(
+            told,
+            [
+                "create Customer 1 [id name version]".to_owned(),
+                format!("create {account} {columns}"),
+                format!("delete {account} [deletedAt version]"),
+                "delete Customer 1 [deletedAt version]".to_owned(),
+                format!("restore {account} [deletedAt version]"),
+                "restore Customer 1 [deletedAt version]".to_owned(),
+            ],
+            "{name}"
+        );
+        // All by the same request.
+        assert!(entries(&base).await.iter().all(|entry| entry["actor"]["subject"] == "ann"), "{name}");
+    }
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        // A batch: items that are refused leave nothing.
+        let item = |verb| BatchItem { verb };
+        let create = |id: i64| item(Verb::Create { data: parsed(&format!(r#"{{"id":{id},"name":"x"}}"#)) });
+        let items = vec![create(1), create(2), create(1), item(Verb::Delete { key: split("2"), expected: at(1) })];
+        let answer = base.run("teller", "Customer", Verb::Batch { atomic: false, items }).await.unwrap();
+        let Answer::Batch(answers) = answer else { panic!("{name}") };
+        assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, true], "{name}");
+        let items = vec![create(3), create(3)];
+        base.run("teller", "Customer", Verb::Batch { atomic: true, items }).await.unwrap_err();
+        assert_eq!(
+            story(&base).await,
+            [
+                "create Customer 1 [id name version]",
+                "create Customer 2 [id name version]",
+                "delete Customer 2 [deletedAt version]",
+            ],
+            "{name}"
+        );
+        // A write to a model without a trail that reaches one with a trail.
+        base.create("teller", "Branch", r#"{"a":1,"b":"x"}"#).await.unwrap();
+        base.create("teller", "Desk", r#"{"branchA":1,"branchB":"x"}"#).await.unwrap();
+        base.delete("manager", "Branch", "1/x", -1).await.unwrap();
+        let all = entries(&base).await;
+        let last = &all[all.len() - 1];
+        assert_eq!(
+            story(&base).await[3..],
+            ["create Desk 1 [branchA branchB id]", "delete Desk 1 [branchA branchB id]"]
+        );
+        assert_eq!((&last["out_of_band"], &last["actor"]["roles"]), (&json!(false), &json!(["manager"])), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_writes_sql_is_recorded_too() {
+    for base in Base::durable(BANK).await {
+        let name = base.name;
+        for text in [
+            "INSERT INTO customers (id, name, version) VALUES (1, 'Ann', 1), (2, 'Bob', 1), (3, 'Eve', 1)",
+            "UPDATE customers SET name = name",
+            "UPDATE customers SET name = upper(name) WHERE id <= 2",
+            "UPDATE customers SET id = 4 WHERE id = 3",
+            "DELETE FROM customers WHERE id = 1",
+            "UPDATE customers SET deleted_at = '2026-01-31T10:00:00.000000Z', \
+             deletion_id = '01890a5d-ac96-774b-bcce-b302099a8057' WHERE id = 2",
+            "DELETE FROM customers WHERE id = 2",
+        ] {
+            sql(&base, text).await.unwrap_or_else(|error| panic!("{name} {text}: {error}"));
+        }
+        let mut told = vec![
+            "create Customer 1 [id name version]",
+            "create Customer 2 [id name version]",
+            "create Customer 3 [id name version]",
+            "update Customer 1 [name]",
+            "update Customer 2 [name]",
+            "delete Customer 3 [id name version]",
+            "create Customer 4 [id name version]",
+            "delete Customer 1 [id name version]",
+            "delete Customer 2 [deletedAt]",
+            "erase Customer 2 [deletedAt id name version]",
+        ];
+        if base.postgres.is_some() {
+            sql(&base, "TRUNCATE customers CASCADE").await.unwrap();
+            told.push("delete Customer 4 [id name version]");
+            sql(&base, "COPY customers (id, name, version) FROM PROGRAM 'printf \"7\\tCopy\\t1\\n\"'").await.unwrap();
+            told.push("create Customer 7 [id name version]");
+            sql(&base, "SET session_replication_role = replica; UPDATE customers SET name = 'r'").await.unwrap();
+            told.push("update Customer 7 [name]");
+        }
+        let told: Vec<String> = told.into_iter().map(|line| format!("{line} out of band")).collect();
+        assert_eq!(story(&base).await, told, "{name}");
+        let user = if base.postgres.is_some() { json!("postgres") } else { Json::Null };
+        for entry in entries(&base).await {
+            let actor = json!({"claims": {}, "client_ip": null, "roles": [], "subject": user});
+            assert_eq!((&entry["actor"], &entry["auth"], &entry["op"]), (&actor, &json!("sql"), &Json::Null), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replacement_is_refused_where_it_would_go_unseen() {
+    for base in Base::durable(BANK).await.into_iter().filter(|base| base.postgres.is_none()) {
+        base.create("teller", "Customer", r#"{"id":1,"name":"Ann"}"#).await.unwrap();
+        base.create("teller", "Customer", r#"{"id":2,"name":"Bob"}"#).await.unwrap();
+        base.create("teller", "Account", &format!(r#"{{"id":"{ID}","owner":"a"}}"#)).await.unwrap();
+        let other = ID.replace("8057", "8058");
+        base.create("teller", "Account", &format!(r#"{{"id":"{other}","owner":"b"}}"#)).await.unwrap();
+        let before = story(&base).await;
+        for text in [
+            "INSERT OR REPLACE INTO customers (id, name, version) VALUES (1, 'x', 1)",
+            "UPDATE OR REPLACE customers SET id = 1 WHERE id = 2",
+            &format!("UPDATE OR REPLACE accounts SET owner = 'a' WHERE id = '{other}'"),
+            "REPLACE INTO accounts (id, owner, tags, created_at) VALUES ('01890a5d-ac96-774b-bcce-b302099a8059', 'a', '[]', \
+             '2026-01-31T10:00:00.000000Z')",
+            "INSERT OR REPLACE INTO cratestack_audit (seq, occurred_at, model, primary_key, out_of_band, entry) \
+             VALUES (1, '', '', '', 0, '{}')",
+            "UPDATE cratestack_audit SET model = 'x'",
+            "DELETE FROM cratestack_audit",
+        ] {
+            let error = sql(&base, text).await.unwrap_err();
+            assert!(error.starts_with("cratestack:"), "{text}: {error}");
+        }
+        assert_eq!(story(&base).await, before);
+        // A row keeps its own key.
+        sql(&base, "UPDATE customers SET id = 1, name = 'y' WHERE id = 1").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_event_cannot_be_written_fails() {
+    for base in Base::durable(BANK).await {
+        let name = base.name;
+        base.create("teller", "Customer", r#"{"id":1,"name":"Ann"}"#).await.unwrap();
+        let fail = if base.postgres.is_some() {
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''full''; END'; \
+             CREATE TRIGGER fail BEFORE INSERT ON cratestack_audit FOR EACH ROW EXECUTE FUNCTION fail()"
+        } else {
+            "CREATE TRIGGER fail BEFORE INSERT ON cratestack_audit BEGIN SELECT RAISE(ABORT, 'full'); END"
+        };
+        sql(&base, fail).await.unwrap();
+        let create = base.create("teller", "Customer", r#"{"id":2,"name":"Bob"}"#).await.unwrap_err();
+        let patch = base.patch("teller", "Customer", "1", 1, r#"{"name":"x"}"#).await.unwrap_err();
+        let delete = base.delete("teller", "Customer", "1", 1).await.unwrap_err();
+        for failure in [create, patch, delete] {
+            assert_eq!(failure.code, Code::Unavailable, "{name} {failure:?}");
+            assert_eq!(failure.detail, "the audit trail cannot be written; nothing was changed", "{name}");
+        }
+        sql(&base, if base.postgres.is_some() { "DROP TRIGGER fail ON cratestack_audit" } else { "DROP TRIGGER fail" })
+            .await
+            .unwrap();
+        base.patch("teller", "Customer", "1", 1, r#"{"name":"x"}"#).await.unwrap();
+        assert_eq!(story(&base).await, ["create Customer 1 [id name version]", "update Customer 1 [name version]"]);
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_named_by_its_length() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        let create = |id: i64, length: usize| format!(r#"{{"id":{id},"name":"{}"}}"#, "é".repeat(length));
+        base.create("teller", "Customer", &create(1, 30_000)).await.unwrap();
+        base.create("teller", "Customer", &create(2, 33_000)).await.unwrap();
+        base.patch("teller", "Customer", "1", 1, r#"{"name":"x"}"#).await.unwrap();
+        base.patch("teller", "Customer", "2", 1, &format!(r#"{{"name":"{}"}}"#, "y".repeat(70_000))).await.unwrap();
+        let all = entries(&base).await;
+        assert_eq!(all[0]["after"]["name"].as_str().unwrap().len(), 60_000, "{name}");
+        let digest = |row: &Json| {
+            assert_eq!(row.get("sha256").is_some(), base.postgres.is_some(), "{name} {row}");
+            row["length"].as_u64().unwrap()
+        };
+        let length = |name: usize| (r#"{"deletedAt":null,"id":2,"name":"","version":1}"#.len() + name) as u64;
+        assert_eq!(digest(&all[1]["after"]), length(66_000), "{name}");
+        assert_eq!((all[2]["before"]["name"].as_str().unwrap().len(), &all[2]["after"]["name"]), (60_000, &json!("x")));
+        assert_eq!((digest(&all[3]["before"]), digest(&all[3]["after"])), (length(66_000), length(70_000)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_recorded_where_they_are_asked_for() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        base.create("teller", "Account", &format!(r#"{{"id":"{ID}","owner":"a"}}"#)).await.unwrap();
+        base.create("teller", "Customer", r#"{"id":1,"name":"Ann"}"#).await.unwrap();
+        let stale = base.patch("teller", "Account", ID, 9, r#"{"owner":"b"}"#).await.unwrap_err();
+        assert_eq!(stale.code, Code::VersionMismatch, "{name}");
+        let denied = base.patch("auditor", "Account", ID, 1, r#"{"owner":"b"}"#).await.unwrap_err();
+        assert_eq!(denied.code, Code::Forbidden, "{name}");
+        // Not on this model, and not these.
+        base.patch("teller", "Customer", "1", 9, r#"{"name":"b"}"#).await.unwrap_err();
+        base.patch("teller", "Account", ID, 1, r#"{"owner":""}"#).await.unwrap_err();
+        base.patch("teller", "Account", &ID.replace('1', "2"), 1, r#"{"owner":"b"}"#).await.unwrap_err();
+        let items = vec![
+            BatchItem { verb: Verb::Create { data: parsed(r#"{"owner":"c"}"#) } },
+            BatchItem { verb: Verb::Delete { key: split(ID), expected: at(7) } },
+        ];
+        let refused = base.run("teller", "Account", Verb::Batch { atomic: true, items }).await.unwrap_err();
+        assert_eq!((refused.code, refused.item), (Code::VersionMismatch, Some(1)), "{name}");
+        let told = format!("denied Account {ID} []");
+        assert_eq!(story(&base).await[2..], [told.as_str(), &told, &told], "{name}");
+        let all = entries(&base).await;
+        let last = &all[3];
+        assert_eq!((&last["outcome"], &last["before"], &last["after"]), (&json!("denied"), &Json::Null, &Json::Null));
+        assert_eq!((&last["actor"]["roles"], &last["out_of_band"]), (&json!(["auditor"]), &json!(false)), "{name}");
+        // An allowance for each principal.
+        for _ in 0..70 {
+            base.patch("teller", "Account", ID, 9, r#"{"owner":"b"}"#).await.unwrap_err();
+        }
+        let denials = story(&base).await.iter().filter(|line| line.starts_with("denied")).count();
+        assert_eq!(denials, 61, "{name}");
+    }
+}

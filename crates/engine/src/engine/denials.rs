@@ -1,0 +1,192 @@
+//! The record of refusals that `@@audit(denials)` asks for: 403s and 412s, each in a short transaction of its own.
+//!
+//! A caller who is refused again and again must not fill the trail: each principal has an allowance
+//! ([`Limits::denials_per_minute`](crate::Limits)), and what goes beyond it is logged once, not recorded.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cratestack_schema::ir::ModelId;
+
+use super::{Core, Store, now};
+use crate::api::{Answer, Caller, Code, Failure, Operation, Verb};
+use crate::audit::{self, Context};
+use crate::fault::StoreError;
+use crate::plan::key_values;
+use crate::store::{NoPages, Session};
+
+/// Principals that are remembered at once.
+const PRINCIPALS: usize = 10_000;
+/// How long a refusal may take to be recorded.
+const PATIENCE: Duration = Duration::from_secs(5);
+const MINUTE: i64 = 60_000_000;
+
+/// How much of its allowance each principal has used.
+#[derive(Debug, Default)]
+pub(super) struct Allowances {
+    used: Mutex<HashMap<String, Used>>,
+}
+
+#[derive(Debug)]
+struct Used {
+    /// When the allowance will be whole again, in microseconds (the theoretical arrival time of GCRA).
+    until: i64,
+    /// Whether the log says already that it is used up.
+    told: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Record,
+    /// The first one beyond the allowance.
+    Enough,
+    Silent,
+}
+
+impl Allowances {
+    fn take(&self, principal: &str, per_minute: u32, now: i64) -> Verdict {
+        let step = MINUTE / i64::from(per_minute.max(1));
+        let mut all = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= PRINCIPALS && !all.contains_key(principal) {
+            all.retain(|_, used| used.until > now);
+            if all.len() >= PRINCIPALS {
+                return Verdict::Silent;
+            }
+        }
+        let used = all.entry(principal.to_owned()).or_insert(Used { until: now, told: false });
+        let until = used.until.max(now) + step;
+        if until - now <= MINUTE {
+            *used = Used { until, told: false };
+            return Verdict::Record;
+        }
+        if std::mem::replace(&mut used.told, true) { Verdict::Silent } else { Verdict::Enough }
+    }
+}
+
+/// The keys of an operation on a model whose refusals are recorded, taken before the operation runs.
+pub(super) struct Watched {
+    model: ModelId,
+    keys: Vec<String>,
+    batch: bool,
+}
+
+impl Watched {
+    pub(super) fn of(core: &Core, operation: &Operation) -> Option<Self> {
+        let model = core.schema.model(operation.model);
+        if !model.audit.is_some_and(|audit| audit.denials) {
+            return None;
+        }
+        let text = |key: &[String]| {
+            key_values(&core.schema, model, key).map_or_else(String::new, |key| audit::key(&core.schema, model, &key))
+        };
+        let of_verb = |verb: &Verb| match verb {
+            Verb::Read { key, .. } | Verb::Patch { key, .. } | Verb::Delete { key, .. } | Verb::Restore { key, .. } => {
+                text(key)
+            }
+            Verb::List { .. } | Verb::Create { .. } | Verb::Batch { .. } => String::new(),
+        };
+        let (keys, batch) = match &operation.verb {
+            Verb::Batch { items, .. } => (items.iter().map(|item| of_verb(&item.verb)).collect(), true),
+            verb => (vec![of_verb(verb)], false),
+        };
+        Some(Self { model: operation.model, keys, batch })
+    }
+
+    /// The keys of what was refused.
+    fn refused(&self, outcome: &Result<Answer, Failure>) -> Vec<&str> {
+        let denial = |failure: &Failure| matches!(failure.code, Code::Forbidden | Code::VersionMismatch);
+        let key = |at: usize| self.keys.get(at).map_or("", String::as_str);
+        match outcome {
+            Err(failure) if denial(failure) => {
+                vec![key(if self.batch { failure.item.unwrap_or(usize::MAX) } else { 0 })]
+            }
+            Ok(Answer::Batch(items)) => {
+                let items = items.iter().enumerate();
+                items.filter(|(_, item)| item.as_ref().is_err_and(denial)).map(|(at, _)| key(at)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Records what was refused. The refusal stands whether or not this succeeds: nothing was changed that could be undone.
+pub(super) async fn record(core: &Arc<Core>, caller: &Caller, watched: &Watched, outcome: &Result<Answer, Failure>) {
+    let model = core.schema.model(watched.model);
+    let context = Context::new(&core.schema, caller, &core.options.service);
+    for key in watched.refused(outcome) {
+        let limit = core.options.limits.denials_per_minute;
+        match core.allowances.take(context.actor(), limit, core.options.clock.now()) {
+            Verdict::Record => {}
+            Verdict::Enough => {
+                tracing::warn!(
+                    request_id = caller.request_id,
+                    model = model.name,
+                    limit,
+                    "a caller was refused so often that further refusals are not recorded for now"
+                );
+                continue;
+            }
+            Verdict::Silent => continue,
+        }
+        let done = write(core, &context, watched.model, key).await;
+        if let Err(error) = done {
+            tracing::error!(
+                request_id = caller.request_id,
+                model = model.name,
+                error = error.message,
+                "a refusal could not be recorded in the audit trail"
+            );
+        }
+    }
+}
+
+async fn write(core: &Arc<Core>, context: &Context, model: ModelId, key: &str) -> Result<(), StoreError> {
+    let deadline = Instant::now() + PATIENCE;
+    let statements = core.trail.denied(&core.schema, context, model, key);
+    match &core.store {
+        Store::Postgres(pool) => {
+            let mut session = pool.session(deadline.into()).await?;
+            for statement in &statements {
+                session.fetch(statement, &mut NoPages).await?;
+            }
+            Ok(())
+        }
+        Store::Sqlite(database) => {
+            let work = move |session: &mut crate::store::sqlite::SqliteSession<'_>| {
+                for statement in &statements {
+                    now(session.fetch(statement, &mut NoPages))?;
+                }
+                Ok(())
+            };
+            database.write(deadline, work).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allowance_is_used_up_and_comes_back() {
+        let allowances = Allowances::default();
+        let take = |who: &str, now: i64| allowances.take(who, 3, now);
+        assert_eq!([0, 1, 2].map(|now| take("ann", now)), [Verdict::Record; 3]);
+        assert_eq!([3, 4, 5].map(|now| take("ann", now)), [Verdict::Enough, Verdict::Silent, Verdict::Silent]);
+        assert_eq!(take("bob", 5), Verdict::Record);
+        assert_eq!(take("ann", MINUTE / 3 + 6), Verdict::Record);
+        assert_eq!(take("ann", MINUTE / 3 + 7), Verdict::Enough);
+        assert_eq!(take("ann", 3 * MINUTE), Verdict::Record);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let allowances = Allowances::default();
+        for n in 0..PRINCIPALS {
+            assert_eq!(allowances.take(&n.to_string(), 60, 0), Verdict::Record);
+        }
+        assert_eq!(allowances.take("one more", 60, 0), Verdict::Silent);
+        assert_eq!(allowances.take("one more", 60, MINUTE), Verdict::Record);
+    }
+}
