@@ -38,6 +38,15 @@ pub async fn run(engine: &Engine, request: &Request, request_id: &str) -> Result
             Err(failure) => problem(&failure),
         });
     }
+    if let (["audit"], "GET") =
+        (parsed.segments.iter().map(String::as_str).collect::<Vec<_>>().as_slice(), request.method.as_str())
+    {
+        return Ok(match engine.trail(&caller, &parsed.params).await {
+            Ok(Answer::Page { items, next, total }) => page(&items, next.as_deref(), total),
+            Ok(_) => return inexpressible("the trail gives pages"),
+            Err(failure) => problem(&failure),
+        });
+    }
     let operation = operation(engine, request, &parsed)?;
     let model = engine.schema().model(operation.model);
     caller.origin.op = route(model, &operation.verb).into();

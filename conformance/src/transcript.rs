@@ -190,6 +190,7 @@ fn lay_out(body: &[u8]) -> String {
     }
     if let Some(mut node) = std::str::from_utf8(body).ok().and_then(Node::parse) {
         node.mask_cursors();
+        node.mask_events();
         return node.pretty();
     }
     let text = String::from_utf8_lossy(body);

@@ -127,6 +127,8 @@ impl Matrix {
     fn prepare(&self, service: &mut Service, route: &RouteInfo) -> Result<(), String> {
         let last = match route.target {
             RouteTarget::Model(model) => model.index() + 1,
+            // The trail has an event of each model.
+            RouteTarget::Trail => self.schema.models.len(),
             RouteTarget::Procedure(_) => 0,
         };
         for model in self.schema.models.iter().take(last) {
@@ -158,7 +160,7 @@ impl Matrix {
     fn request(&self, route: &RouteInfo, claims: &Value, precondition: Precondition) -> Request {
         let model = match route.target {
             RouteTarget::Model(model) => Some(self.schema.model(model)),
-            RouteTarget::Procedure(_) => None,
+            RouteTarget::Procedure(_) | RouteTarget::Trail => None,
         };
         let row = |member: &str| self.plan["rows"][&model.unwrap().name][member].clone();
         let body = match route.verb {
@@ -171,7 +173,7 @@ impl Matrix {
                 let name = route.path.trim_start_matches("/rpc/");
                 Some(self.plan["calls"][name].clone())
             }
-            RouteVerb::List | RouteVerb::Read | RouteVerb::Delete | RouteVerb::Restore => None,
+            RouteVerb::List | RouteVerb::Read | RouteVerb::Delete | RouteVerb::Restore | RouteVerb::Trail => None,
         };
         let versioned = model.is_some_and(|model| model.version.is_some());
         let if_match = match precondition {

@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use cratestack_engine::api::{Answer, Code, Failure, Row};
-use cratestack_schema::ir::{Model, ModelId, Schema};
+use cratestack_schema::ir::{ModelId, Schema};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::cbor;
@@ -17,8 +17,8 @@ use crate::url;
 /// What shapes the answer to one request, besides what the engine found.
 #[derive(Debug)]
 pub(crate) struct Shape<'a> {
-    /// The model that the request is about.
-    pub(crate) model: &'a Model,
+    /// The URL segment of the model that the request is about.
+    pub(crate) segment: &'a str,
     /// The negotiated format.
     pub(crate) format: Format,
     /// The path before the API's own, as callers see it.
@@ -65,7 +65,7 @@ impl Shape<'_> {
     }
 
     fn row(&self, row: Row) -> Outcome {
-        let location = || Some(url::row(self.base, &self.model.path, &row.key));
+        let location = || Some(url::row(self.base, self.segment, &row.key));
         let Some(body) = row.body else {
             // The caller wrote what it may not read: neither body nor tag, but where it is.
             let status = if row.created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };

@@ -51,6 +51,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
         procedure: &'a Procedure,
         body: Option<Json>,
     ) -> BoxFuture<'a, Result<String, Failure>>;
+    fn trail<'a>(
+        &'a self,
+        caller: &'a Caller,
+        params: &'a [(String, String)],
+    ) -> BoxFuture<'a, Result<Answer, Failure>>;
     fn principal(&self, claims: &Json) -> Result<Principal, String>;
     fn admit(&self, caller: &Caller, model: ModelId, actions: &[Action]) -> Result<(), Failure>;
     fn ready(&self) -> BoxFuture<'_, Result<(), Failure>>;
@@ -72,6 +77,14 @@ impl Backend for Engine {
         body: Option<Json>,
     ) -> BoxFuture<'a, Result<String, Failure>> {
         Box::pin(Self::call(self, caller, procedure, body))
+    }
+
+    fn trail<'a>(
+        &'a self,
+        caller: &'a Caller,
+        params: &'a [(String, String)],
+    ) -> BoxFuture<'a, Result<Answer, Failure>> {
+        Box::pin(Self::trail(self, caller, params))
     }
 
     fn principal(&self, claims: &Json) -> Result<Principal, String> {
@@ -235,6 +248,7 @@ fn warned(mut response: Response, warning: Option<HeaderValue>) -> Response {
 enum Work {
     Run(ModelId, Verb),
     Call(usize, Option<Json>),
+    Trail(Vec<(String, String)>),
     /// The 422 of a malformed batch, which must not come before a 401.
     Refuse(ModelId, Problem),
 }
@@ -272,12 +286,16 @@ impl Exchange<'_> {
         };
         let personal = match route.target {
             RouteTarget::Model(model) => is_personal(self.api.backend.schema(), model, &params),
-            RouteTarget::Procedure(_) => true,
+            RouteTarget::Procedure(_) | RouteTarget::Trail => true,
         };
         let work = self.work(route, params, expected, data)?;
         let caller = self.caller(route).await?;
-        let shape = |model| Shape {
-            model: self.api.backend.schema().model(model),
+        let segment = match route.target {
+            RouteTarget::Model(model) => self.api.backend.schema().model(model).path.as_str(),
+            RouteTarget::Procedure(_) | RouteTarget::Trail => "",
+        };
+        let shape = || Shape {
+            segment,
             format: self.format,
             base: self.base(&path),
             target: (&path, query.as_deref()),
@@ -298,7 +316,11 @@ impl Exchange<'_> {
                 let warning = self.api.deprecations.then(|| deprecation::of_operation(schema, model, &verb)).flatten();
                 let operation = Operation { model, verb };
                 let answer = self.in_time(self.api.backend.run(&caller, operation)).await??;
-                shape(model).respond(answer).map(|response| warned(response, warning))
+                shape().respond(answer).map(|response| warned(response, warning))
+            }
+            Work::Trail(params) => {
+                let answer = self.in_time(self.api.backend.trail(&caller, &params)).await??;
+                shape().respond(answer)
             }
             Work::Call(at, body) => {
                 let procedures = &self.api.backend.schema().procedures;
@@ -372,7 +394,7 @@ impl Exchange<'_> {
             condition(&self.parts.headers, &header::IF_NONE_MATCH)?,
         );
         let refused = match (verb, &conditions) {
-            (RouteVerb::List | RouteVerb::Read, _) | (_, (None, None)) => None,
+            (RouteVerb::List | RouteVerb::Read | RouteVerb::Trail, _) | (_, (None, None)) => None,
             (RouteVerb::Batch, _) => Some("a batch has no conditional headers: each item has its own `ifMatch`"),
             (RouteVerb::Create | RouteVerb::Call, _) => Some("this route has no conditional headers"),
             (_, (_, Some(_))) => Some("`If-None-Match` is for reads: writes take `If-Match`"),
@@ -426,6 +448,7 @@ impl Exchange<'_> {
     ) -> Result<Work, Problem> {
         let model = match route.target {
             RouteTarget::Procedure(at) => return Ok(Work::Call(at, data)),
+            RouteTarget::Trail => return Ok(Work::Trail(params)),
             RouteTarget::Model(model) => model,
         };
         let fields = self.api.backend.schema().model(model).key.len();
@@ -442,7 +465,7 @@ impl Exchange<'_> {
                 Ok((atomic, items)) => Verb::Batch { atomic, items },
                 Err(problem) => return Ok(Work::Refuse(model, problem)),
             },
-            RouteVerb::Call => return Err(Problem::internal("a call without a procedure")),
+            RouteVerb::Call | RouteVerb::Trail => return Err(Problem::internal("a route without its target")),
         };
         Ok(Work::Run(model, verb))
     }
@@ -544,7 +567,7 @@ impl Exchange<'_> {
 /// The query parameters of a list or a read; the other verbs have none.
 fn params(verb: RouteVerb, query: Option<&str>) -> Result<Vec<(String, String)>, Problem> {
     let params = url::parameters(query)?;
-    let takes = matches!(verb, RouteVerb::List | RouteVerb::Read);
+    let takes = matches!(verb, RouteVerb::List | RouteVerb::Read | RouteVerb::Trail);
     if params.is_empty() || takes {
         Ok(params)
     } else {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cratestack_engine::engine::trail;
 use cratestack_engine::policy::could_allow;
 use cratestack_schema::ir::{Action, Model, ModelId, Schema};
 use http::Method;
@@ -47,6 +48,8 @@ pub enum RouteVerb {
     Batch,
     /// A procedure.
     Call,
+    /// A page of the audit trail.
+    Trail,
 }
 
 impl RouteVerb {
@@ -59,6 +62,7 @@ impl RouteVerb {
             Self::Patch => Some(Action::Update),
             Self::Delete => Some(Action::Delete),
             Self::Restore => Some(Action::Restore),
+            Self::Trail => Some(Action::Audit),
             Self::Batch | Self::Call => None,
         }
     }
@@ -71,6 +75,8 @@ pub enum RouteTarget {
     Model(ModelId),
     /// The procedure at this position of [`Schema::procedures`].
     Procedure(usize),
+    /// The trail of every model that shows one.
+    Trail,
 }
 
 /// What the items of a batch do.
@@ -99,6 +105,9 @@ pub fn routes(schema: &Schema) -> Vec<RouteInfo> {
         };
         let table = table.into_iter().filter(|(_, _, verb)| served(verb));
         routes.extend(table.map(|(method, path, verb)| RouteInfo::new(method, path, verb, target)));
+    }
+    if schema.models.iter().any(|model| trail::shown(schema, model)) {
+        routes.push(RouteInfo::new(Method::GET, "/audit".to_owned(), RouteVerb::Trail, RouteTarget::Trail));
     }
     for (at, procedure) in schema.procedures.iter().enumerate() {
         if could_allow(schema, procedure.rules.iter().map(|rule| (rule.effect, &rule.expr))) {

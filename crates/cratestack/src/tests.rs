@@ -122,6 +122,10 @@ impl Backend for Fake {
         Box::pin(std::future::ready(Ok(r#"{"value":1}"#.to_owned())))
     }
 
+    fn trail<'a>(&'a self, _: &'a Caller, _: &'a [(String, String)]) -> BoxFuture<'a, Result<Answer, Failure>> {
+        Box::pin(std::future::ready(Err(Failure::new(Code::NotFound, "there is no trail"))))
+    }
+
     fn principal(&self, claims: &Json) -> Result<Principal, String> {
         match claims.member("id") {
             Some(Json::String(id)) => Ok(Principal { claims: vec![Value::Text(id.clone())] }),

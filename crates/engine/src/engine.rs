@@ -18,6 +18,7 @@ mod futures;
 mod read;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod trail;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -253,6 +254,17 @@ impl Engine {
         let work = Work { task: work, context: self.core.context(caller, model) };
         let core = Arc::clone(&self.core);
         Detached(Some(core.write(work, deadline).boxed())).await
+    }
+
+    /// A page of the audit trail, newest first, as far as the rules for the action `audit` show it. `params` are decoded
+    /// query parameters: `model`, `key`, `actor` (a subject), `from` and `to` (RFC 3339; `to` is excluded), `limit` and
+    /// `cursor`.
+    ///
+    /// # Errors
+    /// [`Code::InvalidQuery`], [`Code::InvalidCursor`]; [`Code::Unauthenticated`] and [`Code::Forbidden`] where the
+    /// rules show nothing to the caller; [`Code::NotFound`] where they show nothing to anybody.
+    pub async fn trail(&self, caller: &Caller, params: &[(String, String)]) -> Result<Answer, Failure> {
+        trail::page(&self.core, caller, params).await
     }
 
     /// The 401 of an anonymous caller to whom the rules refuse each of `actions`, whatever the row. [`Engine::run`]
@@ -780,7 +792,12 @@ fn key_of<'v>(core: &Core, model: &Model, values: impl Iterator<Item = &'v Value
 
 /// The action in a sentence.
 fn verb(action: Action) -> &'static str {
-    if action == Action::Detail { "read" } else { action.word() }
+    match action {
+        Action::Detail => "read",
+        // "let nobody read the trail of it": see the sentences that this becomes part of.
+        Action::Audit => "read the trail of",
+        action => action.word(),
+    }
 }
 
 fn unauthenticated(model: &Model, action: Action) -> Failure {

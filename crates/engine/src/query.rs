@@ -159,8 +159,30 @@ pub fn read(
     reader.finish().map(|query| query.projection)
 }
 
+/// Binds a cursor to whom it was given: subject and tenant, so that it outlives their token.
+pub(crate) fn bind_principal(binding: &mut Binding, schema: &Schema, principal: Option<&Principal>) {
+    let known = schema.auth.as_ref().map(|auth| [auth.subject, auth.tenant]);
+    let known: Vec<FieldId> = known.into_iter().flatten().flatten().collect();
+    match principal {
+        None => binding.part("anonymous"),
+        Some(principal) if known.is_empty() => binding.part("claims").values(&principal.claims),
+        Some(principal) => {
+            let claims = known.iter().map(|id| principal.claims.get(id.index()).cloned().unwrap_or(Value::Null));
+            binding.part("subject").values(&claims.collect::<Vec<_>>())
+        }
+    };
+}
+
+/// The size of a page.
+pub(crate) fn limit(limits: &Limits, text: &str) -> Result<u32, Failure> {
+    let most = limits.list_max;
+    let digits = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
+    let limit = text.parse().ok().filter(|limit| digits && (1..=most).contains(limit));
+    limit.ok_or_else(|| invalid("limit", format!("must be a number from 1 to {most}")))
+}
+
 /// A failure that names its parameter.
-fn invalid(name: &str, what: impl AsRef<str>) -> Failure {
+pub(crate) fn invalid(name: &str, what: impl AsRef<str>) -> Failure {
     Failure::new(Code::InvalidQuery, format!("`{}` {}", shown(name), what.as_ref()))
 }
 
@@ -399,10 +421,7 @@ impl<'a> Reader<'a> {
     }
 
     fn page_size(&mut self, text: &str) -> Result<(), Failure> {
-        let most = self.limits.list_max;
-        let digits = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
-        let limit = text.parse().ok().filter(|limit| digits && (1..=most).contains(limit));
-        self.limit = Some(limit.ok_or_else(|| invalid("limit", format!("must be a number from 1 to {most}")))?);
+        self.limit = Some(limit(self.limits, text)?);
         Ok(())
     }
 
@@ -717,16 +736,7 @@ impl Query {
             let direction = if key.descending { "desc" } else { "asc" };
             binding.part(&path_name(schema, self.model, &key.path)).part(direction).part(&format!("{:?}", field.ty));
         }
-        let known = schema.auth.as_ref().map(|auth| [auth.subject, auth.tenant]);
-        let known: Vec<FieldId> = known.into_iter().flatten().flatten().collect();
-        match principal {
-            None => binding.part("anonymous"),
-            Some(principal) if known.is_empty() => binding.part("claims").values(&principal.claims),
-            Some(principal) => {
-                let claims = known.iter().map(|id| principal.claims.get(id.index()).cloned().unwrap_or(Value::Null));
-                binding.part("subject").values(&claims.collect::<Vec<_>>())
-            }
-        };
+        bind_principal(&mut binding, schema, principal);
         binding
     }
 

@@ -93,13 +93,22 @@ impl rusqlite::ToSql for Bind {
 }
 
 /// Gives an SQLite connection the function that [`Codec::select_element`] calls: `cratestack_float(x)`, the shortest
-/// text that reads back as the same float.
+/// text that reads back as the same float. And those that [`Codec::recorded`] calls: `cratestack_scaled(text, scale)` and
+/// `cratestack_sortable(text)`, the stored forms of a Decimal, null where the text is none.
 pub fn register_functions(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
     use rusqlite::functions::FunctionFlags;
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
     connection.create_scalar_function("cratestack_float", 1, flags, |context| {
         let value: Option<f64> = context.get(0)?;
         Ok(value.map(|value| built(|out| push_float(out, value))))
+    })?;
+    connection.create_scalar_function("cratestack_scaled", 2, flags, |context| {
+        let (text, scale): (Option<String>, u32) = (context.get(0)?, context.get(1)?);
+        Ok(text.and_then(|text| scaled(&text, scale)))
+    })?;
+    connection.create_scalar_function("cratestack_sortable", 1, flags, |context| {
+        let text: Option<String> = context.get(0)?;
+        Ok(text.and_then(|text| text.parse::<Decimal>().ok()).and_then(|decimal| sortable(&decimal.to_string())))
     })
 }
 
@@ -462,6 +471,76 @@ impl<'s> Codec<'s> {
                 TextForm::Plain(column.to_owned())
             }
         }
+    }
+
+    /// The stored form of a field that an entry of the audit trail has in `side`, and the condition that the entry has
+    /// it in a form from which that can be made. Null where it is null, or is not.
+    pub(crate) fn recorded(self, entry: &str, side: &str, field: &str) -> (String, String) {
+        let (value, kind) = match self.dialect {
+            Dialect::Postgres => {
+                let object = format!("({entry}::json->'{side}')");
+                (format!("({object}->>'{field}')"), format!("json_typeof({object}->'{field}')"))
+            }
+            Dialect::Sqlite => {
+                let path = format!("'$.{side}.{field}'");
+                (format!("({entry} ->> {path})"), format!("json_type({entry}, {path})"))
+            }
+        };
+        let postgres = self.dialect == Dialect::Postgres;
+        let wanted = match (self.kind(), postgres) {
+            (Kind::Int, true) => "'number'",
+            (Kind::Int, false) => "'integer'",
+            (Kind::Boolean, true) => "'boolean'",
+            (Kind::Boolean, false) => "'true', 'false'",
+            (_, true) => "'string'",
+            (_, false) => "'text'",
+        };
+        let sound = format!("{kind} IN ({wanted}, 'null')");
+        match self.of_text(&value) {
+            (cast, Some(form)) => (cast, format!("({sound} AND ({value} IS NULL OR {value} ~ {}))", literal(form))),
+            (cast, None) => (cast, sound),
+        }
+    }
+
+    /// The stored form of what [`TextForm::text`] gives, an expression that is text or null, and the form that the text
+    /// must have on PostgreSQL: null where it has not.
+    pub(crate) fn of_text(self, text: &str) -> (String, Option<&'static str>) {
+        let postgres = self.dialect == Dialect::Postgres;
+        let (cast, form) = match self.kind() {
+            Kind::Enum(variants) => {
+                let moved = variants.iter().filter(|variant| variant.name != variant.stored);
+                let cases: Vec<String> = moved
+                    .map(|variant| format!("WHEN {} THEN {} ", literal(&variant.name), literal(&variant.stored)))
+                    .collect();
+                let mapped = format!("CASE {text} {}ELSE {text} END", cases.concat());
+                (if cases.is_empty() { text.to_owned() } else { mapped }, None)
+            }
+            Kind::Int | Kind::BigInt if postgres => (format!("{text}::bigint"), Some("^-?[0-9]{1,18}$")),
+            Kind::Int | Kind::BigInt => (format!("CAST({text} AS INTEGER)"), None),
+            Kind::Float if postgres => {
+                (format!("{text}::double precision"), Some(r"^-?[0-9]{1,17}(\.[0-9]{1,20})?(e[+-][0-2]?[0-9]{1,2})?$"))
+            }
+            Kind::Float => (format!("CAST({text} AS REAL)"), None),
+            Kind::Boolean if postgres => (format!("{text}::boolean"), Some("^(true|false)$")),
+            Kind::Scaled(scale) => (format!("cratestack_scaled({text}, {scale})"), None),
+            Kind::Decimal(_) if postgres => (format!("{text}::numeric"), Some(r"^-?[0-9]+(\.[0-9]+)?$")),
+            Kind::Decimal(_) => (format!("cratestack_sortable({text})"), None),
+            Kind::DateTime if postgres => {
+                (format!("{text}::timestamptz"), Some(r"^[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-9:.]{15}Z$"))
+            }
+            Kind::Date if postgres => (format!("{text}::date"), Some("^[0-9]{4}-[01][0-9]-[0-3][0-9]$")),
+            Kind::Uuid if postgres => {
+                (format!("{text}::uuid"), Some("^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"))
+            }
+            Kind::Text | Kind::Json | Kind::Boolean | Kind::DateTime | Kind::Date | Kind::Uuid => {
+                (text.to_owned(), None)
+            }
+            Kind::Bytes if postgres => (format!("decode({text}, 'hex')"), Some("^([0-9a-f]{2})*$")),
+            Kind::Bytes => (format!("unhex({text})"), None),
+        };
+        // Conditions are not always tried in the order in which they are written: a cast must guard itself.
+        let guarded = |form: &str| format!("CASE WHEN {text} ~ {} THEN {cast} END", literal(form));
+        (form.map_or_else(|| cast.clone(), guarded), form)
     }
 
     /// A cell as a canonical value.

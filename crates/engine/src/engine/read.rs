@@ -140,18 +140,18 @@ pub(super) async fn one(
     Ok(Answer::Row(Row { body: Some(rows.into_first()), key, version, full: form.projection.full(), created: false }))
 }
 
-fn unix(core: &Core) -> i64 {
+pub(super) fn unix(core: &Core) -> i64 {
     core.options.clock.now().div_euclid(1_000_000)
 }
 
-fn random(core: &Core) -> impl Fn() -> Option<[u8; SEED]> + Sync {
+pub(super) fn random(core: &Core) -> impl Fn() -> Option<[u8; SEED]> + Sync {
     || {
         let mut seed = [0; SEED];
         core.options.ids.random(&mut seed).then_some(seed)
     }
 }
 
-fn refused(model: &Model, caller: &Caller, action: Action) -> Failure {
+pub(super) fn refused(model: &Model, caller: &Caller, action: Action) -> Failure {
     if caller.principal.is_none() {
         return unauthenticated(model, action);
     }
@@ -159,7 +159,7 @@ fn refused(model: &Model, caller: &Caller, action: Action) -> Failure {
 }
 
 /// Runs a statement that only reads; once more on another connection if the first one is lost.
-async fn fetch(
+pub(super) async fn fetch(
     core: &Arc<Core>,
     caller: &Caller,
     model: ModelId,

@@ -624,7 +624,7 @@ impl Planner<'_> {
 }
 
 /// A condition as a column that is true or false, never null.
-fn flag(condition: Frag) -> String {
+pub(crate) fn flag(condition: Frag) -> String {
     if condition.is_true() || condition.is_false() {
         return condition.into_text();
     }
