@@ -408,6 +408,47 @@ async fn a_write_whose_event_cannot_be_written_fails() {
 }
 
 #[tokio::test]
+async fn a_full_disk_leaves_nothing() {
+    for base in Base::durable(BANK).await {
+        let name = base.name;
+        base.create("teller", "Customer", r#"{"id":1,"name":"Ann"}"#).await.unwrap();
+        let long = format!(r#"{{"name":"{}"}}"#, "x".repeat(20_000));
+        if base.postgres.is_some() {
+            let full = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                        RAISE EXCEPTION 'full' USING ERRCODE = '53100'; END $$; \
+                        CREATE TRIGGER fail BEFORE INSERT ON cratestack_audit FOR EACH ROW EXECUTE FUNCTION fail()";
+            sql(&base, full).await.unwrap();
+        } else {
+            // No page more than there are: the row itself would still fit, the event does not.
+            limit_pages(&base, "SELECT page_count FROM pragma_page_count").await;
+        }
+        let failure = base.patch("teller", "Customer", "1", 1, &long).await.unwrap_err();
+        assert_eq!((failure.code, failure.detail.as_str()), (Code::Unavailable, FULL), "{name}");
+        if base.postgres.is_some() {
+            sql(&base, "DROP TRIGGER fail ON cratestack_audit").await.unwrap();
+        } else {
+            limit_pages(&base, "SELECT 4294967294").await;
+        }
+        base.patch("teller", "Customer", "1", 1, &long).await.unwrap();
+        assert_eq!(story(&base).await, ["create Customer 1 [id name version]", "update Customer 1 [name version]"]);
+    }
+}
+
+const FULL: &str = "the database has no space left; nothing was changed";
+
+/// Bounds the file as the writer sees it.
+async fn limit_pages(base: &Base, pages: &str) {
+    let Store::Sqlite(database) = base.engine.store() else { return };
+    let pages = texts(&base.engine, &format!("SELECT CAST(({pages}) AS TEXT)")).await.remove(0);
+    let statement = statement(&format!("PRAGMA max_page_count = {pages}"), &[SqlType::INT], Vec::new());
+    let work = move |session: &mut crate::store::sqlite::SqliteSession<'_>| {
+        use futures_util::FutureExt as _;
+        session.fetch(&statement, &mut NoPages).now_or_never().unwrap().map(|_| ())
+    };
+    database.write::<_, (), crate::fault::StoreError>(Instant::now() + Duration::from_secs(10), work).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_does_not_fit_is_named_by_its_length() {
     for base in Base::all(BANK).await {
         let name = base.name;

@@ -617,7 +617,16 @@ async fn a_lost_connection_leaves_the_outcome_of_a_mutation_unknown() {
 
 #[tokio::test]
 async fn a_write_is_one_statement_and_one_round_trip() {
-    let Some(mut base) = Base::postgres(BANK).await else { return };
+    one_round_trip(BANK).await;
+}
+
+#[tokio::test]
+async fn a_write_with_its_audit_event_is_one_statement_and_one_round_trip() {
+    one_round_trip(&BANK.replace("  @@soft_delete\n", "  @@soft_delete\n  @@audit\n")).await;
+}
+
+async fn one_round_trip(text: &str) {
+    let Some(mut base) = Base::postgres(text).await else { return };
     let proxy = Proxy::before(base.postgres.as_ref().unwrap()).await;
     let schema = Arc::clone(base.engine.schema());
     base.engine = Engine::open(schema, &Database::Postgres(proxy.url.clone()), fixed()).await.unwrap();
