@@ -30,6 +30,8 @@ use crate::plan::key_text;
 use crate::sql::{Bind, Dialect, Statement, Template};
 use crate::storage::{push_float, push_json_string};
 
+pub use ddl::grants;
+
 /// The table of the trail.
 pub const TABLE: &str = "cratestack_audit";
 

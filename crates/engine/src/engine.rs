@@ -15,6 +15,7 @@
 mod cache;
 mod denials;
 mod futures;
+pub mod purge;
 mod read;
 #[cfg(test)]
 pub(crate) mod tests;

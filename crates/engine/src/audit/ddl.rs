@@ -17,7 +17,7 @@ use cratestack_schema::database_name;
 use cratestack_schema::ir::{Field, FieldId, Model, ModelId, Schema};
 
 use super::{Context, ENTRY_LIMIT, TABLE, VIEW};
-use crate::ddl::Trigger;
+use crate::ddl::{META_TABLE, Trigger};
 use crate::ddl_trigger::{append_only, dollar_quoted, insert_guards, sqlite_trigger};
 use crate::relay::AUDIT;
 use crate::sql::{Dialect, SqlType, column, ident};
@@ -211,6 +211,39 @@ enum Kind {
     Uuid,
     Text,
     Json,
+}
+
+/// The statements that let a role of PostgreSQL serve a schema, and no more: it changes rows, but neither tables nor
+/// the trail, which the triggers write with the rights of their owner. `namespace` is the PostgreSQL schema that the tables
+/// are in.
+pub fn grants(schema: &Schema, role: &str, namespace: &str) -> Vec<String> {
+    let (role, namespace) = (ident(role), ident(namespace));
+    let on = |tables: &[String], what: &str| {
+        let tables: Vec<String> = tables.iter().map(|table| format!("{namespace}.{}", ident(table))).collect();
+        format!("GRANT {what} ON {} TO {role};", tables.join(", "))
+    };
+    let tables = |append_only: bool| {
+        let models = schema.models.iter().filter(|model| model.append_only == append_only);
+        models.map(|model| model.table.clone()).collect::<Vec<String>>()
+    };
+    let mut statements = vec![
+        format!("REVOKE ALL ON ALL TABLES IN SCHEMA {namespace} FROM {role};"),
+        format!("GRANT USAGE ON SCHEMA {namespace} TO {role};"),
+    ];
+    for (tables, what) in [(tables(false), "SELECT, INSERT, UPDATE, DELETE"), (tables(true), "SELECT, INSERT")] {
+        if !tables.is_empty() {
+            statements.push(on(&tables, what));
+        }
+    }
+    statements.push(on(&[META_TABLE.to_owned()], "SELECT"));
+    if super::any(schema) {
+        statements.push(on(&[TABLE.to_owned(), VIEW.to_owned()], "SELECT"));
+        let relay = [AUDIT.delivery.to_owned(), AUDIT.position.to_owned()];
+        statements.push(on(&relay, "SELECT, INSERT, UPDATE, DELETE"));
+        statements
+            .push(format!("GRANT EXECUTE ON FUNCTION {namespace}.{DENIED}(text, text, text, text, text) TO {role};"));
+    }
+    statements
 }
 
 /// The triggers of one model.

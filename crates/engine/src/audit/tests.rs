@@ -27,10 +27,19 @@ model Customer {
   name     String
   version  Int    @version
   accounts Account[]
+  loans    Loan[]
   @@soft_delete
   @@audit
   @@allow("all", true)
   @@allow("restore", true)
+}
+
+model Loan {
+  id         Int @id
+  customerId Int
+  customer   Customer @relation(fields: [customerId], references: [id], onDelete: Restrict)
+  @@soft_delete
+  @@allow("all", true)
 }
 
 model Account {
@@ -502,5 +511,126 @@ async fn refusals_are_recorded_where_they_are_asked_for() {
         }
         let denials = story(&base).await.iter().filter(|line| line.starts_with("denied")).count();
         assert_eq!(denials, 61, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_role_of_the_application_cannot_touch_the_trail() {
+    let Some(base) = Base::postgres(BANK).await else { return };
+    let database = base.postgres.as_ref().unwrap();
+    let mut connection = database.connect().await;
+    let role = format!("app_{}", uuid::Uuid::now_v7().simple());
+    let mut script = format!("CREATE ROLE {role} LOGIN;\n");
+    script.push_str(&grants(base.engine.schema(), &role, "public").join("\n"));
+    sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(&mut connection).await.unwrap();
+    let (scheme, rest) = database.url.split_once("://").unwrap();
+    let url = format!("{scheme}://{role}@{}", rest.split_once('@').map_or(rest, |(_, host)| host));
+
+    // It serves everything.
+    let options = crate::engine::Options::default();
+    let schema = Arc::clone(base.engine.schema());
+    let engine = Engine::open(schema, &crate::engine::Database::Postgres(url.clone()), options).await.unwrap();
+    let served = Base { name: "role", engine, postgres: None, directory: None };
+    served.create("teller", "Customer", r#"{"id":1,"name":"Ann"}"#).await.unwrap();
+    served.create("teller", "Account", &format!(r#"{{"id":"{ID}","owner":"a","customerId":1}}"#)).await.unwrap();
+    served.create("teller", "Branch", r#"{"a":1,"b":"x"}"#).await.unwrap();
+    served.create("teller", "Desk", r#"{"branchA":1,"branchB":"x"}"#).await.unwrap();
+    served.patch("auditor", "Account", ID, 1, r#"{"owner":"b"}"#).await.unwrap_err();
+    served.delete("teller", "Customer", "1", 1).await.unwrap();
+    served.restore("teller", "Customer", "1", 2).await.unwrap();
+    served.delete("teller", "Branch", "1/x", -1).await.unwrap();
+    assert_eq!(story(&served).await.len(), 9);
+    assert!(entries(&served).await.iter().all(|entry| entry["db_user"] == role.as_str()));
+    served.engine.close().await;
+
+    let mut app = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    for text in [
+        "UPDATE cratestack_audit SET entry = '{}'",
+        "DELETE FROM cratestack_audit",
+        "TRUNCATE cratestack_audit",
+        "INSERT INTO cratestack_audit (occurred_at, model, primary_key, out_of_band, entry) VALUES (now(), '', '', false, '{}')",
+        "INSERT INTO cratestack_audit (seq, xid, occurred_at, model, primary_key, out_of_band, entry) \
+         OVERRIDING SYSTEM VALUE VALUES (1, 1, now(), '', '', false, '{}')",
+        "ALTER TABLE customers DISABLE TRIGGER ALL",
+        "ALTER TABLE cratestack_audit DISABLE TRIGGER ALL",
+        "DROP TRIGGER cratestack_audit_rows_customers ON customers",
+        "CREATE OR REPLACE FUNCTION cratestack_audit_rows_customers() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        "SET session_replication_role = replica",
+        "TRUNCATE customers",
+        "CREATE TABLE cratestack_audit (x text)",
+    ] {
+        let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut app).await.unwrap_err().to_string();
+        assert!(refused.contains("denied") || refused.contains("must be owner"), "{text}: {refused}");
+    }
+    // A table of its own of the same name is none that the triggers would write to.
+    let own = "CREATE TEMP TABLE cratestack_audit (LIKE public.cratestack_audit); \
+               UPDATE pg_temp.cratestack_audit SET entry = ''; UPDATE customers SET name = 'seen'";
+    sqlx::raw_sql(own).execute(&mut app).await.unwrap();
+    assert_eq!(story(&base).await.last().unwrap(), "update Customer 1 [name] out of band");
+    // The owner meets the triggers of the trail.
+    for text in
+        ["UPDATE cratestack_audit SET entry = '{}'", "DELETE FROM cratestack_audit", "TRUNCATE cratestack_audit"]
+    {
+        let refused = sql(&base, &format!("SET session_replication_role = replica; {text}")).await.unwrap_err();
+        assert!(refused.contains("are never changed or deleted"), "{text}: {refused}");
+    }
+    drop(app);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DROP OWNED BY {role}; DROP ROLE {role}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_purge_erases_old_tombstones() {
+    for base in Base::all(BANK).await {
+        let name = base.name;
+        let customer = base.engine.schema().model_named("Customer").unwrap();
+        for id in 1..=3 {
+            base.create("teller", "Customer", &format!(r#"{{"id":{id},"name":"n"}}"#)).await.unwrap();
+        }
+        base.create("teller", "Account", &format!(r#"{{"id":"{ID}","owner":"a","customerId":2}}"#)).await.unwrap();
+        base.delete("teller", "Customer", "1", 1).await.unwrap();
+        base.delete("teller", "Customer", "2", 1).await.unwrap();
+        let before = story(&base).await.len();
+        // The engine's clock stands at 10:00:00.
+        let (early, late) = ("2026-01-31T10:00:00.000000Z", "2026-01-31T10:00:00.000001Z");
+        assert_eq!(base.engine.tombstones(customer, early).await.unwrap(), 0, "{name}");
+        assert_eq!(base.engine.tombstones(customer, late).await.unwrap(), 2, "{name}");
+        let none = base.engine.purge(customer, early, &mut |_| ()).await.unwrap();
+        assert_eq!((none.removed, none.kept, story(&base).await.len()), (0, 0, before), "{name}");
+        let mut reports = Vec::new();
+        let purged = base.engine.purge(customer, late, &mut |purged| reports.push(purged)).await.unwrap();
+        assert_eq!((purged.removed, purged.kept, reports), (2, 0, vec![purged]), "{name}");
+        let told = story(&base).await.split_off(before);
+        let account = format!(
+            "erase Account {ID} [balance big createdAt customerId deletedAt factor flag id owner pin rate \
+                               secret status tags version]"
+        );
+        let mut expected = vec![
+            "erase Customer 1 [deletedAt id name version]".to_owned(),
+            account,
+            "erase Customer 2 [deletedAt id name version]".to_owned(),
+        ];
+        expected.sort();
+        let mut sorted = told.clone();
+        sorted.sort();
+        assert_eq!(sorted, expected, "{name}");
+        let last = entries(&base).await.pop().unwrap();
+        assert_eq!(
+            (&last["auth"], &last["op"], &last["out_of_band"]),
+            (&json!("system"), &json!("purge"), &json!(false))
+        );
+        // What others still refer to stays, though they are tombstones themselves.
+        base.create("teller", "Loan", r#"{"id":1,"customerId":3}"#).await.unwrap();
+        base.delete("teller", "Loan", "1", 0).await.unwrap();
+        base.delete("teller", "Customer", "3", 1).await.unwrap();
+        let kept = base.engine.purge(customer, late, &mut |_| ()).await.unwrap();
+        assert_eq!((kept.removed, kept.kept), (0, 1), "{name}");
+        let loan = base.engine.schema().model_named("Loan").unwrap();
+        assert_eq!(base.engine.purge(loan, late, &mut |_| ()).await.unwrap().removed, 1, "{name}");
+        assert_eq!(base.engine.purge(customer, late, &mut |_| ()).await.unwrap().removed, 1, "{name}");
+        let account = base.engine.schema().model_named("Branch").unwrap();
+        assert_eq!(base.engine.tombstones(account, late).await.unwrap_err().code, Code::BadRequest, "{name}");
     }
 }

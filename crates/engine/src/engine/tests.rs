@@ -113,7 +113,7 @@ impl Base {
         Self { name: "file", engine, postgres: None, directory: Some(directory) }
     }
 
-    async fn postgres(text: &str) -> Option<Self> {
+    pub(crate) async fn postgres(text: &str) -> Option<Self> {
         let database = PgDatabase::new().await?;
         let schema = compile(text);
         let mut connection = database.connect().await;
