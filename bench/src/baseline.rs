@@ -53,6 +53,7 @@ impl IntoResponse for Failure {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Claims {
+    id: String,
     tenant_id: String,
 }
 
@@ -115,7 +116,53 @@ struct AccountPatch {
     overdraft: Option<Decimal>,
 }
 
+/// What an auditor asks for, as most people write it: one row with both sides, in the transaction of the change.
+pub(crate) const TABLES: &str = "
+    CREATE TABLE hand_accounts (LIKE accounts INCLUDING ALL);
+    CREATE TABLE hand_audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(),
+        model text NOT NULL, row_id uuid NOT NULL, actor text NOT NULL, op text NOT NULL, before jsonb, after jsonb);
+    CREATE INDEX ON hand_audit (model, row_id);
+    CREATE INDEX ON hand_audit (at)";
+
+async fn record(
+    tx: &mut sqlx::PgConnection,
+    actor: &str,
+    id: Uuid,
+    before: String,
+    after: String,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO hand_audit (model, row_id, actor, op, before, after) VALUES ('Account', $1, $2, 'update', $3::text::jsonb, $4::text::jsonb)",
+    )
+    .bind(id)
+    .bind(actor)
+    .bind(before)
+    .bind(after)
+    .execute(tx)
+    .await
+    .map(|_| ())
+}
+
 async fn patch(
+    pool: State<PgPool>,
+    headers: HeaderMap,
+    id: Path<Uuid>,
+    patch: Json<AccountPatch>,
+) -> Result<Response, Failure> {
+    write("accounts", pool, headers, id, patch).await
+}
+
+async fn audited_patch(
+    pool: State<PgPool>,
+    headers: HeaderMap,
+    id: Path<Uuid>,
+    patch: Json<AccountPatch>,
+) -> Result<Response, Failure> {
+    write("hand_accounts", pool, headers, id, patch).await
+}
+
+async fn write(
+    table: &'static str,
     State(pool): State<PgPool>,
     headers: HeaderMap,
     Path(id): Path<Uuid>,
@@ -136,15 +183,16 @@ async fn patch(
         .and_then(|tag| tag.trim_matches('"').parse().ok())
         .ok_or(Failure(StatusCode::BAD_REQUEST))?;
     let mut tx = pool.begin().await?;
-    let select = format!("SELECT {COLUMNS} FROM accounts WHERE id = $1 AND tenant_id = $2 FOR UPDATE");
+    let select = format!("SELECT {COLUMNS} FROM {table} WHERE id = $1 AND tenant_id = $2 FOR UPDATE");
     let current: Option<Account> =
-        sqlx::query_as(sqlx::AssertSqlSafe(select)).bind(id).bind(claims.tenant_id).fetch_optional(&mut *tx).await?;
+        sqlx::query_as(sqlx::AssertSqlSafe(select)).bind(id).bind(&claims.tenant_id).fetch_optional(&mut *tx).await?;
     let current = current.ok_or(Failure(StatusCode::NOT_FOUND))?;
     if current.version != expected {
         return Err(Failure(StatusCode::PRECONDITION_FAILED));
     }
+    let before = serde_json::to_string(&current).map_err(|_| Failure(StatusCode::INTERNAL_SERVER_ERROR))?;
     let update = format!(
-        "UPDATE accounts SET owner = $2, email = $3, overdraft = $4, version = version + 1 WHERE id = $1 RETURNING {COLUMNS}"
+        "UPDATE {table} SET owner = $2, email = $3, overdraft = $4, version = version + 1 WHERE id = $1 RETURNING {COLUMNS}"
     );
     let account: Account = sqlx::query_as(sqlx::AssertSqlSafe(update))
         .bind(id)
@@ -153,11 +201,19 @@ async fn patch(
         .bind(patch.overdraft.unwrap_or(current.overdraft))
         .fetch_one(&mut *tx)
         .await?;
+    if table == "hand_accounts" {
+        let after = serde_json::to_string(&account).map_err(|_| Failure(StatusCode::INTERNAL_SERVER_ERROR))?;
+        record(&mut tx, &claims.id, id, before, after).await?;
+    }
     tx.commit().await?;
     Ok(row(&account))
 }
 
 /// The routes that the benchmark calls.
 pub(crate) fn router(pool: PgPool) -> Router {
-    Router::new().route("/api/accounts", get(list)).route("/api/accounts/{id}", get(read).patch(patch)).with_state(pool)
+    Router::new()
+        .route("/api/accounts", get(list))
+        .route("/api/accounts/{id}", get(read).patch(patch))
+        .route("/api/audited-accounts/{id}", axum::routing::patch(audited_patch))
+        .with_state(pool)
 }

@@ -79,6 +79,18 @@ enum Kind {
     Get,
     List,
     Patch,
+    AuditedPatch,
+}
+
+impl Kind {
+    /// The rows that CrateStack, and those that the hand-written service is asked for.
+    fn tables(self) -> [&'static str; 2] {
+        if self == Self::AuditedPatch { ["audited_accounts", "hand_accounts"] } else { ["accounts"; 2] }
+    }
+
+    fn patches(self) -> bool {
+        matches!(self, Self::Patch | Self::AuditedPatch)
+    }
 }
 
 struct Caller {
@@ -100,9 +112,10 @@ impl Client for Caller {
             Kind::Get => write!(out, "GET /api/accounts/{id} HTTP/1.1\r\n"),
             Kind::List => write!(out, "GET /api/accounts?limit=50 HTTP/1.1\r\n"),
             Kind::Patch => write!(out, "PATCH /api/accounts/{id} HTTP/1.1\r\n"),
+            Kind::AuditedPatch => write!(out, "PATCH /api/audited-accounts/{id} HTTP/1.1\r\n"),
         };
         let _ = write!(out, "Host: bench\r\nAuthorization: Bearer {token}\r\n");
-        let _ = if self.kind == Kind::Patch {
+        let _ = if self.kind.patches() {
             let body = format!("{{\"owner\":\"owner {} of version {version}\"}}", self.turn);
             let length = body.len();
             write!(
@@ -119,7 +132,7 @@ impl Client for Caller {
         if status != 200 {
             return Err(format!("status {status}: {}{}", text(head), text(body)));
         }
-        if self.kind == Kind::Patch {
+        if self.kind.patches() {
             // Not simply one more: a patch that changes nothing keeps the version.
             let version = load::field(head, "etag").and_then(|tag| tag.trim_matches('"').parse().ok());
             let at = self.turn % self.rows.len().max(1);
@@ -132,9 +145,9 @@ impl Client for Caller {
     }
 }
 
-async fn callers(pool: &PgPool, kind: Kind, token: &str) -> Result<Vec<Caller>> {
-    let rows: Vec<(uuid::Uuid, i64)> =
-        sqlx::query_as("SELECT id, version FROM accounts ORDER BY id").fetch_all(pool).await?;
+async fn callers(pool: &PgPool, kind: Kind, table: &str, token: &str) -> Result<Vec<Caller>> {
+    let sql = format!("SELECT id, version FROM {table} ORDER BY id");
+    let rows: Vec<(uuid::Uuid, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(pool).await?;
     Ok(rows
         .chunks(rows.len().div_ceil(CLIENTS))
         .map(|part| Caller {
@@ -147,16 +160,17 @@ async fn callers(pool: &PgPool, kind: Kind, token: &str) -> Result<Vec<Caller>> 
 }
 
 /// What `pgbench` runs: the statement that the engine sends, as near as its variables allow.
-fn script(kind: Kind) -> &'static str {
+fn script(kind: Kind) -> String {
     match kind {
+        Kind::AuditedPatch => script(Kind::Patch).replace("UPDATE accounts", "UPDATE audited_accounts"),
         Kind::Get => {
-            "\\set n random(1, 10000)\nSELECT id, tenant_id, owner, email, balance::text, overdraft::text, currency, created_at, version FROM accounts WHERE id = ('00000000-0000-7000-8000-' || lpad(:n::text, 12, '0'))::uuid AND tenant_id = 'acme';\n"
+            "\\set n random(1, 10000)\nSELECT id, tenant_id, owner, email, balance::text, overdraft::text, currency, created_at, version FROM accounts WHERE id = ('00000000-0000-7000-8000-' || lpad(:n::text, 12, '0'))::uuid AND tenant_id = 'acme';\n".to_owned()
         }
         Kind::List => {
-            "SELECT id, tenant_id, owner, email, balance::text, overdraft::text, currency, created_at, version FROM accounts WHERE tenant_id = 'acme' ORDER BY id LIMIT 51;\n"
+            "SELECT id, tenant_id, owner, email, balance::text, overdraft::text, currency, created_at, version FROM accounts WHERE tenant_id = 'acme' ORDER BY id LIMIT 51;\n".to_owned()
         }
         Kind::Patch => {
-            "\\set n random(1, 10000)\nUPDATE accounts SET owner = 'owner ' || :n, version = version + 1 WHERE id = ('00000000-0000-7000-8000-' || lpad(:n::text, 12, '0'))::uuid AND tenant_id = 'acme' AND version > 0 RETURNING id, tenant_id, owner, email, balance::text, overdraft::text, currency, created_at, version;\n"
+            "\\set n random(1, 10000)\nUPDATE accounts SET owner = 'owner ' || :n, version = version + 1 WHERE id = ('00000000-0000-7000-8000-' || lpad(:n::text, 12, '0'))::uuid AND tenant_id = 'acme' AND version > 0 RETURNING id, tenant_id, owner, email, balance::text, overdraft::text, currency, created_at, version;\n".to_owned()
         }
     }
 }
@@ -244,12 +258,19 @@ async fn compare(words: &[String]) -> Result<()> {
         "| operation | CrateStack /s | p50 ms | p99 ms | hand-written /s | p50 ms | p99 ms | pgbench /s | p50 ms | p99 ms | ratio to hand-written | ratio to pgbench |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
-    for (name, kind) in [("get by id", Kind::Get), ("list of 50", Kind::List), ("versioned patch", Kind::Patch)] {
+    let mut plain = 0.0;
+    for (name, kind) in [
+        ("get by id", Kind::Get),
+        ("list of 50", Kind::List),
+        ("versioned patch", Kind::Patch),
+        ("audited patch", Kind::AuditedPatch),
+    ] {
+        let [own, others] = kind.tables();
         let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
             eprint!("\r{name}: round {} of {rounds}  ", round + 1);
-            a.push(load::run(ours.address, callers(&pool, kind, &token).await?, warm_up, time).await?);
-            b.push(load::run(other.address, callers(&pool, kind, &token).await?, warm_up, time).await?);
+            a.push(load::run(ours.address, callers(&pool, kind, own, &token).await?, warm_up, time).await?);
+            b.push(load::run(other.address, callers(&pool, kind, others, &token).await?, warm_up, time).await?);
             c.push(pgbench(&url, kind, time).await?);
         }
         eprint!("\r                                \r");
@@ -266,16 +287,31 @@ async fn compare(words: &[String]) -> Result<()> {
             ratio(&a, &b),
             ratio(&a, &c)
         );
+        let rate = middle(&a).rate;
+        match kind {
+            Kind::Patch => plain = rate,
+            Kind::AuditedPatch => println!("\naudited patch beside the versioned patch: {:.2}", rate / plain),
+            Kind::Get | Kind::List => {}
+        }
     }
     Ok(())
 }
 
 async fn seed(pool: &PgPool) -> Result<()> {
-    let sql = "INSERT INTO accounts (id, tenant_id, owner, email, balance, overdraft, currency, created_at, version)
+    sqlx::raw_sql(baseline::TABLES).execute(pool).await?;
+    for table in ["accounts", "audited_accounts", "hand_accounts"] {
+        seed_table(pool, table).await?;
+    }
+    Ok(())
+}
+
+async fn seed_table(pool: &PgPool, table: &str) -> Result<()> {
+    let sql = "INSERT INTO {table} (id, tenant_id, owner, email, balance, overdraft, currency, created_at, version)
         SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'acme', 'owner ' || n, 'ann@example.com',
                n, 0, 'EUR', now(), 1
         FROM generate_series(1, $1::bigint) AS n";
-    sqlx::query(sql).bind(i64::try_from(ROWS)?).execute(pool).await?;
-    sqlx::query("VACUUM ANALYZE accounts").execute(pool).await?;
+    let sql = sql.replace("{table}", table);
+    sqlx::query(sqlx::AssertSqlSafe(sql)).bind(i64::try_from(ROWS)?).execute(pool).await?;
+    sqlx::query(sqlx::AssertSqlSafe(format!("VACUUM ANALYZE {table}"))).execute(pool).await?;
     Ok(())
 }
