@@ -6,7 +6,7 @@ use super::attributes::OnBlock;
 use super::{Resolver, suggest::listing};
 use crate::ast::Block;
 use crate::diag::{Code, Diagnostic, Span};
-use crate::ir::{Action, Effect, Expr, FieldId, Model, ModelId, Writable};
+use crate::ir::{Action, Effect, Expr, FieldId, Model, ModelId, Rule, Scalar, Writable};
 use crate::value::Value;
 
 impl<'a> Resolver<'a> {
@@ -17,6 +17,8 @@ impl<'a> Resolver<'a> {
             self.impossible_creates(id);
             self.odd_denies(id);
             self.unknown_checks(id);
+            self.personal_audit_key(id);
+            self.blind_audit_rules(id);
         }
         for block in blocks {
             let Block::Procedure(written) = block else { continue };
@@ -124,6 +126,55 @@ impl<'a> Resolver<'a> {
         self.diags.extend(found);
     }
 
+    /// The trail holds keys as they are, and nothing is ever taken out of it.
+    fn personal_audit_key(&mut self, id: ModelId) {
+        let model = self.schema.model(id);
+        let Some(draft) = self.drafts.get(id.index()).filter(|_| model.audit.is_some()) else { return };
+        let personal = |at: &&FieldId| model.field(**at).pii || model.field(**at).sensitive;
+        let found: Vec<Diagnostic> = model
+            .key
+            .iter()
+            .filter(personal)
+            .map(|at| {
+                let message = format!("the audit trail shows the key `{}` as it is", model.field(*at).name);
+                Diagnostic::new(Code::PersonalAuditKey, draft.span(*at), message)
+                    .help("what is written there stays for good: give the rows a key without meaning, as in `Uuid @id`")
+            })
+            .collect();
+        self.diags.extend(found);
+    }
+
+    /// Events do not pass a rule over values that they do not hold.
+    fn blind_audit_rules(&mut self, id: ModelId) {
+        let model = self.schema.model(id);
+        let Some(draft) = self.drafts.get(id.index()).filter(|_| model.audit.is_some()) else { return };
+        let about = |rule: &&Rule| rule.actions.contains(&Action::Audit);
+        if !model.rules.iter().filter(about).any(|rule| rule.effect == Effect::Allow) {
+            return;
+        }
+        let written: Vec<_> =
+            draft.attributes.iter().filter(|given| matches!(given.kind, OnBlock::Allow | OnBlock::Deny)).collect();
+        // Rules with an error are missing from the model; without them the two lists run in step.
+        if written.len() != model.rules.len() {
+            return;
+        }
+        let found: Vec<Diagnostic> = written
+            .into_iter()
+            .zip(&model.rules)
+            .filter(|(_, rule)| about(rule))
+            .filter_map(|(given, rule)| {
+                let names = not_held(model, &rule.expr);
+                let first = names.first()?;
+                let message =
+                    format!("no event passes this rule, since the audit trail does not hold {}", listing(&names));
+                let help =
+                    format!("leave `{first}` out of the rules for `audit`: a rule over the caller alone shows events");
+                Some(Diagnostic::new(Code::BlindAuditRule, given.span, message).help(help))
+            })
+            .collect();
+        self.diags.extend(found);
+    }
+
     /// A CHECK passes when it is unknown, so a null lets a row through that the author may have meant to refuse.
     fn unknown_checks(&mut self, id: ModelId) {
         let model = self.schema.model(id);
@@ -147,6 +198,22 @@ impl<'a> Resolver<'a> {
             .collect();
         self.diags.extend(found);
     }
+}
+
+/// Fields of the row that the expression reads, and of which the trail holds no value that could be compared.
+fn not_held<'m>(model: &'m Model, expr: &Expr) -> Vec<&'m str> {
+    let mut names = Vec::new();
+    expr.visit(&mut |part| {
+        let Expr::Field(path) = part else { return };
+        let field = model.fields.get(path.field.index()).filter(|_| path.hops.is_empty());
+        let Some(field) = field else { return };
+        let held =
+            !field.pii && !field.sensitive && !field.server_only && !field.list && field.scalar() != Some(Scalar::Json);
+        if !held && !names.contains(&field.name.as_str()) {
+            names.push(field.name.as_str());
+        }
+    });
+    names
 }
 
 /// A deny fires when it is unknown, so a null hides or locks a row that the author may have meant to leave alone.
