@@ -634,3 +634,104 @@ async fn a_purge_erases_old_tombstones() {
         assert_eq!(base.engine.tombstones(account, late).await.unwrap_err().code, Code::BadRequest, "{name}");
     }
 }
+
+/// What `dev` does with an edit.
+async fn edit(base: &Base, text: &str) -> Arc<Schema> {
+    let schema = crate::engine::tests::compile(text);
+    match (&base.postgres, &base.directory) {
+        (Some(database), _) => {
+            let mut connection = database.connect().await;
+            let mut db = crate::migrate::Db::Postgres(&mut connection);
+            crate::migrate::apply_diff(&mut db, &schema, &[], &mut |_| ()).await.unwrap();
+        }
+        (None, Some(directory)) => {
+            let mut connection = rusqlite::Connection::open(directory.path().join("test.db")).unwrap();
+            let mut db = crate::migrate::Db::Sqlite(&mut connection);
+            crate::migrate::apply_diff(&mut db, &schema, &[], &mut |_| ()).await.unwrap();
+        }
+        (None, None) => panic!("a database in memory has one schema"),
+    }
+    schema
+}
+
+/// An engine for the schema that the database carries now.
+async fn reopened(base: &mut Base, schema: Arc<Schema>) {
+    base.engine.close().await;
+    let database = match (&base.postgres, &base.directory) {
+        (Some(database), _) => crate::engine::Database::Postgres(database.url.clone()),
+        (_, Some(directory)) => crate::engine::Database::SqliteFile(directory.path().join("test.db")),
+        _ => panic!("a database in memory is gone"),
+    };
+    base.engine = Engine::open(schema, &database, crate::engine::Options::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_trail_follows_the_schema_and_outlives_it() {
+    let note = |fields: &str, audit: &str| {
+        format!("model Note {{\n  id String @id\n  {fields}\n  {audit}\n  @@allow(\"all\", true)\n}}\n")
+    };
+    for mut base in Base::durable(&note("text String", "")).await {
+        let name = base.name;
+        let story_of = |who: &'static str, fields: &str| format!("{who} [{fields}]");
+        base.create("", "Note", r#"{"id":"a","text":"1"}"#).await.unwrap();
+
+        // A trail begins.
+        let schema = edit(&base, &note("text String", "@@audit")).await;
+        reopened(&mut base, schema).await;
+        base.patch("", "Note", "a", 0, r#"{"text":"2"}"#).await.unwrap();
+        // A column more, and one that has another name.
+        let schema = edit(&base, &note("body String @rename(from: \"text\")\n  more Int @default(7)", "@@audit")).await;
+        reopened(&mut base, schema).await;
+        base.patch("", "Note", "a", 0, r#"{"body":"3","more":8}"#).await.unwrap();
+        base.create("", "Note", r#"{"id":"b","body":"x"}"#).await.unwrap();
+        let mut told = vec![
+            story_of("update Note a", "text"),
+            story_of("update Note a", "body more"),
+            story_of("create Note b", "body id more"),
+        ];
+        assert_eq!(story(&base).await, told, "{name}");
+        let versions: Vec<Json> = entries(&base).await.iter().map(|entry| entry["schema_version"].clone()).collect();
+        assert_ne!(versions[0], versions[1], "{name}");
+        assert_eq!(versions[2], base.engine.schema().fingerprint(), "{name}");
+
+        // The model loses its trail, and what was written stays.
+        let schema = edit(&base, &note("body String\n  more Int @default(7)", "")).await;
+        reopened(&mut base, schema).await;
+        base.patch("", "Note", "a", 0, r#"{"body":"4"}"#).await.unwrap();
+        assert_eq!(story(&base).await, told, "{name}");
+        assert!(sql(&base, "DELETE FROM cratestack_audit").await.is_err(), "{name}");
+
+        // And again one.
+        let schema = edit(&base, &note("body String\n  more Int @default(7)", "@@audit(denials)")).await;
+        reopened(&mut base, schema).await;
+        base.patch("", "Note", "a", 0, r#"{"body":"5"}"#).await.unwrap();
+        told.push(story_of("update Note a", "body"));
+        assert_eq!(story(&base).await, told, "{name}");
+        if base.postgres.is_none() {
+            let error = sql(&base, "INSERT OR REPLACE INTO notes (id, body) VALUES ('a', 'x')").await.unwrap_err();
+            assert!(error.starts_with("cratestack:unique:"), "{error}");
+        }
+
+        // The view has the members as columns.
+        let view = "SELECT operation || ' ' || schema_name || ' ' || outcome FROM cratestack_audit_events ORDER BY seq";
+        assert_eq!(texts(&base.engine, view).await[0], "update bank done", "{name}");
+
+        // A reset removes everything.
+        base.engine.close().await;
+        match (&base.postgres, &base.directory) {
+            (Some(database), _) => {
+                let mut connection = database.connect().await;
+                let mut db = crate::migrate::Db::Postgres(&mut connection);
+                crate::migrate::reset(&mut db).await.unwrap();
+                assert_eq!(crate::migrate::inspect(&mut db).await.unwrap(), crate::migrate::State::Empty);
+            }
+            (_, Some(directory)) => {
+                let mut connection = rusqlite::Connection::open(directory.path().join("test.db")).unwrap();
+                let mut db = crate::migrate::Db::Sqlite(&mut connection);
+                crate::migrate::reset(&mut db).await.unwrap();
+                assert_eq!(crate::migrate::inspect(&mut db).await.unwrap(), crate::migrate::State::Empty);
+            }
+            _ => {}
+        }
+    }
+}
