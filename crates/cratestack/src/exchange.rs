@@ -12,6 +12,7 @@ use axum::response::Response;
 use cratestack_engine::Engine;
 use cratestack_engine::api::{Answer, Caller, Code, Expected, Failure, Key, Operation, Origin, Principal, Verb};
 use cratestack_engine::json::Json;
+use cratestack_engine::relay::{self, MulticastAuditSink, Relay, RelayOptions};
 use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -25,6 +26,7 @@ use crate::auth::{AuthError, AuthProvider};
 use crate::batch::{self, Offer};
 use crate::body;
 use crate::config::HttpConfig;
+use crate::deliveries::Deliveries;
 use crate::deprecation;
 use crate::headers::{
     ACCEPT_PATCH, ACCEPT_POST, Condition, IDEMPOTENCY_KEY, PREFER, TRACEPARENT, X_REQUEST_ID, joined, prefers_minimal,
@@ -59,6 +61,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn principal(&self, claims: &Json) -> Result<Principal, String>;
     fn admit(&self, caller: &Caller, model: ModelId, actions: &[Action]) -> Result<(), Failure>;
     fn ready(&self) -> BoxFuture<'_, Result<(), Failure>>;
+    fn relay(&self, sinks: MulticastAuditSink, options: &RelayOptions) -> Result<Relay, relay::Error>;
 }
 
 impl Backend for Engine {
@@ -98,6 +101,10 @@ impl Backend for Engine {
     fn ready(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(Self::ready(self))
     }
+
+    fn relay(&self, sinks: MulticastAuditSink, options: &RelayOptions) -> Result<Relay, relay::Error> {
+        Relay::start(self, &relay::AUDIT, sinks, options)
+    }
 }
 
 /// What all requests share.
@@ -109,6 +116,8 @@ pub(crate) struct Api {
     pub(crate) prefix: &'static str,
     /// Whether the schema has anything `@deprecated`.
     pub(crate) deprecations: bool,
+    #[expect(dead_code, reason = "held so that they end with the router")]
+    pub(crate) deliveries: Deliveries,
 }
 
 /// What stands at a path.

@@ -29,6 +29,30 @@
 //! `Location` and `Link` name the path that it is nested under; behind a proxy that takes away a prefix, set
 //! [`HttpConfig::base_path`].
 //!
+//! # Where the audit trail goes
+//!
+//! What `@@audit` records is in the database, committed with the write. A [sink](sinks) gets it from there:
+//!
+//! ```no_run
+//! use cratestack::sinks::{FileOptions, JsonLinesSink};
+//! # use std::time::Duration;
+//! # use cratestack::{Engine, ServerConfig, router, serve};
+//!
+//! # async fn run(
+//! #     engine: Engine,
+//! #     listener: tokio::net::TcpListener,
+//! #     interrupted: impl Future<Output = ()>,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! let file = JsonLinesSink::open("audit.jsonl", FileOptions::default())?;
+//! let api = router(engine.clone()).with_audit_sink(file)?;
+//! let deliveries = api.deliveries();
+//! serve(listener, api.into_router(), ServerConfig::default(), interrupted).await?;
+//! deliveries.stop(Duration::from_secs(10)).await;
+//! engine.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What a request meets, in this order
 //!
 //! 1. Its `Host`, which [`serve`] checks (400), and its size: URL (414), header fields (431).
@@ -63,6 +87,7 @@ mod batch;
 mod body;
 mod cbor;
 mod config;
+mod deliveries;
 mod deprecation;
 mod exchange;
 mod headers;
@@ -71,6 +96,7 @@ mod problem;
 mod router;
 mod routes;
 mod server;
+pub mod sinks;
 #[cfg(test)]
 #[allow(
     clippy::unwrap_used,
@@ -89,6 +115,7 @@ pub use auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
 pub use config::{HttpConfig, ServerConfig};
 pub use cratestack_engine::{self as engine, Engine};
 pub use cratestack_schema as schema;
+pub use deliveries::Deliveries;
 pub use router::{RouterBuilder, router};
 pub use routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 pub use server::{Switch, serve};

@@ -10,13 +10,20 @@ use tower::service_fn;
 
 use crate::auth::{AuthProvider, NoAuth};
 use crate::config::HttpConfig;
+use crate::deliveries::Deliveries;
 use crate::deprecation;
 use crate::exchange::{Api, Backend, Endpoint, Place, handle};
 use crate::routes::{RouteInfo, RouteTarget, RouteVerb, routes};
+use crate::sinks::{MulticastAuditSink, RelayOptions, SetupError};
 
 /// Begins the router of an engine's API. Without further settings every caller is anonymous.
 pub fn router(engine: Engine) -> RouterBuilder {
-    RouterBuilder { backend: Arc::new(engine), auth: Arc::new(NoAuth), config: HttpConfig::default() }
+    RouterBuilder {
+        backend: Arc::new(engine),
+        auth: Arc::new(NoAuth),
+        config: HttpConfig::default(),
+        deliveries: Deliveries::default(),
+    }
 }
 
 /// An API on its way to becoming a router; made by [`router()`].
@@ -25,6 +32,7 @@ pub struct RouterBuilder {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) auth: Arc<dyn AuthProvider>,
     pub(crate) config: HttpConfig,
+    pub(crate) deliveries: Deliveries,
 }
 
 impl RouterBuilder {
@@ -38,6 +46,36 @@ impl RouterBuilder {
     pub fn config(mut self, config: HttpConfig) -> Self {
         self.config = config;
         self
+    }
+
+    /// Delivers the audit trail to a sink too, or to several, from now on, on the tokio runtime that this is called in.
+    /// Each sink keeps its own place in the trail, and its name is what the database knows it by.
+    ///
+    /// The deliveries end when the router and its clones are gone. To end them in good order, take
+    /// [`Self::deliveries`] before the router is made, and stop them after the last request.
+    ///
+    /// # Errors
+    /// When the schema has no `@@audit`, a name is not valid or there already, or there is no tokio runtime.
+    pub fn with_audit_sink(self, sink: impl Into<MulticastAuditSink>) -> Result<Self, SetupError> {
+        self.with_audit_sink_options(sink, &RelayOptions::default())
+    }
+
+    /// [`Self::with_audit_sink`], with the sizes of batches, pauses and deadlines.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_audit_sink_options(
+        self,
+        sink: impl Into<MulticastAuditSink>,
+        options: &RelayOptions,
+    ) -> Result<Self, SetupError> {
+        self.deliveries.start(self.backend.as_ref(), sink.into(), options)?;
+        Ok(self)
+    }
+
+    /// The deliveries to the sinks, to stop them in good order.
+    pub fn deliveries(&self) -> Deliveries {
+        self.deliveries.clone()
     }
 
     /// The router of the API alone. It answers every path below its mount point, unknown ones with a problem.
@@ -54,7 +92,8 @@ impl RouterBuilder {
 
     fn into_api(self, prefix: &'static str) -> Api {
         let deprecations = deprecation::any(self.backend.schema());
-        Api { deprecations, prefix, backend: self.backend, auth: self.auth, config: self.config }
+        let Self { backend, auth, config, deliveries } = self;
+        Api { backend, auth, config, prefix, deprecations, deliveries }
     }
 }
 

@@ -9,6 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use cratestack_engine::api::{Answer, Caller, Code, Failure, FieldError, Operation, Origin, Principal, Row, Verb};
 use cratestack_engine::json::Json;
+use cratestack_engine::relay::{self, MulticastAuditSink, Relay, RelayOptions};
 use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
 use cratestack_schema::value::Value;
 use futures_util::future::BoxFuture;
@@ -21,6 +22,7 @@ use tracing::instrument::WithSubscriber as _;
 
 use crate::auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
 use crate::config::HttpConfig;
+use crate::deliveries::Deliveries;
 use crate::exchange::Backend;
 use crate::router::RouterBuilder;
 use crate::{RouteVerb, routes};
@@ -142,6 +144,10 @@ impl Backend for Fake {
         let down = Failure::new(Code::Unavailable, "the database does not answer");
         Box::pin(std::future::ready(if self.ready { Ok(()) } else { Err(down) }))
     }
+
+    fn relay(&self, _: MulticastAuditSink, _: &RelayOptions) -> Result<Relay, relay::Error> {
+        unreachable!("the scripted engine has no audit trail")
+    }
 }
 
 /// A row with the key `a` as the engine would answer it.
@@ -257,6 +263,7 @@ impl Service {
             backend: Arc::clone(&self.fake) as Arc<dyn Backend>,
             auth: Arc::clone(&self.auth),
             config: self.config.clone(),
+            deliveries: Deliveries::default(),
         }
     }
 
