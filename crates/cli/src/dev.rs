@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::Next;
 use clap::ArgMatches;
-use cratestack::Switch;
+use cratestack::{Deliveries, Switch};
 use cratestack_engine::migrate::{self, State};
 use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::Schema;
@@ -22,8 +22,9 @@ use crate::database::{self, Connection};
 use crate::sample::{self, Sample};
 use crate::serve::{self, Auth};
 use crate::settings::{Scope, Settings, Sources};
+use crate::sinks::Sinks;
 use crate::ui::{Failure, Style, Ui};
-use crate::{Outcome, schema};
+use crate::{Outcome, schema, sinks};
 
 /// Editors write a file in several steps; this is how long the last one must be ago.
 const SETTLED: Duration = Duration::from_millis(40);
@@ -53,7 +54,8 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
         Some(url) => database::parse(url, settings.from("database"))?,
         None => Database::SqliteFile(PathBuf::from(format!(".cratestack/{}.db", compiled.name))),
     };
-    let dev = Dev { ui, path: path.to_owned(), settings, database, text: Some(text), gate: Arc::default() };
+    let sinks = Sinks::open(&settings, &compiled)?;
+    let dev = Dev { ui, path: path.to_owned(), settings, database, sinks, text: Some(text), gate: Arc::default() };
     serve::runtime()?.block_on(dev.run(compiled, args.get_flag("reset")))
 }
 
@@ -62,6 +64,7 @@ struct Dev {
     path: String,
     settings: Settings,
     database: Database,
+    sinks: Sinks,
     /// What the file was when it was last looked at: served, or found broken. `None` when it could not be read.
     text: Option<String>,
     /// Every request holds it for reading, a change of the database for writing: no request meets tables of another
@@ -78,7 +81,8 @@ impl Dev {
         let listener = serve::listen(&self.settings).await?;
         drop(self.migrate(&schema, reset).await?);
         let engine = self.engine(schema.clone()).await?;
-        let current = Switch::new(self.app(&engine));
+        let (app, mut deliveries) = self.app(&engine)?;
+        let current = Switch::new(app);
         let address = serve::announce(self.ui, &listener)?;
         self.introduce(&engine, &format!("http://{address}")).await;
         let gate = Arc::clone(&self.gate);
@@ -104,7 +108,11 @@ impl Dev {
                     watch = Watch::start(&self.path, &edits)?;
                 }
                 if let Some((new, quiet)) = self.reload().await {
-                    current.set(self.app(&new));
+                    // Two relays at the same time would deliver events twice.
+                    deliveries.stop(COURTESY).await;
+                    let app;
+                    (app, deliveries) = self.app(&new)?;
+                    current.set(app);
                     drop(quiet);
                     let old = std::mem::replace(&mut engine, new);
                     retired.spawn(async move { old.close().await });
@@ -122,6 +130,7 @@ impl Dev {
             followed = follow => followed.map(|()| Outcome::Clean),
         };
         retired.join_all().await;
+        sinks::stop(&engine, &deliveries).await;
         engine.close().await;
         ended
     }
@@ -131,9 +140,9 @@ impl Dev {
         while let Ok(Some(())) = tokio::time::timeout(SETTLED, edited.recv()).await {}
     }
 
-    fn app(&self, engine: &Engine) -> Router {
+    fn app(&self, engine: &Engine) -> Result<(Router, Deliveries), Failure> {
         let auth = if engine.schema().auth.is_some() { Auth::Told(self.ui) } else { Auth::None };
-        serve::app(engine, auth, &self.settings)
+        serve::app(engine, auth, &self.settings, &self.sinks)
     }
 
     async fn engine(&self, schema: Schema) -> Result<Engine, Failure> {
@@ -176,7 +185,11 @@ impl Dev {
             self.ui.complain(KEEPS);
             return None;
         }
-        let done = match self.migrate(&schema, false).await {
+        let migrated = match self.sinks.fit(&schema) {
+            Ok(()) => self.migrate(&schema, false).await,
+            Err(failure) => Err(failure),
+        };
+        let done = match migrated {
             Ok(quiet) => self.engine(schema).await.map(|engine| (engine, quiet)),
             Err(failure) => Err(failure),
         };

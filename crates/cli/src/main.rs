@@ -9,6 +9,7 @@ mod sample;
 mod schema;
 mod serve;
 mod settings;
+mod sinks;
 mod ui;
 
 use std::process::ExitCode;

@@ -14,8 +14,9 @@ use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::{Schema, UrlSource};
 
 use crate::settings::{Scope, Settings, Sources};
+use crate::sinks::Sinks;
 use crate::ui::{self, Failure, Style, Ui};
-use crate::{Outcome, database, schema};
+use crate::{Outcome, database, schema, sinks};
 
 /// The API's place below the root.
 pub(crate) const MOUNT: &str = "/api";
@@ -39,6 +40,7 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
     let Some(schema) = schema::load(ui, path)? else { return Ok(Outcome::Findings) };
     let auth = provider(&settings, &schema)?;
     let database = locate(&settings, &schema)?;
+    let sinks = Sinks::open(&settings, &schema)?;
     runtime()?.block_on(async {
         // The address first: a port that is taken must not cost a migration.
         let listener = listen(&settings).await?;
@@ -49,9 +51,10 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
         for procedure in waiting {
             ui.warn(&procedure);
         }
+        let (app, deliveries) = app(&engine, auth, &settings, &sinks)?;
         announce(ui, &listener)?;
-        let app = app(&engine, auth, &settings);
         let served = cratestack::serve(listener, app, server(&settings), shutdown()).await;
+        sinks::stop(&engine, &deliveries).await;
         engine.close().await;
         served.map_err(|error| Failure::new(format!("the server stopped: {error}")))?;
         Ok(Outcome::Clean)
@@ -187,8 +190,13 @@ pub(crate) fn server(settings: &Settings) -> ServerConfig {
     }
 }
 
-/// The API below [`MOUNT`] and the probes at the root.
-pub(crate) fn app(engine: &Engine, auth: Auth, settings: &Settings) -> Router {
+/// The API below [`MOUNT`] and the probes at the root, and the deliveries to the sinks, which have begun.
+pub(crate) fn app(
+    engine: &Engine,
+    auth: Auth,
+    settings: &Settings,
+    sinks: &Sinks,
+) -> Result<(Router, cratestack::Deliveries), Failure> {
     let standard = HttpConfig::default();
     let config = HttpConfig {
         body_limit: settings.size("body-limit").unwrap_or(standard.body_limit),
@@ -206,7 +214,9 @@ pub(crate) fn app(engine: &Engine, auth: Auth, settings: &Settings) -> Router {
         Auth::Told(ui) => builder.auth(Told { ui, schema: Arc::clone(engine.schema()), last: Mutex::default() }),
         Auth::None => builder.auth(NoAuth),
     };
-    builder.into_service()
+    let builder = sinks.attach(builder)?;
+    let deliveries = builder.deliveries();
+    Ok((builder.into_service(), deliveries))
 }
 
 /// Answers are silent about why credentials are not valid, and a developer's terminal need not be.

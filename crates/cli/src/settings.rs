@@ -119,6 +119,54 @@ pub(crate) const SETTINGS: &[Setting] = &[
         None,
         "comma-separated base64 keys of 32 octets for list cursors, newest first; default: the database's own key",
     ),
+    setting(
+        "audit-file",
+        "PATH",
+        Kind::Text,
+        Scope::Both,
+        None,
+        "append the audit trail to this file too, an event a line",
+    ),
+    setting(
+        "audit-file-size",
+        "SIZE",
+        Kind::Size,
+        Scope::Both,
+        Some("100MiB"),
+        "largest audit file; a full one is renamed and a new one begun",
+    ),
+    setting(
+        "audit-webhook",
+        "URL",
+        Kind::Text,
+        Scope::Both,
+        None,
+        "send each event of the audit trail to this `https` URL too, signed (Standard Webhooks)",
+    ),
+    setting(
+        "audit-webhook-secret",
+        "SECRETS",
+        Kind::Text,
+        Scope::Both,
+        None,
+        "what the webhook is signed with: `whsec_` and base64; two with a space between while one replaces the other",
+    ),
+    setting(
+        "audit-nats",
+        "URLS",
+        Kind::Text,
+        Scope::Both,
+        None,
+        "publish the audit trail to JetStream of NATS too: `nats://` or `tls://`, several with commas",
+    ),
+    setting(
+        "audit-nats-subject",
+        "SUBJECT",
+        Kind::Text,
+        Scope::Both,
+        Some("cratestack.audit"),
+        "prefix of the NATS subjects; the model's name follows after a dot",
+    ),
     setting("connections", "N", Kind::Number, Scope::Both, Some("16"), "PostgreSQL connections at most"),
     setting("body-limit", "SIZE", Kind::Size, Scope::Both, Some("1MiB"), "largest request body"),
     setting("url-limit", "SIZE", Kind::Size, Scope::Both, Some("8KiB"), "longest request target"),
@@ -189,6 +237,9 @@ impl Setting {
 pub(crate) fn of(scope: Scope) -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter().filter(move |setting| setting.scope == Scope::Both || setting.scope == scope)
 }
+
+/// Where a value came from that nobody has set.
+const DEFAULT: &str = "the default";
 
 /// A resolved value and where it came from, for messages.
 struct Resolved {
@@ -269,7 +320,7 @@ impl Settings {
             } else if let Some((place, text)) = from_file.get(setting.key) {
                 Some(Resolved { text: text.clone(), from: format!("`{}` in `{place}`", setting.key) })
             } else {
-                setting.default.map(|text| Resolved { text: text.to_owned(), from: "the default".to_owned() })
+                setting.default.map(|text| Resolved { text: text.to_owned(), from: DEFAULT.to_owned() })
             };
             if let Some(resolved) = resolved {
                 check(setting, &resolved)?;
@@ -286,7 +337,20 @@ impl Settings {
 
     /// Where the value came from, for messages.
     pub(crate) fn from(&self, key: &str) -> &str {
-        self.values.get(key).map_or("the default", |value| value.from.as_str())
+        self.values.get(key).map_or(DEFAULT, |value| value.from.as_str())
+    }
+
+    /// An error when `key` is set, and `other`, without which it means nothing, is not.
+    pub(crate) fn companion(&self, key: &str, other: &str) -> Result<(), Failure> {
+        let set = |key: &str| self.values.get(key).is_some_and(|value| value.from != DEFAULT);
+        if !set(key) || set(other) {
+            return Ok(());
+        }
+        let failure = Failure::new(format!("{} is set, and `{other}` is not", self.from(key)));
+        Err(match SETTINGS.iter().find(|setting| setting.key == other) {
+            Some(setting) => failure.help(setting.meaning()),
+            None => failure,
+        })
     }
 
     /// Whether a switch is on.

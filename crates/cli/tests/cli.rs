@@ -437,6 +437,35 @@ fn serve_refuses_what_is_not_safe() {
 }
 
 #[test]
+fn an_audit_sink_needs_its_companion_and_a_trail() {
+    let folder = tempdir().unwrap();
+    let path = folder.path();
+    fs::write(path.join("notes.cstack"), NOTES).unwrap();
+    let serve = ["serve", "notes.cstack", "--auth", "dev", "--allow-dev-auth", "--apply", "--database", "sqlite:n.db"];
+    let refuse = |command: &[&str], more: &[&str], part: &str| {
+        let output = run(path, &[command, &["--addr", "127.0.0.1:0"], more].concat());
+        assert_eq!(output.status.code(), Some(2), "{more:?}: {output:?}");
+        let shown = text(&output.stderr);
+        assert!(!shown.contains("confidential"), "{more:?}: {shown}");
+        assert!(shown.contains(part) && shown.contains("help:"), "{more:?}: {shown}");
+    };
+    for command in [&serve[..], &["dev", "notes.cstack"]] {
+        let url = "https://hook.example/confidential";
+        refuse(command, &["--audit-webhook", url], "`--audit-webhook` is set, and `audit-webhook-secret` is not");
+        let secret = ["--audit-webhook-secret", "whsec_confidential"];
+        refuse(command, &secret, "`--audit-webhook-secret` is set, and `audit-webhook` is not");
+        refuse(command, &["--audit-nats-subject", "a"], "`--audit-nats-subject` is set, and `audit-nats` is not");
+        refuse(command, &["--audit-file-size", "1MiB"], "`--audit-file-size` is set, and `audit-file` is not");
+        let no_trail = "`notes` has no audit trail, and a sink for it is configured";
+        refuse(command, &["--audit-file", "audit.jsonl"], no_trail);
+        refuse(command, &["--audit-nats", "nats://confidential@127.0.0.1"], no_trail);
+        refuse(command, &[&["--audit-webhook", url][..], &secret].concat(), no_trail);
+    }
+    // Nothing was made for it.
+    assert!(!path.join("audit.jsonl").exists() && !path.join("n.db").exists());
+}
+
+#[test]
 fn settings_come_from_the_environment_and_files() {
     let folder = tempdir().unwrap();
     let path = folder.path();
