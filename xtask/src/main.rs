@@ -4,6 +4,7 @@
 
 mod ci;
 mod links;
+mod nats;
 mod postgres;
 mod run;
 mod tests;
@@ -21,6 +22,7 @@ usage: cargo xtask <command>
 environment:
   DATABASE_URL, CRATESTACK_TEST_POSTGRES   use this PostgreSQL server in place of a private one;
                                            tests make databases `cratestack_test_<n>` in it
+  CRATESTACK_TEST_NATS                     use this program `nats-server` in place of the installed one
   UPDATE_EXPECT=1                          rewrite the expected transcripts from SQLite over HTTP";
 
 fn main() -> ExitCode {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::postgres::Server;
-use crate::run;
+use crate::{nats, run};
 
 /// Parses the arguments and runs the tests.
 pub(crate) fn main(args: &[String]) -> Result<(), String> {
@@ -27,7 +27,8 @@ pub(crate) fn main(args: &[String]) -> Result<(), String> {
     run(sqlite_only, &filters)
 }
 
-/// Runs unit tests, the corpus and documentation tests. Without `sqlite_only` a missing PostgreSQL is a failure.
+/// Runs unit tests, the corpus and documentation tests. Without `sqlite_only` a missing PostgreSQL or NATS server is a
+/// failure.
 pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
     // The lines that the README prints are run as they stand.
     if !run::succeeds(Command::new("curl").arg("--version")) && !run::install("curl")? {
@@ -37,7 +38,10 @@ pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
     }
     let server = if sqlite_only { None } else { Some(Server::get()?) };
     let env = match &server {
-        Some(server) => vec![("CRATESTACK_TEST_POSTGRES", server.url.clone())],
+        Some(server) => vec![
+            ("CRATESTACK_TEST_POSTGRES", server.url.clone()),
+            (nats::PROGRAM, nats::program()?.to_string_lossy().into_owned()),
+        ],
         None => vec![("CRATESTACK_TEST_ONLY", "sqlite".to_owned())],
     };
     // Each suite runs even if the one before it failed: one run tells everything.
@@ -58,7 +62,7 @@ pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
     drop(server);
     declared();
     if sqlite_only {
-        println!("only SQLite was tested: every PostgreSQL run was left out, as asked");
+        println!("only SQLite was tested: every run on PostgreSQL or with NATS was left out, as asked");
     }
     unit.and(doc)
 }
