@@ -240,13 +240,14 @@ impl Leader {
                 Attempt::Refused(error) => {
                     let refusals = alone.unwrap_or(0).saturating_add(1);
                     let fate = self.fate(refusals);
-                    let note = self.texts.refused(&self.name, event.seq, &kept(&error), fate);
+                    let error = kept(&error);
+                    let note = self.texts.refused(&self.name, event.seq, &error, fate);
                     link.write("refused", vec![note]).await?;
                     let (sink, seq) = (self.name.as_str(), event.seq);
                     if fate == Fate::Dead {
-                        tracing::error!(sink, seq, refusals, "an event has become a dead letter");
+                        tracing::error!(sink, seq, refusals, error, "an event has become a dead letter");
                     } else {
-                        tracing::warn!(sink, seq, refusals, "the sink refuses an event");
+                        tracing::warn!(sink, seq, refusals, error, "the sink refuses an event");
                         held.insert((event.model, event.primary_key));
                     }
                 }
@@ -274,8 +275,9 @@ impl Leader {
                 self.outages = self.outages.saturating_add(1);
                 let pause = self.pause(self.outages);
                 self.resume = self.now().saturating_add(micros(pause));
-                tracing::warn!(sink = self.name, outages = self.outages, ?pause, "the sink is unavailable");
-                link.write("waits", vec![self.texts.waits(&self.name, &seqs, &kept(&error))]).await?;
+                let error = kept(&error);
+                tracing::warn!(sink = self.name, outages = self.outages, ?pause, error, "the sink is unavailable");
+                link.write("waits", vec![self.texts.waits(&self.name, &seqs, &error)]).await?;
                 Ok(Attempt::Pause)
             }
             Err(error) => {
