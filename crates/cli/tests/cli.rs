@@ -8,7 +8,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::Instant;
 
-use support::{Server, bearer, command, run, text};
+use support::{PATIENCE, Server, bearer, command, run, text};
 use tempfile::tempdir;
 
 const NOTES: &str = r#"auth Principal {
@@ -463,6 +463,59 @@ fn an_audit_sink_needs_its_companion_and_a_trail() {
     }
     // Nothing was made for it.
     assert!(!path.join("audit.jsonl").exists() && !path.join("n.db").exists());
+}
+
+#[test]
+fn the_audit_trail_reaches_its_file_and_a_shutdown_says_what_has_not() {
+    let folder = tempdir().unwrap();
+    let path = folder.path();
+    fs::write(path.join("a.cstack"), "model Note {\n  id Int @id\n  @@audit\n  @@allow(\"all\", true)\n}\n").unwrap();
+    let serve =
+        ["serve", "a.cstack", "--auth", "none", "--apply", "--database", "sqlite:a.db", "--audit-file", "a.jsonl"];
+    // The receiver is gone as soon as its port is known.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let start = || {
+        let mut command = command(path);
+        command.args(serve).args([
+            "--addr",
+            "127.0.0.1:0",
+            "--audit-webhook",
+            &format!("http://127.0.0.1:{port}/hook"),
+        ]);
+        Server::spawn(
+            command.env("CRATESTACK_AUDIT_WEBHOOK_SECRET", "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+        )
+    };
+    let end = |mut server: Server| {
+        let why = server.wait_for("the sink is unavailable sink=\"webhook\"");
+        assert!(why.contains("cannot be reached: connection refused"), "{why}");
+        server.signal();
+        server.wait_for("events of the audit trail wait for the next start sink=\"webhook\"");
+        assert_eq!(server.child.wait().unwrap().code(), Some(0), "{:#?}", server.seen);
+    };
+    let keys = || -> Vec<i64> {
+        let text = fs::read_to_string(path.join("a.jsonl")).unwrap_or_default();
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.map(|event| event["after"]["id"].as_i64().unwrap()).collect()
+    };
+    let wait_for = |wanted: &[i64]| {
+        let until = Instant::now() + PATIENCE;
+        while keys() != wanted {
+            assert!(Instant::now() < until, "{:?}", keys());
+            std::thread::yield_now();
+        }
+    };
+    let server = start();
+    assert_eq!(server.request("POST", "/api/notes", &[], r#"{"id":1}"#).status, 201);
+    wait_for(&[1]);
+    let second = run(path, &[&serve[..], &["--addr", "127.0.0.1:0"]].concat());
+    assert_eq!(second.status.code(), Some(2));
+    assert!(text(&second.stderr).contains("another process writes the audit file `a.jsonl`"), "{second:?}");
+    end(server);
+    let server = start();
+    assert_eq!(server.request("POST", "/api/notes", &[], r#"{"id":2}"#).status, 201);
+    wait_for(&[1, 2]);
+    end(server);
 }
 
 #[test]

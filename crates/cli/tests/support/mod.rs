@@ -105,10 +105,15 @@ impl Server {
 
     /// SIGTERM, as an orchestrator sends it.
     pub fn terminate(mut self) -> std::process::ExitStatus {
+        self.signal();
+        self.child.wait().unwrap()
+    }
+
+    /// SIGTERM, whose effect is yet to come.
+    pub fn signal(&self) {
         // The shell's own `kill`: not every machine has the program.
         let sent = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status().unwrap();
         assert!(sent.success());
-        self.child.wait().unwrap()
     }
 
     pub fn stop(mut self) {
