@@ -56,7 +56,7 @@ impl Deliveries {
 
     /// Lets each sink finish the call that is under way, and starts nothing new. What is not done by the deadline is
     /// given up; those events will be delivered again, by the next server that has the sink. The names of the sinks
-    /// whose call was given up, which are also logged.
+    /// that were given up, which are also logged.
     ///
     /// Stop deliveries after the last request, and before [`Engine::close`](crate::Engine::close).
     pub async fn stop(&self, deadline: Duration) -> Vec<String> {
@@ -67,7 +67,7 @@ impl Deliveries {
         let given_up = join_all(stops).await.concat();
         if !given_up.is_empty() {
             let sinks = given_up.join(", ");
-            tracing::warn!(sinks, ?deadline, "audit sinks did not answer in time; they get those events again");
+            tracing::warn!(sinks, ?deadline, "audit sinks were not done in time; they get those events again");
         }
         given_up
     }
