@@ -1,6 +1,6 @@
 //! The audit trail of `@@audit`: one row for each change of a row, written by the database itself.
 //!
-//! Triggers write the trail ([`ddl`]), so that no writer can forget it: a statement of the engine, a cascade, a
+//! Triggers write the trail (`ddl.rs`), so that no writer can forget it: a statement of the engine, a cascade, a
 //! procedure, somebody with `psql`. The row and its event commit together or not at all, and a write whose event
 //! cannot be written fails.
 //!

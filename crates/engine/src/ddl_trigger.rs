@@ -1,4 +1,4 @@
-//! The triggers behind `@@append_only`, `@@soft_delete` and `@version`; those of `@@audit` are in [`audit::ddl`].
+//! The triggers behind `@@append_only`, `@@soft_delete` and `@version`; those of `@@audit` are in `audit/ddl.rs`.
 //!
 //! What a trigger refuses carries a machine-readable mark, so that it can be mapped like an error of the database's
 //! own: on PostgreSQL SQLSTATE and constraint name, on SQLite the text `cratestack:<kind>:<name>`.

@@ -93,7 +93,7 @@ impl rusqlite::ToSql for Bind {
 }
 
 /// Gives an SQLite connection the function that [`Codec::select_element`] calls: `cratestack_float(x)`, the shortest
-/// text that reads back as the same float. And those that [`Codec::recorded`] calls: `cratestack_scaled(text, scale)` and
+/// text that reads back as the same float. And those by which the audit trail is read: `cratestack_scaled(text, scale)` and
 /// `cratestack_sortable(text)`, the stored forms of a Decimal, null where the text is none.
 pub fn register_functions(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
     use rusqlite::functions::FunctionFlags;
