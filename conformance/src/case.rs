@@ -275,6 +275,11 @@ impl Service {
         self.runtime.block_on(self.database.execute(sql))
     }
 
+    /// The events of the audit trail ([`TestDatabase::trail`]).
+    pub fn trail(&mut self) -> Vec<String> {
+        self.runtime.block_on(self.database.trail(self.engine.schema()))
+    }
+
     /// Stops, and removes the database.
     pub fn end(self) {
         let _already_gone = self.stop.send(());

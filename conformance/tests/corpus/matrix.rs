@@ -2,7 +2,8 @@
 //!
 //! The rows of the table come from the facade's own list of routes, so that a new route cannot be forgotten. Each cell
 //! is one request on a database of its own. Besides the snapshot, two things are asserted of every route: somebody gets
-//! through, and a write of a `@version` model is refused without a version (428) and with a stale one (412).
+//! through, and a write of a `@version` model is refused without a version (428) and with a stale one (412). And every
+//! model keeps a trail here, so that each request is held to it: one that has written left an event, any other none.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,6 +54,7 @@ fn check(name: &str, backend: Backend, update: bool) -> Result<(), Failed> {
     let text = read(&folder.join("..").join(plan["schema"].as_str().unwrap()))?;
     let (schema, found) = cratestack_schema::compile(name, &text);
     let schema = Arc::new(schema.ok_or_else(|| format!("{found:?}"))?);
+    let text = audited(&text, &schema);
     let matrix = Matrix { text, schema, plan, backend };
     let table = matrix.table()?;
     let snapshot = folder.join(format!("matrix/{name}.snap"));
@@ -61,6 +63,20 @@ fn check(name: &str, backend: Backend, update: bool) -> Result<(), Failed> {
         return Ok(());
     }
     diff(&read(&snapshot)?, &table).map_or(Ok(()), |diff| Err(Failed::from(diff)))
+}
+
+/// The schema with `@@audit` in every model.
+fn audited(text: &str, schema: &Schema) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        out.push_str(line);
+        out.push('\n');
+        let name = line.strip_prefix("model ").and_then(|rest| rest.split_whitespace().next());
+        if name.and_then(|name| schema.model_named(name)).is_some_and(|id| schema.model(id).audit.is_none()) {
+            out.push_str("  @@audit\n");
+        }
+    }
+    out
 }
 
 fn read(path: &PathBuf) -> Result<String, String> {
@@ -118,7 +134,10 @@ impl Matrix {
         let mut service = Service::start(&self.text, self.backend)?;
         let outcome = self.prepare(&mut service, route).and_then(|()| {
             let request = self.request(route, claims, precondition);
-            service.send(&request)
+            let before = service.trail();
+            let answer = service.send(&request)?;
+            check_trail(route, &answer, &before, &service.trail())?;
+            Ok(answer)
         });
         service.end();
         outcome
@@ -192,6 +211,20 @@ impl Matrix {
         let names: Vec<String> = model.key.iter().map(|id| format!("{{{}}}", model.field(*id).name)).collect();
         route.path.replace(&names.join("/"), key)
     }
+}
+
+/// That the request left what it should in the trail.
+fn check_trail(route: &RouteInfo, answer: &Response, before: &[String], after: &[String]) -> Result<(), String> {
+    let wrote = (200..300).contains(&answer.status) && route.method != http::Method::GET;
+    let new = &after[before.len()..];
+    let denials = new.iter().filter(|entry| entry.contains("\"operation\":\"denied\"")).count();
+    let asked = |entry: &&String| entry.contains(&format!("\"op\":\"{} {}\"", route.method, route.path));
+    let told = new.iter().filter(asked).count() == new.len();
+    let events = new.len() - denials;
+    if told && (events > 0) == wrote && (denials == 0 || matches!(answer.status, 403 | 412)) {
+        return Ok(());
+    }
+    Err(format!("{} {} was answered {}, and left {new:#?}", route.method, route.path, answer.status))
 }
 
 fn batch_item(model: &Model, patch: &Value, key: &Value, precondition: Precondition) -> Value {
