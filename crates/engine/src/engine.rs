@@ -246,13 +246,19 @@ impl Engine {
     async fn answer(&self, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {
         let deadline = deadline(caller);
         let Operation { model, verb } = operation;
-        let work = match verb {
+        match verb {
             Verb::List { params } => return read::list(&self.core, caller, model, &params).await,
             Verb::Read { key, params } => return read::one(&self.core, caller, model, &key, &params).await,
-            Verb::Batch { atomic, items } => self.core.prepare_batch(caller, model, atomic, items).await?,
-            verb => Task::One(Mutation::prepare(&self.core, caller, model, verb)?),
+            _ => {}
+        }
+        let context = self.core.context(caller, model);
+        let task = match verb {
+            Verb::Batch { atomic, items } => {
+                self.core.prepare_batch(caller, model, atomic, items, context.as_ref()).await?
+            }
+            verb => Task::One(Mutation::prepare(&self.core, caller, model, verb, context.as_ref())?),
         };
-        let work = Work { task: work, context: self.core.context(caller, model) };
+        let work = Work { task, context };
         let core = Arc::clone(&self.core);
         Detached(Some(core.write(work, deadline).boxed())).await
     }
@@ -421,6 +427,7 @@ impl Core {
         model: ModelId,
         atomic: bool,
         items: Vec<crate::api::BatchItem>,
+        context: Option<&Arc<Context>>,
     ) -> Result<Task, Failure> {
         let limit = self.options.limits.batch;
         if items.len() > limit {
@@ -432,7 +439,7 @@ impl Core {
                 // A large batch must not keep others from the thread.
                 tokio::task::yield_now().await;
             }
-            match Mutation::prepare(self, caller, model, item.verb) {
+            match Mutation::prepare(self, caller, model, item.verb, context) {
                 Err(failure) if atomic => return Err(Failure { item: Some(at), ..failure }),
                 item => prepared.push(item),
             }
@@ -686,7 +693,13 @@ struct Mutation {
 
 impl Mutation {
     /// Everything about a write that needs no database.
-    fn prepare(core: &Core, caller: &Caller, model_id: ModelId, verb: Verb) -> Result<Self, Failure> {
+    fn prepare(
+        core: &Core,
+        caller: &Caller,
+        model_id: ModelId,
+        verb: Verb,
+        context: Option<&Arc<Context>>,
+    ) -> Result<Self, Failure> {
         let model = core.schema.model(model_id);
         let (kind, key, expected, data) = match verb {
             Verb::Create { data } => (Kind::Create, None, Expected::Any, Some(data)),
@@ -739,7 +752,7 @@ impl Mutation {
         };
         let deletion = if kind == Kind::Tombstone { core.options.ids.uuid() } else { String::new() };
         let principal = caller.principal.clone();
-        let context = core.context(caller, model_id);
+        let context = context.cloned();
         Ok(Self { form, plan, key, fields, expected, principal, now, deletion, context })
     }
 
