@@ -404,6 +404,16 @@ pub enum Which {
     All,
 }
 
+impl Which {
+    /// The number before the first of them.
+    fn after(self) -> i64 {
+        match self {
+            Self::Since(seq) => seq.saturating_sub(1),
+            Self::Dead | Self::All => i64::MIN,
+        }
+    }
+}
+
 impl Log {
     /// The statements that make the tables of deliveries and positions, where they are not there yet. They may run any
     /// number of times, and do not need the log itself.
@@ -437,10 +447,7 @@ impl Log {
         if link.read("position", texts.position(sink)).await?.is_empty() {
             return Err(Error::Unknown(sink.to_owned()));
         }
-        let mut after = match which {
-            Which::Since(seq) => seq.saturating_sub(1),
-            Which::Dead | Which::All => i64::MIN,
-        };
+        let mut after = which.after();
         let mut count = 0;
         loop {
             let rows = link.write("replay", vec![texts.replay(sink, which, after)]).await?;
@@ -452,6 +459,20 @@ impl Log {
                 _ => return Ok(count),
             }
         }
+    }
+
+    /// How many events [`Self::replay`] would give the sink again.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`]; [`Error::Database`].
+    pub async fn replayable(&'static self, engine: &Engine, sink: &str, which: Which) -> Result<u64, Error> {
+        let texts = Texts::new(self, engine.store().dialect());
+        let mut link = Link::open(engine, Hooks::default()).await?;
+        if link.read("position", texts.position(sink)).await?.is_empty() {
+            return Err(Error::Unknown(sink.to_owned()));
+        }
+        let rows = link.read("replayable", texts.replayable(sink, which)).await?;
+        Ok(text::count(rows.control(0), 0))
     }
 
     /// Forgets a sink with its position and its deliveries: a sink of that name would start with the first event there

@@ -450,6 +450,7 @@ both! {
         assert_eq!(base.int("SELECT attempts FROM cratestack_audit_delivery WHERE state = 'dead'").await, 3);
 
         healed.store(true, Ordering::SeqCst);
+        assert_eq!(AUDIT.replayable(&base.engine, "recorder", Which::Dead).await.unwrap(), 1);
         assert_eq!(AUDIT.replay(&base.engine, "recorder", Which::Dead).await.unwrap(), 1);
         base.drained().await;
         assert_eq!(sink.entries().last().unwrap(), "poison");
@@ -504,9 +505,11 @@ both! {
         assert_eq!((status.pending, status.skipped), (0, Some(0)));
         // It can be had again, from anywhere.
         assert_eq!(sink.entries().len(), 2101);
+        assert_eq!(AUDIT.replayable(&base.engine, "recorder", Which::Since(2100)).await.unwrap(), 2);
         assert_eq!(AUDIT.replay(&base.engine, "recorder", Which::Since(2100)).await.unwrap(), 2);
         base.drained().await;
         assert_eq!(sink.entries()[2101..], ["2", "new"]);
+        assert_eq!(AUDIT.replayable(&base.engine, "recorder", Which::All).await.unwrap(), 2101);
         assert_eq!(AUDIT.replay(&base.engine, "recorder", Which::All).await.unwrap(), 2101);
         base.drained().await;
         assert_eq!(sink.entries().len(), 2 * 2101 + 2);
@@ -546,6 +549,7 @@ both! {
         assert!(AUDIT.status(&base.engine, true).await.unwrap().is_empty());
         assert!(matches!(AUDIT.forget(&base.engine, "recorder").await, Err(Error::Unknown(_))));
         assert!(matches!(AUDIT.replay(&base.engine, "recorder", Which::All).await, Err(Error::Unknown(_))));
+        assert!(matches!(AUDIT.replayable(&base.engine, "recorder", Which::All).await, Err(Error::Unknown(_))));
         let _relay = base.start(sink.clone(), &base.options());
         base.drained().await;
         assert_eq!(sink.entries(), ["a", "b", "a", "b"]);

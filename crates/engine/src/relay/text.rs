@@ -359,28 +359,41 @@ impl Texts {
 
     /// Makes a piece of the events beyond `after` pending again. Its rows are their numbers.
     pub(super) fn replay(self, sink: &str, which: Which, after: i64) -> Statement {
-        let Log { table, delivery, .. } = self.log;
+        let delivery = self.log.delivery;
         let again = "state = 'pending', attempts = 0, refusals = 0, next_attempt_at = NULL, delivered_at = NULL";
         let sql = if which == Which::Dead {
             let dead = format!("WHERE sink = ?1 AND state = 'dead' AND seq > ?2 ORDER BY seq LIMIT {PIECE}");
             let these = self.these(&dead);
             format!("UPDATE {delivery} SET {again} WHERE sink = ?1 AND state = 'dead' AND {these} RETURNING seq")
         } else {
-            // What has not been taken yet must be left to the take.
-            let (newest, taken) = if self.postgres() {
-                let taken = "pg_visible_in_snapshot(e.xid::text::xid8, p.snapshot::pg_snapshot)";
-                (self.newest("snapshot"), taken)
-            } else {
-                (self.newest("seq"), "e.seq <= p.seq")
-            };
             format!(
                 "INSERT INTO {delivery} (sink, seq, model, primary_key) \
-                 SELECT ?1, e.seq, e.model, e.primary_key FROM {table} AS e, ({newest}) AS p \
-                 WHERE e.seq > ?2 AND {taken} ORDER BY e.seq LIMIT {PIECE} \
-                 ON CONFLICT (sink, seq) DO UPDATE SET {again} RETURNING seq"
+                 SELECT ?1, e.seq, e.model, e.primary_key FROM {taken} ORDER BY e.seq LIMIT {PIECE} \
+                 ON CONFLICT (sink, seq) DO UPDATE SET {again} RETURNING seq",
+                taken = self.taken(),
             )
         };
         self.make(&sql, &[INT], vec![sink_bind(sink), Bind::Int(after)])
+    }
+
+    /// How many events [`Self::replay`] finds, in all pieces.
+    pub(super) fn replayable(self, sink: &str, which: Which) -> Statement {
+        let sql = if which == Which::Dead {
+            format!("SELECT count(*) FROM {} WHERE sink = ?1 AND state = 'dead' AND seq > ?2", self.log.delivery)
+        } else {
+            format!("SELECT count(*) FROM {}", self.taken())
+        };
+        self.make(&sql, &[INT], vec![sink_bind(sink), Bind::Int(which.after())])
+    }
+
+    /// The events beyond `?2` that the sink's takes have found: what they have not must be left to the next one.
+    fn taken(self) -> String {
+        let (newest, taken) = if self.postgres() {
+            (self.newest("snapshot"), "pg_visible_in_snapshot(e.xid::text::xid8, p.snapshot::pg_snapshot)")
+        } else {
+            (self.newest("seq"), "e.seq <= p.seq")
+        };
+        format!("{} AS e, ({newest}) AS p WHERE e.seq > ?2 AND {taken}", self.log.table)
     }
 
     /// Deletes a piece of the sink's deliveries. Its rows are the deleted.
@@ -418,7 +431,8 @@ pub(super) fn int(row: &[Value], at: usize) -> i64 {
     number(row, at).unwrap_or(0)
 }
 
-fn count(row: &[Value], at: usize) -> u64 {
+/// A number of a row that is no less than 0.
+pub(super) fn count(row: &[Value], at: usize) -> u64 {
     u64::try_from(int(row, at)).unwrap_or(0)
 }
 
