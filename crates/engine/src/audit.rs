@@ -16,6 +16,9 @@
 //! and (on PostgreSQL, which has the function) the SHA-256.
 
 pub(crate) mod ddl;
+mod link;
+pub mod read;
+pub mod reconcile;
 #[cfg(test)]
 mod tests;
 

@@ -259,6 +259,23 @@ pub(crate) fn triggers(schema: &Schema, id: ModelId, dialect: Dialect) -> Vec<Tr
     }
 }
 
+/// What the triggers of a model write of a row: SQL for the text of its key, and of the row as JSON.
+pub(crate) fn texts(schema: &Schema, id: ModelId, dialect: Dialect, row: &str) -> (String, String) {
+    let writer = Writer { schema, id, model: schema.model(id), dialect };
+    (writer.key(row), render(dialect, &writer.object(row)))
+}
+
+/// What stands for a row that does not fit, given SQL for its text.
+pub(crate) fn digest(dialect: Dialect, text: &str) -> String {
+    match dialect {
+        Dialect::Postgres => format!(
+            "concat('{{\"length\":', octet_length({text}), ',\"sha256\":\"', \
+             encode(sha256(convert_to({text}, 'UTF8')), 'hex'), '\"}}')"
+        ),
+        Dialect::Sqlite => format!("'{{\"length\":' || length(CAST({text} AS BLOB)) || '}}'"),
+    }
+}
+
 /// A part of a text that SQL puts together.
 #[derive(Debug, Clone)]
 enum Piece {
@@ -550,12 +567,7 @@ impl Writer<'_> {
         };
         let event = self.event(Piece::sql("operation"));
         let pieces = |pieces: Vec<Piece>| render(Dialect::Postgres, &pieces);
-        let digest = |text: &str| {
-            format!(
-                "concat('{{\"length\":', octet_length({text}), ',\"sha256\":\"', \
-                 encode(sha256(convert_to({text}, 'UTF8')), 'hex'), '\"}}')"
-            )
-        };
+        let digest = |text: &str| digest(Dialect::Postgres, text);
         format!(
             "\nDECLARE\n{declarations}  o {table}; n {table}; moved boolean; room integer;\n  \
              changed text; operation text; key text; head text; middle text; tail text; was text; becomes text;\n\
@@ -689,7 +701,7 @@ fn sqlite_insert(model: &str, source: &str) -> String {
 fn sqlite_fit(source: &str) -> String {
     let size = |text: &str| format!("length(CAST(s.{text} AS BLOB))");
     let total = ["head", "becomes", "middle", "was", "tail"].map(size).join(" + ");
-    let digest = |text: &str| format!("'{{\"length\":' || {} || '}}'", size(text));
+    let digest = |text: &str| digest(Dialect::Sqlite, &format!("s.{text}"));
     format!(
         "(SELECT s.at, s.outside, s.key, s.head, \
          CASE WHEN {total} > {ENTRY_LIMIT} AND {new} >= {old} THEN {new_digest} ELSE s.becomes END AS becomes, s.middle, \

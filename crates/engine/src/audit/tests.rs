@@ -12,7 +12,7 @@ use crate::sql::SqlType;
 use crate::store::{NoPages, Session as _};
 use crate::testing::statement;
 
-const BANK: &str = r#"
+pub(crate) const BANK: &str = r#"
 enum Role { teller manager auditor }
 enum Status { open closed @map("CLOSED") }
 
@@ -156,7 +156,7 @@ async fn story(base: &Base) -> Vec<String> {
     entries(base).await.iter().map(line).collect()
 }
 
-const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+pub(crate) const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 #[tokio::test]
 async fn an_event_says_who_did_what() {
