@@ -26,7 +26,7 @@ pub(super) fn verdict(schema: &Schema, model: &Model, entry: &str, shown: &str) 
     let row: Map<String, Json> = serde_json::from_str(shown)?;
     let fingerprint = || entry.get("schema_version").and_then(Json::as_str) == Some(schema.fingerprint().as_str());
     let digests = match (is_digest(model, left), is_digest(model, &row)) {
-        (false, false) => return Ok(fields(model, left, &row)),
+        (false, false) => return Ok(fields(schema, model, left, &row)),
         (true, true) => same_digest(left, &row),
         (true, false) => same_digest(left, &digest_of(shown)),
         // The event had room for a row that is too large now.
@@ -60,23 +60,23 @@ fn same_digest(left: &Map<String, Json>, row: &Map<String, Json>) -> bool {
 }
 
 /// A member that only one of them has was added or dropped in between.
-fn fields(model: &Model, left: &Map<String, Json>, row: &Map<String, Json>) -> Verdict {
+fn fields(schema: &Schema, model: &Model, left: &Map<String, Json>, row: &Map<String, Json>) -> Verdict {
     let differs = |field: &&Field| match (left.get(&field.name), row.get(&field.name)) {
-        (Some(left), Some(row)) => !same(field.ty, left, row),
+        (Some(left), Some(row)) => !same(schema, field.ty, left, row),
         _ => false,
     };
     let changed: Vec<String> = model.fields.iter().filter(differs).map(|field| field.name.clone()).collect();
     if changed.is_empty() { Verdict::Same } else { Verdict::Changed(changed) }
 }
 
-fn same(ty: FieldType, left: &Json, row: &Json) -> bool {
+fn same(schema: &Schema, ty: FieldType, left: &Json, row: &Json) -> bool {
     match (left, row) {
         // Redacted; values themselves are never objects.
         (Json::Object(_), other) | (other, Json::Object(_)) => !other.is_null(),
         (Json::Array(left), Json::Array(row)) => {
-            left.len() == row.len() && left.iter().zip(row).all(|(left, row)| same(ty, left, row))
+            left.len() == row.len() && left.iter().zip(row).all(|(left, row)| same(schema, ty, left, row))
         }
-        (left, row) => left == row || equal_numbers(ty, left, row),
+        (left, row) => left == row || equal_numbers(ty, left, row) || renamed(schema, ty, left, row),
     }
 }
 
@@ -100,4 +100,12 @@ fn equal_numbers(ty: FieldType, left: &Json, row: &Json) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether one stored value has got another name in an enum since then.
+fn renamed(schema: &Schema, ty: FieldType, left: &Json, row: &Json) -> bool {
+    let (FieldType::Enum(id), Some(left), Some(row)) = (ty, left.as_str(), row.as_str()) else { return false };
+    let variants = &schema.enumeration(id).variants;
+    let named = |name: &str| variants.iter().find(|variant| variant.name == name);
+    named(left).is_none() && named(row).is_some_and(|variant| variant.stored == left)
 }
