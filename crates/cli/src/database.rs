@@ -192,12 +192,9 @@ fn refusal(error: &sqlx::Error) -> (String, &'static str) {
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
 fn sqlite(path: &Path) -> Result<rusqlite::Connection, Failure> {
-    let failed = |cause: &str, help: &str| {
-        Failure::new(format!("cannot open the SQLite file `{}`: {cause}", path.display())).help(help)
-    };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder)
-            .map_err(|error| failed(&ui::cause(&error), "name a file in a folder that you may write to"))?;
+            .map_err(|error| unusable(path, &ui::cause(&error), "name a file in a folder that you may write to"))?;
     }
     let opened = rusqlite::Connection::open(path).and_then(|connection| {
         connection.busy_timeout(PATIENCE)?;
@@ -206,7 +203,17 @@ fn sqlite(path: &Path) -> Result<rusqlite::Connection, Failure> {
         connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?;
         Ok(connection)
     });
-    opened.map_err(|error| match error.sqlite_error_code() {
+    opened.map_err(|error| sqlite_failure(path, &error))
+}
+
+fn unusable(path: &Path, cause: &str, help: &str) -> Failure {
+    Failure::new(format!("cannot open the SQLite file `{}`: {cause}", path.display())).help(help)
+}
+
+/// Why a file cannot be opened, and what to do about it.
+fn sqlite_failure(path: &Path, error: &rusqlite::Error) -> Failure {
+    let failed = |cause: &str, help: &str| unusable(path, cause, help);
+    match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase) => failed("it is no SQLite database", "name another file"),
         Some(rusqlite::ErrorCode::ReadOnly) => {
             failed("it is read-only", "check the permissions of the file and its folder")
@@ -219,7 +226,34 @@ fn sqlite(path: &Path) -> Result<rusqlite::Connection, Failure> {
             failed("another program has locked it", "end that program, then try again")
         }
         _ => failed(&error.to_string(), "is the file whole, and the disk not full?"),
-    })
+    }
+}
+
+/// What a database carries that is there already: nothing is made, and nothing is changed.
+pub(crate) async fn existing(database: &Database) -> Result<State, Failure> {
+    let mut connection = match database {
+        Database::SqliteMemory => {
+            return Err(Failure::new("a database in memory is empty in every process")
+                .help("name the database that the service writes, with `--database`"));
+        }
+        Database::SqliteFile(path) if !path.exists() => {
+            return Err(Failure::new(format!("there is no SQLite file `{}`", path.display()))
+                .help("name the database that the service writes; that of `dev` is `sqlite:.cratestack/NAME.db`"));
+        }
+        Database::SqliteFile(path) => {
+            let opened = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
+            let opened = opened.and_then(|connection| {
+                connection.busy_timeout(PATIENCE)?;
+                connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+                Ok(connection)
+            });
+            Connection::Sqlite(opened.map_err(|error| sqlite_failure(path, &error))?)
+        }
+        Database::Postgres(_) => Connection::open(database).await?,
+    };
+    let state = state(&mut connection).await?;
+    connection.close().await;
+    Ok(state)
 }
 
 /// A migration error with its next step.

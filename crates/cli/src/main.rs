@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 findings (a schema that is not valid, a file that is not formatted), 2 could not run.
 
+mod audit;
 mod database;
 mod dev;
 mod new;
@@ -64,6 +65,7 @@ fn run(ui: Ui, matches: &ArgMatches) -> Result<Outcome, Failure> {
         Some(("token", args)) => token(ui, string(args, "claims"), args.get_one::<String>("schema")),
         Some(("dev", args)) => dev::run(ui, args, &Sources::of_process(args)?),
         Some(("serve", args)) => serve::run(ui, args, &Sources::of_process(args)?),
+        Some(("audit", args)) => audit::run(ui, args),
         Some(("completions", args)) => {
             if let Some(shell) = args.get_one::<Shell>("shell") {
                 // Not straight to stdout: a reader that has seen enough would be a panic there.
@@ -158,9 +160,10 @@ fn command() -> Command {
             Command::new("serve")
                 .about("Serve a schema for production")
                 .arg(file("the schema file"))
-                .arg(config)
+                .arg(config.clone())
                 .args(settings::of(Scope::Serve).map(Setting::arg)),
         )
+        .subcommand(audit::command(&file("the schema file that the database was made from"), &config))
         .subcommand(
             Command::new("explain")
                 .about("Explain a diagnostic code, with an example and its mend")

@@ -82,7 +82,7 @@ fn provider(settings: &Settings, schema: &Schema) -> Result<Auth, Failure> {
 }
 
 /// The database: the setting, else the schema's datasource.
-fn locate(settings: &Settings, schema: &Schema) -> Result<Database, Failure> {
+pub(crate) fn locate(settings: &Settings, schema: &Schema) -> Result<Database, Failure> {
     if let Some(url) = settings.text("database") {
         return database::parse(url, settings.from("database"));
     }

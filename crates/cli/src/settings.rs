@@ -310,6 +310,8 @@ impl Settings {
         for setting in SETTINGS {
             let flag = match setting.kind {
                 _ if scope == Scope::Both && setting.scope == Scope::Serve => None,
+                // A command may have some of the flags only.
+                _ if !matches.try_contains_id(setting.key).unwrap_or(false) => None,
                 Kind::Switch => matches.get_flag(setting.key).then(|| "true".to_owned()),
                 Kind::Text | Kind::Number | Kind::Size | Kind::Time => matches.get_one::<String>(setting.key).cloned(),
             };

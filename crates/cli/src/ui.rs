@@ -113,8 +113,13 @@ impl Ui {
 
     /// Prints a line on stdout. A closed pipe (`cratestack check | head`) is no failure.
     pub(crate) fn say(self, text: &str) {
+        let _closed = self.tell(text);
+    }
+
+    /// Prints a line on stdout; whether anybody can read another one.
+    pub(crate) fn tell(self, text: &str) -> bool {
         let mut out = std::io::stdout().lock();
-        let _closed = writeln!(out, "{text}").and_then(|()| out.flush());
+        writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
     }
 
     /// Prints a line on stderr.
