@@ -19,13 +19,15 @@ const CONNECT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_hours(1);
 
 /// Settings of the session: a transaction changes nothing and sees one snapshot, and floats have the digits that the
-/// triggers write. Whatever these statements look for has an index in their order; the planner, which does not know how
-/// long a trail is yet, shall not sort all of it for a page.
+/// triggers write. Whatever is looked for has an index; the planner, which does not know yet how long a trail is, shall not
+/// read all of it for a page.
 const SETTINGS: &str = "SELECT set_config('default_transaction_isolation', 'repeatable read', false), \
      set_config('default_transaction_read_only', 'on', false), set_config('statement_timeout', '0', false), \
      set_config('idle_in_transaction_session_timeout', '0', false), set_config('extra_float_digits', '1', false), \
-     set_config('jit', 'off', false), set_config('enable_seqscan', 'off', false), \
-     set_config('enable_sort', 'off', false), set_config('enable_hashagg', 'off', false)";
+     set_config('jit', 'off', false), set_config('enable_seqscan', 'off', false)";
+
+/// For work whose every statement finds its rows in the order of an index: neither shall it sort.
+const ORDERED: &str = "SELECT set_config('enable_sort', 'off', false), set_config('enable_hashagg', 'off', false)";
 
 /// A way to the database. After an error it must not be used again.
 #[derive(Debug)]
@@ -76,9 +78,17 @@ impl Link {
 }
 
 /// A connection that only reads.
-pub(super) async fn connection(pool: &Postgres) -> Result<Dedicated, StoreError> {
+async fn connection(pool: &Postgres) -> Result<Dedicated, StoreError> {
     let mut connection = pool.dedicated((Instant::now() + CONNECT).into()).await?;
-    let settings = statement(Dialect::Postgres, SETTINGS, &[SqlType::TEXT; 9], Vec::new());
+    let settings = statement(Dialect::Postgres, SETTINGS, &[SqlType::TEXT; 7], Vec::new());
+    connection.fetch(&settings, &mut NoPages).await?;
+    Ok(connection)
+}
+
+/// A connection that only reads, from one end of an index to the other.
+pub(super) async fn ordered(pool: &Postgres) -> Result<Dedicated, StoreError> {
+    let mut connection = connection(pool).await?;
+    let settings = statement(Dialect::Postgres, ORDERED, &[SqlType::TEXT; 2], Vec::new());
     connection.fetch(&settings, &mut NoPages).await?;
     Ok(connection)
 }

@@ -116,7 +116,7 @@ async fn one(engine: &Engine, id: ModelId, tell: &mut (dyn FnMut(Report) + Send)
     let deadline = Instant::now() + PATIENCE;
     match engine.store() {
         Store::Postgres(pool) => {
-            let mut connection = link::connection(pool).await?;
+            let mut connection = link::ordered(pool).await?;
             connection.until(deadline.into());
             snapshot(&Plan::new(engine.schema(), id, Dialect::Postgres), &mut connection, tell).await
         }
