@@ -250,10 +250,12 @@ async fn writers_at_work_are_no_false_alarm() {
             for at in 1..=60 {
                 base.patch("teller", "Customer", "1", at, &format!(r#"{{"name":"n{at}"}}"#)).await.unwrap();
                 base.create("teller", "Customer", &format!(r#"{{"id":{},"name":"x"}}"#, 1000 - at)).await.unwrap();
+                let desk = base.create("teller", "Desk", "{}").await.unwrap();
+                base.delete("teller", "Desk", &desk.key[0], -1).await.unwrap();
             }
         };
         let compare = async {
-            for _ in 0..10 {
+            for _ in 0..30 {
                 clean(&base.engine, base.name).await;
             }
         };
