@@ -181,6 +181,29 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     })
 }
 
+/// What a service has, for an operator: a schema on the database that carries it.
+pub(crate) struct Office {
+    /// The schema's file.
+    pub(crate) path: String,
+    pub(crate) engine: Engine,
+}
+
+impl Office {
+    /// Opens what the arguments and the other settings name. Nothing is made or migrated.
+    pub(crate) async fn open(ui: Ui, args: &ArgMatches) -> Result<Self, Failure> {
+        let settings = Settings::resolve(Scope::Serve, args, &Sources::of_process(args)?)?;
+        serve::log(&settings)?;
+        let path = string(args, "file").to_owned();
+        let schema = schema::load(ui, &path)?.ok_or_else(|| {
+            Failure::new(format!("{} is not valid", schema::shown(&path))).help("mend what is said above")
+        })?;
+        let database = serve::locate(&settings, &schema)?;
+        carries(&path, &schema, &database).await?;
+        let engine = database::engine(schema, &database, database::options(&settings)?).await?;
+        Ok(Self { path, engine })
+    }
+}
+
 /// An open trail.
 struct Desk {
     ui: Ui,
@@ -193,15 +216,7 @@ struct Desk {
 
 impl Desk {
     async fn open(ui: Ui, args: &ArgMatches) -> Result<Self, Failure> {
-        let settings = Settings::resolve(Scope::Serve, args, &Sources::of_process(args)?)?;
-        serve::log(&settings)?;
-        let path = string(args, "file").to_owned();
-        let schema = schema::load(ui, &path)?.ok_or_else(|| {
-            Failure::new(format!("{} is not valid", schema::shown(&path))).help("mend what is said above")
-        })?;
-        let database = serve::locate(&settings, &schema)?;
-        carries(&path, &schema, &database).await?;
-        let engine = database::engine(schema, &database, database::options(&settings)?).await?;
+        let Office { path, engine } = Office::open(ui, args).await?;
         let reader = Reader::open(&engine).await.map_err(|error| no_trail(&path, engine.schema(), &error))?;
         let format = args.get_one("format").copied().unwrap_or(Format::Human);
         Ok(Self { ui, format, path, engine, reader })

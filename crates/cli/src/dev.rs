@@ -83,6 +83,7 @@ impl Dev {
         let engine = self.engine(schema.clone()).await?;
         let (app, mut deliveries) = self.app(&engine)?;
         let current = Switch::new(app);
+        let stop = serve::shutdown()?;
         let address = serve::announce(self.ui, &listener)?;
         self.introduce(&engine, &format!("http://{address}")).await;
         let gate = Arc::clone(&self.gate);
@@ -94,7 +95,7 @@ impl Dev {
             }
         });
         let app = current.router().layer(pass);
-        let server = cratestack::serve(listener, app, serve::server(&self.settings), serve::shutdown());
+        let server = cratestack::serve(listener, app, serve::server(&self.settings), stop);
         let server = tokio::spawn(server);
         let (edits, mut edited) = mpsc::channel(1);
         let mut watch = Watch::start(&self.path, &edits)?;

@@ -6,6 +6,7 @@ mod audit;
 mod database;
 mod dev;
 mod new;
+mod purge;
 mod sample;
 mod schema;
 mod serve;
@@ -66,6 +67,8 @@ fn run(ui: Ui, matches: &ArgMatches) -> Result<Outcome, Failure> {
         Some(("dev", args)) => dev::run(ui, args, &Sources::of_process(args)?),
         Some(("serve", args)) => serve::run(ui, args, &Sources::of_process(args)?),
         Some(("audit", args)) => audit::run(ui, args),
+        Some(("purge", args)) => purge::run(ui, args),
+        Some(("migrate", args)) => migrate(ui, args),
         Some(("completions", args)) => {
             if let Some(shell) = args.get_one::<Shell>("shell") {
                 // Not straight to stdout: a reader that has seen enough would be a panic there.
@@ -164,6 +167,33 @@ fn command() -> Command {
                 .args(settings::of(Scope::Serve).map(Setting::arg)),
         )
         .subcommand(audit::command(&file("the schema file that the database was made from"), &config))
+        .subcommand(purge::command(&file("the schema file that the database was made from"), &config))
+        .subcommand(
+            Command::new("migrate")
+                .about("Look after the tables of a database")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(
+                    Command::new("grants")
+                        .about("Print what a PostgreSQL role needs to serve a schema, and no more")
+                        .after_help(GRANTS)
+                        .arg(file("the schema file"))
+                        .arg(
+                            Arg::new("role")
+                                .long("role")
+                                .value_name("ROLE")
+                                .help("the role that the service logs in as")
+                                .default_value("cratestack_app"),
+                        )
+                        .arg(
+                            Arg::new("namespace")
+                                .long("namespace")
+                                .value_name("SCHEMA")
+                                .help("the PostgreSQL schema that the tables are in")
+                                .default_value("public"),
+                        ),
+                ),
+        )
         .subcommand(
             Command::new("explain")
                 .about("Explain a diagnostic code, with an example and its mend")
@@ -191,6 +221,24 @@ fn command() -> Command {
                 .about("Print a shell's completion script")
                 .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell))),
         )
+}
+
+const GRANTS: &str = "\
+Make the tables with another role, their owner: only that one can change them, or the audit trail. Run this again after
+each change of the schema.
+
+Example:
+  cratestack migrate grants bank.cstack --role bank_app | psql postgres://owner@db/bank";
+
+fn migrate(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
+    let Some(("grants", args)) = args.subcommand() else {
+        return Err(Failure::new("no command was given").help("`cratestack migrate --help` lists the commands"));
+    };
+    let Some(schema) = schema::load(ui, string(args, "file"))? else { return Ok(Outcome::Findings) };
+    let (role, namespace) = (string(args, "role"), string(args, "namespace"));
+    ui.say(&format!("-- once: CREATE ROLE {} LOGIN;", cratestack_engine::sql::ident(role)));
+    ui.say(&cratestack_engine::audit::grants(&schema, role, namespace).join("\n"));
+    Ok(Outcome::Clean)
 }
 
 /// The token that `DevAuth` accepts for these claims.

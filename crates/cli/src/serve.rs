@@ -52,8 +52,10 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
             ui.warn(&procedure);
         }
         let (app, deliveries) = app(&engine, auth, &settings, &sinks)?;
+        // Whoever reads that it listens may also stop it.
+        let stop = shutdown()?;
         announce(ui, &listener)?;
-        let served = cratestack::serve(listener, app, server(&settings), shutdown()).await;
+        let served = cratestack::serve(listener, app, server(&settings), stop).await;
         sinks::stop(&engine, &deliveries).await;
         engine.close().await;
         served.map_err(|error| Failure::new(format!("the server stopped: {error}")))?;
@@ -270,24 +272,16 @@ pub(crate) fn rust_procedures(schema: &Schema) -> Vec<String> {
     schema.procedures.iter().map(|procedure| sentence(&procedure.name)).collect()
 }
 
-/// Resolves on SIGTERM or Ctrl-C.
-pub(crate) async fn shutdown() {
-    let interrupted = async {
-        // Without a handler the process ends by the signal's default action.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+/// Resolves on SIGTERM or Ctrl-C. Signals count from the call on, not from the first poll.
+pub(crate) fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {}", ui::cause(&error))));
+    let (mut interrupted, mut terminated) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
         }
-    };
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = interrupted => {}
-        () = terminated => {}
-    }
+    })
 }

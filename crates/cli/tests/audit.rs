@@ -485,3 +485,56 @@ fn help_has_examples_that_parse() {
         }
     }
 }
+
+#[test]
+fn old_tombstones_are_purged_after_a_dry_run() {
+    for bank in Bank::all() {
+        bank.sql("UPDATE accounts SET deleted_at = '2015-01-31T10:00:00.000000Z' WHERE id = 1");
+        let purge = |more: &[&str]| {
+            let mut command = command(bank.folder.path());
+            command.args(["purge", "bank.cstack"]).args(more).env("CRATESTACK_DATABASE", &bank.url);
+            let output = command.output().unwrap();
+            (output.status.code(), steady(&(text(&output.stdout) + &text(&output.stderr))))
+        };
+        let (code, said) = purge(&["--model", "Account", "--older-than", "7y"]);
+        let dry =
+            said.starts_with("1 rows of `Account` were deleted before ") && said.ends_with("removes them for good\n");
+        assert_eq!((code, dry), (Some(0), true), "{said}");
+        let (code, said) = purge(&["--model", "Account", "--older-than", "99y"]);
+        assert_eq!((code, said.as_str()), (Some(0), "no row of `Account` was deleted before TIME\n"), "{}", bank.name);
+        let (code, said) = purge(&["--model", "Account", "--older-than", "90d", "--confirm"]);
+        assert_eq!((code, said.starts_with("removed 1 rows of `Account`")), (Some(0), true), "{said}");
+        let newest = bank.entries(&["--limit", "1"]).remove(0);
+        assert_eq!(
+            (&newest["operation"], &newest["op"], &newest["auth"]),
+            (&json!("erase"), &json!("purge"), &json!("system"))
+        );
+        bank.told("reconcile", &[], 0);
+        for (more, part) in [
+            (["--model", "Acount", "--older-than", "7y"], "did you mean `Account`?"),
+            (["--model", "Desk", "--older-than", "7y"], "`Desk` has no `@@soft_delete`"),
+            (["--model", "Account", "--older-than", "7"], "write a number and `y`"),
+            (["--model", "Account", "--older-than", "7000y"], "before the year 1"),
+        ] {
+            let (code, said) = purge(&more);
+            assert!(code == Some(2) && said.contains(part), "{code:?} {said}");
+        }
+    }
+}
+
+#[test]
+fn the_grants_are_printed_as_sql() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("bank.cstack"), BANK).unwrap();
+    let output = support::run(folder.path(), &["migrate", "grants", "bank.cstack", "--role", "bank_app"]);
+    let expected = r#"-- once: CREATE ROLE "bank_app" LOGIN;
+REVOKE ALL ON ALL TABLES IN SCHEMA "public" FROM "bank_app";
+GRANT USAGE ON SCHEMA "public" TO "bank_app";
+GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."accounts", "public"."desks", "public"."frees" TO "bank_app";
+GRANT SELECT ON "public"."cratestack_meta" TO "bank_app";
+GRANT SELECT ON "public"."cratestack_audit", "public"."cratestack_audit_events" TO "bank_app";
+GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."cratestack_audit_delivery", "public"."cratestack_audit_relay" TO "bank_app";
+GRANT EXECUTE ON FUNCTION "public".cratestack_audit_denied(text, text, text, text, text) TO "bank_app";
+"#;
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), expected));
+}

@@ -349,6 +349,9 @@ fn audit(database: &Database, acks: &[Ack]) {
     let notes: i64 = database.texts("SELECT CAST(count(*) AS TEXT) FROM notes", 1)[0][0].parse().unwrap();
     let alive = last.iter().filter(|((model, _), after)| model == "Note" && !after.is_null()).count();
     assert_eq!(i64::try_from(alive).unwrap(), notes);
+    let url = database.url();
+    let reconciled = support::run(database.folder(), &["audit", "reconcile", "bank.cstack", "--database", &url]);
+    assert_eq!(reconciled.status.code(), Some(0), "{}", support::text(&reconciled.stdout));
 }
 
 #[test]
