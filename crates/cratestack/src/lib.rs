@@ -113,6 +113,9 @@ pub use axum;
 
 pub use auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
 pub use config::{HttpConfig, ServerConfig};
+pub use cratestack_engine::isolated::{
+    IsolationLevel, Tx, TxError, TxOptions, run_in_isolated_tx, run_in_isolated_tx_with,
+};
 pub use cratestack_engine::{self as engine, Engine};
 pub use cratestack_schema as schema;
 pub use deliveries::Deliveries;

@@ -11,6 +11,7 @@ pub mod ddl_trigger;
 pub mod engine;
 pub mod fault;
 pub mod input;
+pub mod isolated;
 pub mod json;
 pub mod migrate;
 pub mod plan;
