@@ -43,6 +43,8 @@ pub struct Catalog {
     pub tables: Vec<Table>,
     /// The statements that make the trail, if any model keeps one. They may run again.
     pub trail: Vec<String>,
+    /// For each model that keeps a trail, by its table's name, the statement that begins it with the rows that are there.
+    pub baselines: Vec<(String, String)>,
     /// Triggers of all tables, with the functions that they call.
     pub triggers: Vec<Trigger>,
 }
@@ -243,7 +245,10 @@ pub fn catalog(schema: &Schema, dialect: Dialect) -> Catalog {
     let mut tables = vec![meta_table(schema, dialect)];
     tables.extend(in_order(schema).into_iter().map(|(id, model)| Maker { schema, id, model, dialect }.table()));
     let trail = if audit::any(schema) { audit::ddl::trail(dialect) } else { Vec::new() };
-    Catalog { tables, trail, triggers: ddl_trigger::triggers(schema, dialect) }
+    let audited = schema.models().filter(|(_, model)| model.audit.is_some());
+    let baselines =
+        audited.map(|(id, model)| (model.table.clone(), audit::ddl::baseline(schema, id, dialect))).collect();
+    Catalog { tables, trail, baselines, triggers: ddl_trigger::triggers(schema, dialect) }
 }
 
 /// Models in source order, but parents before their children, as far as there is no cycle.

@@ -304,6 +304,19 @@ impl<'a> Plan<'a> {
         new.then(|| step("make the audit trail".to_owned(), self.new.trail.clone()))
     }
 
+    /// A trail that begins, or begins again, does so with the rows that are there.
+    fn baselines(&self) -> impl Iterator<Item = Step> {
+        let begins =
+            |catalog: &'_ Catalog, table: &Table| catalog.baselines.iter().any(|(name, _)| *name == table.name);
+        let new = self.kept.iter().filter(move |pair| begins(self.new, pair.new) && !begins(self.old, pair.old));
+        new.filter_map(|pair| {
+            let statement = self.new.baselines.iter().find(|(name, _)| *name == pair.new.name);
+            statement.map(|(_, sql)| {
+                step(format!("record the rows of `{}` in the audit trail", pair.new.name), vec![sql.clone()])
+            })
+        })
+    }
+
     fn drop_table(table: &Table) -> Step {
         Step {
             sql: vec![format!("DROP TABLE {}", ident(&table.name))],
@@ -365,6 +378,7 @@ impl Plan<'_> {
             steps.extend(without(&pair.new.indexes, &pair.old.indexes).map(|index| create_index(pair.new, index)));
         }
         steps.extend(self.trail());
+        steps.extend(self.baselines());
         steps.extend(create_triggers(new_triggers));
         steps
     }
@@ -486,6 +500,7 @@ impl Plan<'_> {
         }
         self.add_constraints(&mut steps);
         steps.extend(self.trail());
+        steps.extend(self.baselines());
         steps.extend(create_triggers(new_triggers));
         steps
     }

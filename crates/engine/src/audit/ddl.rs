@@ -272,7 +272,7 @@ pub(crate) fn digest(dialect: Dialect, text: &str) -> String {
             "concat('{{\"length\":', octet_length({text}), ',\"sha256\":\"', \
              encode(sha256(convert_to({text}, 'UTF8')), 'hex'), '\"}}')"
         ),
-        Dialect::Sqlite => format!("'{{\"length\":' || length(CAST({text} AS BLOB)) || '}}'"),
+        Dialect::Sqlite => format!("'{{\"length\":' || {} || '}}'", octets(dialect, text)),
     }
 }
 
@@ -699,7 +699,7 @@ fn sqlite_insert(model: &str, source: &str) -> String {
 
 /// Replaces the larger one of two rows if they do not fit.
 fn sqlite_fit(source: &str) -> String {
-    let size = |text: &str| format!("length(CAST(s.{text} AS BLOB))");
+    let size = |text: &str| octets(Dialect::Sqlite, &format!("s.{text}"));
     let total = ["head", "becomes", "middle", "was", "tail"].map(size).join(" + ");
     let digest = |text: &str| digest(Dialect::Sqlite, &format!("s.{text}"));
     format!(
@@ -729,11 +729,7 @@ fn sqlite_context(more: &[(&str, &str)]) -> String {
     let more = more.concat();
     format!(
         "(SELECT {}, x.id IS NULL AS outside, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now') AS at, \
-         substr(r.stamp, 1, 8) || '-' || substr(r.stamp, 9) || '-7' || substr(r.noise, 1, 3) || '-' || \
-         substr('89ab', 1 + unicode(substr(r.noise, 4, 1)) % 4, 1) || substr(r.noise, 5, 3) || '-' || \
-         substr(r.noise, 8, 12) AS event_id{more} \
-         FROM (SELECT lower(hex(randomblob(10))) AS noise, printf('%012x', CAST(strftime('%s', 'now') AS INTEGER) * 1000 \
-         + CAST(substr(strftime('%f', 'now'), 4, 3) AS INTEGER)) AS stamp LIMIT 1) AS r \
+         {EVENT_ID} AS event_id{more} FROM (SELECT {NOISE} LIMIT 1) AS r \
          LEFT JOIN {CONTEXT_TABLE} AS x ON x.id = 1 LIMIT 1)",
         defaults.join(", "),
     )
@@ -761,3 +757,69 @@ pub(crate) fn denied_sqlite() -> String {
     );
     sqlite_insert("?3", &source).trim().trim_end_matches(';').to_owned()
 }
+
+/// The statement that begins the trail of a model whose rows are there already: a `create` event of the system for each.
+pub(crate) fn baseline(schema: &Schema, id: ModelId, dialect: Dialect) -> String {
+    let writer = Writer { schema, id, model: schema.model(id), dialect };
+    let present = |column: &str| format!("n.{column} IS NOT NULL");
+    let pieces = |pieces: &[Piece]| render(dialect, pieces);
+    let event = writer.event(Piece::text("create"));
+    let (table, key) = (ident(&writer.model.table), writer.key("n"));
+    let (row, changed) = (pieces(&writer.object("n")), pieces(&writer.changed(present)));
+    let members = Context::MEMBERS.map(|member| match member {
+        "actor" => "'{\"claims\":{},\"client_ip\":null,\"roles\":[],\"subject\":null}'",
+        "auth" => "'\"system\"'",
+        "op" => "'\"migrate\"'",
+        _ => "'null'",
+    });
+    let rows = format!("{key} AS key, {row} AS becomes, {changed} AS changed");
+    let (moment, source, tail) = match dialect {
+        Dialect::Postgres => (
+            "moment",
+            format!(
+                "(SELECT {rows} FROM {table} AS n) AS r CROSS JOIN (SELECT ARRAY[{}] AS c, false AS outside, m.moment, \
+                 lpad(to_hex(trunc(extract(epoch FROM m.moment) * 1000)::bigint), 12, '0') AS stamp \
+                 FROM (SELECT clock_timestamp() AS moment) AS m) AS x",
+                members.join(", "),
+            ),
+            event.tail("substr(changed, 2)", "to_json(key)::text"),
+        ),
+        Dialect::Sqlite => {
+            let named = Context::MEMBERS.iter().zip(members).map(|(name, text)| format!("{text} AS {name}"));
+            let source = format!(
+                "(SELECT {}, 0 AS outside, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now') AS at, {EVENT_ID} AS event_id, \
+                 r.key, r.becomes, r.changed FROM (SELECT {rows}, {NOISE} FROM {table} AS n) AS r) AS c",
+                named.collect::<Vec<_>>().join(", "),
+            );
+            ("c.at", source, event.tail("substr(c.changed, 2)", "json_quote(c.key)"))
+        }
+    };
+    let total = ["f.head", "f.becomes", "f.middle", "f.tail"].map(|part| octets(dialect, part)).join(" + ");
+    let fitted =
+        format!("CASE WHEN {total} > {ENTRY_LIMIT} - 4 THEN {} ELSE f.becomes END", digest(dialect, "f.becomes"));
+    let entry = ["f.head", &fitted, "f.middle", "'null'", "f.tail"].map(Piece::sql);
+    let no = if dialect == Dialect::Postgres { "false" } else { "0" };
+    format!(
+        "INSERT INTO {TABLE} (occurred_at, model, primary_key, out_of_band, entry) SELECT f.moment, {model}, f.key, {no}, \
+         {entry} FROM (SELECT {moment} AS moment, key, {head} AS head, becomes, {middle} AS middle, {tail} AS tail \
+         FROM {source}) AS f ORDER BY f.key",
+        model = literal(&writer.model.name),
+        entry = pieces(&entry),
+        head = pieces(&event.head()),
+        middle = pieces(&event.middle()),
+        tail = pieces(&tail),
+    )
+}
+
+fn octets(dialect: Dialect, text: &str) -> String {
+    match dialect {
+        Dialect::Postgres => format!("octet_length({text})"),
+        Dialect::Sqlite => format!("length(CAST({text} AS BLOB))"),
+    }
+}
+
+/// SQLite: the id of an event from `r.stamp` and `r.noise`, which [`NOISE`] makes.
+const EVENT_ID: &str = "substr(r.stamp, 1, 8) || '-' || substr(r.stamp, 9) || '-7' || substr(r.noise, 1, 3) || '-' || \
+     substr('89ab', 1 + unicode(substr(r.noise, 4, 1)) % 4, 1) || substr(r.noise, 5, 3) || '-' || substr(r.noise, 8, 12)";
+const NOISE: &str = "lower(hex(randomblob(10))) AS noise, printf('%012x', CAST(strftime('%s', 'now') AS INTEGER) * 1000 \
+     + CAST(substr(strftime('%f', 'now'), 4, 3) AS INTEGER)) AS stamp";
