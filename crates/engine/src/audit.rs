@@ -44,6 +44,10 @@ pub const VIEW: &str = "cratestack_audit_events";
 /// Octets of an entry at most.
 pub const ENTRY_LIMIT: usize = 65_535;
 
+/// Octets of a model's name and a key together at most, so that both fit into the indexes of the trail and of its
+/// deliveries, which PostgreSQL limits to 2,704 an entry.
+pub(crate) const KEY_LIMIT: usize = 2_500;
+
 /// Octets that the claims of a caller may take of an entry.
 const CLAIMS_LIMIT: usize = 8 * 1024;
 
@@ -165,7 +169,8 @@ impl Trail {
         let members = Context::MEMBERS.join(", ");
         let places: Vec<String> = (1..=Context::MEMBERS.len()).map(|at| format!("?{at}")).collect();
         let table = ddl::CONTEXT_TABLE;
-        let set = format!("INSERT INTO {table} (id, {members}) VALUES (1, {})", places.join(", "));
+        // One that somebody left there would stand in the way.
+        let set = format!("INSERT OR REPLACE INTO {table} (id, {members}) VALUES (1, {})", places.join(", "));
         let denied = match dialect {
             Dialect::Sqlite => ddl::denied_sqlite(),
             Dialect::Postgres => {
@@ -187,19 +192,17 @@ impl Trail {
         Statement { template: Arc::clone(&self.clear), binds: Vec::new() }
     }
 
-    /// Records that something was refused.
-    pub(crate) fn denied(&self, schema: &Schema, context: &Context, model: ModelId, key: &str) -> Vec<Statement> {
-        let named = [schema.name.clone(), schema.fingerprint(), schema.model(model).name.clone(), key.to_owned()];
-        let named = named.into_iter().map(Bind::Text);
-        let template = Arc::clone(&self.denied);
+    /// Records that changes of the rows with these keys were refused.
+    pub(crate) fn denied(&self, schema: &Schema, context: &Context, model: ModelId, keys: &[&str]) -> Vec<Statement> {
+        let names = [schema.name.clone(), schema.fingerprint(), schema.model(model).name.clone()];
+        let statements = keys.iter().map(|key| {
+            let named = names.iter().cloned().chain([(*key).to_owned()]).map(Bind::Text);
+            let context = (self.dialect == Dialect::Postgres).then(|| Bind::Text(context.lines()));
+            Statement { template: Arc::clone(&self.denied), binds: context.into_iter().chain(named).collect() }
+        });
         match self.dialect {
-            Dialect::Postgres => {
-                let binds = std::iter::once(Bind::Text(context.lines())).chain(named).collect();
-                vec![Statement { template, binds }]
-            }
-            Dialect::Sqlite => {
-                vec![self.set(context), Statement { template, binds: named.collect() }, self.clear()]
-            }
+            Dialect::Postgres => statements.collect(),
+            Dialect::Sqlite => [self.set(context)].into_iter().chain(statements).chain([self.clear()]).collect(),
         }
     }
 }

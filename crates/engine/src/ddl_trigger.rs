@@ -334,11 +334,8 @@ impl<'a> Family<'a> {
         );
         Trigger {
             create: vec![
-                // The tables are those that this schema's DDL meant, whatever the search path of the writer.
-                format!(
-                    "CREATE FUNCTION {quoted}() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS {}",
-                    dollar_quoted(&body)
-                ),
+                format!("CREATE FUNCTION {quoted}() RETURNS trigger LANGUAGE plpgsql AS {}", dollar_quoted(&body)),
+                fixed_path(&format!("{quoted}()")),
                 format!(
                     "CREATE TRIGGER {quoted} AFTER UPDATE OF {deleted_at} ON {table} FOR EACH ROW \
                      WHEN ((OLD.{deleted_at} IS NULL) <> (NEW.{deleted_at} IS NULL)) EXECUTE FUNCTION {quoted}()"
@@ -476,6 +473,18 @@ fn pairs(
     let both = left_fields.iter().zip(right_fields);
     let terms = both.map(|(l, r)| term(&ident(&left.field(*l).column), &ident(&right.field(*r).column)));
     terms.collect::<Vec<_>>().join(" AND ")
+}
+
+/// Has a function of PostgreSQL find the tables that this schema's DDL meant, whatever the search path of its caller, and
+/// never a temporary one that hides them.
+pub(crate) fn fixed_path(signature: &str) -> String {
+    format!(
+        "DO {}",
+        dollar_quoted(&format!(
+            " BEGIN EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', {}, current_schema()); END ",
+            literal(signature),
+        ))
+    )
 }
 
 /// A body between dollar quotes that it does not contain.

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use cratestack_schema::ir::{Action, Default as IrDefault, FieldId, Model, ModelId, Procedure, Schema};
 use cratestack_schema::value::{Value, instant};
 use futures_util::FutureExt as _;
+use tokio::sync::Semaphore;
 
 use self::cache::Cache;
 use self::denials::{Allowances, Watched};
@@ -131,6 +132,9 @@ impl OpenError {
     }
 }
 
+/// Pages of the audit trail that are read at once: what a few auditors do must not keep the service from its work.
+const TRAIL_READS: usize = 2;
+
 #[derive(Debug)]
 struct Core {
     schema: Arc<Schema>,
@@ -143,6 +147,8 @@ struct Core {
     /// For each model whether a write to it may end up in the audit trail.
     trailed: Vec<bool>,
     trail: Trail,
+    /// Who may read a page of the trail now: each looks at many events, and holds their texts.
+    trail_reads: Semaphore,
     allowances: Allowances,
     options: Options,
     plans: Cache<Form, Option<Plan>>,
@@ -192,6 +198,7 @@ impl Engine {
             store,
             carried: migrate::carried(&schema),
             trailed: schema.models().map(|(id, _)| audit::reaches(&schema, id)).collect(),
+            trail_reads: Semaphore::new(TRAIL_READS),
             allowances: Allowances::default(),
             options,
             plans: Cache::default(),
@@ -235,12 +242,23 @@ impl Engine {
     /// Runs one operation in one transaction. A mutation that has begun runs to its end, even if the returned future
     /// is dropped.
     pub async fn run(&self, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {
-        let watched = Watched::of(&self.core, &operation);
-        let outcome = self.answer(caller, operation).await;
-        if let Some(watched) = watched {
-            Box::pin(denials::record(&self.core, caller, &watched, &outcome)).await;
+        let Some(watched) = Watched::of(&self.core, &operation) else { return self.answer(caller, operation).await };
+        // Who hangs up in time is refused all the same.
+        let (engine, caller) = (self.clone(), caller.clone());
+        if matches!(operation.verb, Verb::List { .. } | Verb::Read { .. }) {
+            let outcome = self.answer(&caller, operation).await;
+            let recorded = async move {
+                denials::record(&engine.core, &caller, &watched, &outcome).await;
+                outcome
+            };
+            return Detached(Some(recorded.boxed())).await;
         }
-        outcome
+        let all = async move {
+            let outcome = engine.answer(&caller, operation).await;
+            denials::record(&engine.core, &caller, &watched, &outcome).await;
+            outcome
+        };
+        Detached(Some(all.boxed())).await
     }
 
     async fn answer(&self, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {

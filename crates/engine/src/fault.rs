@@ -466,6 +466,7 @@ impl StoreError {
                     "restrict" => Class::Restrict,
                     "parent" => Class::ForeignKey,
                     "unique" => Class::Unique,
+                    "audit" => Class::Audit,
                     _ => return self,
                 };
                 self.constraint = constraint.map(str::to_owned);

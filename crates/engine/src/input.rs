@@ -23,7 +23,9 @@ use cratestack_schema::ir::{
 use cratestack_schema::value::{Invalid, Value, parse_text};
 
 use crate::api::{FieldError, Principal};
+use crate::audit::KEY_LIMIT;
 use crate::json::{Json, MAX_NUMBER_DIGITS, plain_number, push_pointer};
+use crate::storage::push_json_string;
 use crate::validate::Validators;
 
 /// The most errors of one input; the rest is left out.
@@ -265,8 +267,17 @@ impl<'a> Reader<'a> {
                 "too_long",
                 format!("must have at most {most} octets, since it is part of a key or an index"),
             );
+            return false;
         }
-        longest <= most
+        let Some((length, most)) = recorded(model, id, value).filter(|(length, most)| length > most) else {
+            return true;
+        };
+        let detail = format!(
+            "takes {length} octets in the keys of the audit trail, where it may take {most}; quotes, backslashes, control \
+             characters and `Bytes` take more than one each"
+        );
+        self.fail(at, "too_long", detail);
+        false
     }
 
     /// The members of a value object or of a procedure's body, one per field.
@@ -465,6 +476,29 @@ fn longest_indexed(model: &Model, id: FieldId) -> Option<usize> {
         INDEX_ENTRY.saturating_sub(INDEX_COLUMN * fields.len()) / varying
     };
     indexes.map(share).min()
+}
+
+/// The octets that a part of a key has in the audit trail, and those that it may have: an equal share of what the trail
+/// takes. `None` where no trail has it.
+fn recorded(model: &Model, id: FieldId, value: &Value) -> Option<(usize, usize)> {
+    /// What a part of fixed length takes at most, with quotes and a comma.
+    const FIXED: usize = 48;
+    if model.audit.is_none() || !model.key.contains(&id) {
+        return None;
+    }
+    let varying = model.key.iter().filter(|id| longest_indexed(model, **id).is_some()).count().max(1);
+    let fixed = FIXED * (model.key.len() - varying.min(model.key.len())) + 2;
+    let most = KEY_LIMIT.saturating_sub(model.name.len() + fixed) / varying;
+    let length = match value {
+        Value::Bytes(octets) => octets.len() * 2 + 3,
+        Value::Text(text) if model.key.len() > 1 => {
+            let mut quoted = String::new();
+            push_json_string(&mut quoted, text);
+            quoted.len() + 1
+        }
+        value => octets(value),
+    };
+    Some((length, most))
 }
 
 fn octets(value: &Value) -> usize {

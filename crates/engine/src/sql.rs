@@ -51,6 +51,11 @@ impl SqlType {
         Self { ty: field.ty, list: field.list }
     }
 
+    /// Whether a column holds `Json`, one value or a list.
+    pub fn is_document(self) -> bool {
+        self.stored() == Scalar::Json
+    }
+
     /// The scalar that one value is stored as. Enums are text; value objects and rows have no column.
     pub fn stored(self) -> Scalar {
         match self.ty {

@@ -515,10 +515,10 @@ impl<'s> Codec<'s> {
                 let mapped = format!("CASE {text} {}ELSE {text} END", cases.concat());
                 (if cases.is_empty() { text.to_owned() } else { mapped }, None)
             }
-            Kind::Int | Kind::BigInt if postgres => (format!("{text}::bigint"), Some("^-?[0-9]{1,18}$")),
+            Kind::Int | Kind::BigInt if postgres => (format!("{text}::bigint"), Some("^-?[0-9]{1,19}$")),
             Kind::Int | Kind::BigInt => (format!("CAST({text} AS INTEGER)"), None),
             Kind::Float if postgres => {
-                (format!("{text}::double precision"), Some(r"^-?[0-9]{1,17}(\.[0-9]{1,20})?(e[+-][0-2]?[0-9]{1,2})?$"))
+                (format!("{text}::double precision"), Some(r"^-?[0-9]{1,17}(\.[0-9]{1,20})?(e[+-][0-3]?[0-9]{1,2})?$"))
             }
             Kind::Float => (format!("CAST({text} AS REAL)"), None),
             Kind::Boolean if postgres => (format!("{text}::boolean"), Some("^(true|false)$")),
@@ -1141,12 +1141,19 @@ fn sqlite_scaled(column: &str, scale: u32) -> String {
 
 /// The decimal text of what [`sortable`] wrote, with `scale` digits after the point, or as many as there are.
 fn sqlite_unsorted(column: &str, scale: Option<u32>) -> String {
-    // Nine minus each digit, by way of letters.
-    let swap = |text: String, from: &str, to: &str| {
-        from.chars().zip(to.chars()).fold(text, |text, (from, to)| format!("replace({text}, '{from}', '{to}')"))
+    // Nine minus each digit, by way of letters. In steps beside each other: nested calls, in a trigger, are more than the
+    // parser of a SQLite with its default settings takes, and then no table of the file can be read.
+    let swap = |text: &str, from: &str, to: &str| {
+        let pairs = from.chars().zip(to.chars());
+        pairs.fold(text.to_owned(), |text, (from, to)| format!("replace({text}, '{from}', '{to}')"))
     };
     let digits = format!("rtrim(substr({column}, 6), '~')");
-    let turned = swap(swap(swap(digits.clone(), "01234", "abcde"), "56789", "43210"), "abcde", "98765");
+    let turned = format!(
+        "(WITH a (t) AS (SELECT {}), b (t) AS (SELECT {} FROM a) SELECT {} FROM b)",
+        swap(&digits, "01234", "abcde"),
+        swap("t", "56789", "43210"),
+        swap("t", "abcde", "98765"),
+    );
     let zeros = |count: &str| format!("replace(hex(zeroblob(max({count}, 0))), '00', '0')");
     let padding = scale.map_or_else(String::new, |scale| {
         format!(

@@ -1,6 +1,7 @@
 //! Events for people.
 
 use cratestack_engine::audit::read::AuditEvent;
+use cratestack_engine::audit::reconcile::omitted;
 use serde_json::{Map, Value as Json};
 
 use crate::ui::{Failure, Style, Ui};
@@ -113,7 +114,7 @@ impl Event {
         let (before, after) = (side("before"), side("after"));
         let mut lines = Vec::new();
         for (sign, style, row) in [("-", Style::Red, before), ("+", Style::Green, after)] {
-            if let Some(octets) = row.and_then(|row| digest(row, &changed)) {
+            if let Some(octets) = row.and_then(omitted).and_then(|digest| digest.get("length")).and_then(Json::as_u64) {
                 lines.push(ui.paint(style, &format!("  {sign} a row of {octets} octets, too large for the trail")));
             }
         }
@@ -129,12 +130,6 @@ impl Event {
         }
         lines
     }
-}
-
-/// The length of a row that did not fit into its entry.
-fn digest(row: &Map<String, Json>, changed: &[&str]) -> Option<u64> {
-    let whole = row.keys().all(|name| matches!(name.as_str(), "length" | "sha256")) && !changed.contains(&"length");
-    row.get("length").and_then(Json::as_u64).filter(|_| whole)
 }
 
 /// A value of a row. No value itself is an object.

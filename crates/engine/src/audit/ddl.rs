@@ -16,9 +16,9 @@ use std::collections::BTreeSet;
 use cratestack_schema::database_name;
 use cratestack_schema::ir::{Field, FieldId, Model, ModelId, Schema};
 
-use super::{Context, ENTRY_LIMIT, TABLE, VIEW};
+use super::{Context, ENTRY_LIMIT, KEY_LIMIT, TABLE, VIEW};
 use crate::ddl::{META_TABLE, Trigger};
-use crate::ddl_trigger::{append_only, dollar_quoted, insert_guards, sqlite_trigger};
+use crate::ddl_trigger::{append_only, dollar_quoted, fixed_path, insert_guards, sqlite_trigger};
 use crate::relay::AUDIT;
 use crate::sql::{Dialect, SqlType, column, ident};
 use crate::storage::{Codec, TextForm, literal, push_json_string};
@@ -28,6 +28,9 @@ pub(crate) const SETTING: &str = "cratestack.context";
 
 /// The table that carries a [`Context`] on SQLite: empty, but for the length of a write.
 pub(crate) const CONTEXT_TABLE: &str = "cratestack_audit_context";
+
+/// The members of an entry's `actor`.
+const ACTOR: [&str; 4] = ["claims", "client_ip", "roles", "subject"];
 
 /// The function that records a refusal on PostgreSQL: context, schema's name, its fingerprint, model, key.
 pub(crate) const DENIED: &str = "cratestack_audit_denied";
@@ -60,7 +63,8 @@ fn trail_postgres() -> Vec<String> {
              out_of_band boolean NOT NULL,\n  \
              entry text COLLATE \"C\" NOT NULL,\n  \
              CONSTRAINT {TABLE}_size_check CHECK (octet_length(entry) BETWEEN 1 AND {ENTRY_LIMIT}),\n  \
-             CONSTRAINT {TABLE}_json_check CHECK (json_typeof(entry::json) = 'object')\n)"
+             CONSTRAINT {TABLE}_key_check CHECK (octet_length(model) + octet_length(primary_key) <= {KEY_LIMIT}),\n  \
+             CONSTRAINT {TABLE}_json_check CHECK (jsonb_typeof(entry::jsonb) = 'object')\n)"
         ),
         format!("CREATE INDEX IF NOT EXISTS {TABLE}_key_idx ON {TABLE} (model, primary_key, seq)"),
         format!("CREATE INDEX IF NOT EXISTS {TABLE}_xid_idx ON {TABLE} USING brin (xid) WITH (autosummarize = on)"),
@@ -103,33 +107,35 @@ fn denied_postgres() -> Vec<String> {
     let entry =
         [event.head(), nothing(), event.middle(), nothing(), event.tail("''", "to_json(of_key)::text")].concat();
     let body = format!(
-        "\nDECLARE\n{}BEGIN\n{}  INSERT INTO {TABLE} (occurred_at, model, primary_key, out_of_band, entry)\n  \
+        "\nDECLARE\n{}BEGIN\n{}  INSERT INTO {HERE}.{TABLE} (occurred_at, model, primary_key, out_of_band, entry)\n  \
          VALUES (moment, of_model, of_key, outside, {});\nEND\n",
         declarations("context"),
-        out_of_band(),
+        context_check(),
         render(Dialect::Postgres, &entry),
     );
     let parameters = "context text, schema_name text, schema_version text, of_model text, of_key text";
-    let signature = format!("{DENIED}(text, text, text, text, text)");
-    vec![
-        format!(
-            "CREATE OR REPLACE FUNCTION {DENIED}({parameters}) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS {}",
-            dollar_quoted(&body)
-        ),
-        fixed_path(&signature),
-        format!("REVOKE ALL ON FUNCTION {signature} FROM PUBLIC"),
-    ]
+    definer(&format!("{DENIED}({parameters}) RETURNS void"), &format!("{DENIED}(text, text, text, text, text)"), &body)
+        .into()
 }
 
-/// Where a function with its owner's rights looks for tables: nowhere that somebody else could put one of that name.
-fn fixed_path(signature: &str) -> String {
-    format!(
-        "DO {}",
-        dollar_quoted(&format!(
-            " BEGIN EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', {}, current_schema()); END ",
-            literal(signature),
-        ))
-    )
+/// What stands in the text of a function for the PostgreSQL schema that its tables are in.
+const HERE: &str = "\"cratestack:here\"";
+
+/// A function with its owner's rights. It looks for what it names in PostgreSQL's own schema alone, or exactly where it
+/// was made ([`HERE`]): in any other schema of a search path somebody else could have put a better match. And it is
+/// nobody else's to call, nor to make a trigger of, on a table of their own.
+fn definer(declaration: &str, signature: &str, body: &str) -> [String; 2] {
+    let function = format!(
+        "CREATE OR REPLACE FUNCTION {declaration} LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp \
+         SET standard_conforming_strings = on SET extra_float_digits = 1 AS {}",
+        dollar_quoted(body)
+    );
+    let here = format!(
+        " BEGIN EXECUTE replace({}, {}, quote_ident(current_schema())); END ",
+        dollar_quoted(&function),
+        literal(HERE)
+    );
+    [format!("DO {}", dollar_quoted(&here)), format!("REVOKE ALL ON FUNCTION {signature} FROM PUBLIC")]
 }
 
 /// The variables of a function that writes an event, given where the context comes from.
@@ -141,37 +147,64 @@ fn declarations(context: &str) -> String {
     )
 }
 
-/// What stands for the context where there is none: the actor is the database's user.
-fn out_of_band() -> String {
+/// The context as the entry needs it. Where there is none the actor is the database's user. Whoever may write can make
+/// one up, but not more of the entry than a context has.
+fn context_check() -> String {
     let rest = ", 'null'".repeat(Context::MEMBERS.len() - 2);
+    let actor = ACTOR.map(literal).join(", ");
+    let texts: Vec<String> =
+        (2..=Context::MEMBERS.len()).map(|at| format!("jsonb_typeof(c[{at}]::jsonb) IN ('string', 'null')")).collect();
     format!(
         "  IF outside THEN\n    c := ARRAY[concat('{{\"claims\":{{}},\"client_ip\":null,\"roles\":[],\"subject\":', \
-         to_json(session_user::text), '}}'), '\"sql\"'{rest}];\n  END IF;\n"
+         to_json(session_user::text), '}}'), '\"sql\"'{rest}];\n  \
+         ELSIF (cardinality(c) = {count} AND jsonb_typeof(c[1]::jsonb) = 'object' AND c[1]::jsonb ?& ARRAY[{actor}] \
+         AND c[1]::jsonb - ARRAY[{actor}] = '{{}}' AND {texts}) IS NOT TRUE THEN\n    \
+         RAISE EXCEPTION USING MESSAGE = 'the context of the audit trail does not have its form', \
+         ERRCODE = 'invalid_parameter_value';\n  END IF;\n",
+        count = Context::MEMBERS.len(),
+        texts = texts.join(" AND "),
     )
 }
 
 fn trail_sqlite() -> Vec<String> {
-    let members = Context::MEMBERS.map(|member| format!("{member} TEXT NOT NULL")).join(", ");
+    let members = Context::MEMBERS.map(|member| {
+        let form = if member == "actor" { "= 'object'" } else { "IN ('text', 'null')" };
+        format!("{member} TEXT NOT NULL CHECK (json_type({member}) {form})")
+    });
     let mut statements = vec![
         format!(
             "CREATE TABLE IF NOT EXISTS {TABLE} (\n  seq INTEGER PRIMARY KEY AUTOINCREMENT,\n  occurred_at TEXT NOT NULL,\n  \
              model TEXT NOT NULL,\n  primary_key TEXT NOT NULL,\n  out_of_band INTEGER NOT NULL,\n  entry TEXT NOT NULL,\n  \
-             CONSTRAINT {TABLE}_seq_check CHECK (seq > 0),\n  \
-             CONSTRAINT {TABLE}_size_check CHECK (length(CAST(entry AS BLOB)) BETWEEN 1 AND {ENTRY_LIMIT}),\n  \
-             CONSTRAINT {TABLE}_json_check CHECK (json_type(entry) = 'object')\n) STRICT"
+             CONSTRAINT {TABLE}_seq_check CHECK (seq > 0)\n) STRICT"
         ),
         format!("CREATE INDEX IF NOT EXISTS {TABLE}_key_idx ON {TABLE} (model, primary_key, seq)"),
-        format!("CREATE TABLE IF NOT EXISTS {CONTEXT_TABLE} (id INTEGER PRIMARY KEY CHECK (id = 1), {members}) STRICT"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {CONTEXT_TABLE} (id INTEGER PRIMARY KEY CHECK (id = 1), {}) STRICT",
+            members.join(", ")
+        ),
     ];
     for trigger in append_only(TABLE, Dialect::Sqlite) {
         statements.push(format!("DROP TRIGGER IF EXISTS {}", ident(&trigger.name)));
         statements.extend(trigger.create);
     }
-    // INSERT OR REPLACE deletes the row in its way without firing delete triggers.
+    // Not constraints: OR IGNORE and OR FAIL of the statement whose trigger inserts would decide what becomes of their
+    // refusals, and the row would be changed without its event. And INSERT OR REPLACE deletes the row in its way without
+    // firing delete triggers.
+    let octets = |text: &str| octets(Dialect::Sqlite, text);
+    let refused = [
+        ("form", "entry", "json_valid(NEW.entry) IS NOT 1 OR json_type(NEW.entry) IS NOT 'object'".to_owned()),
+        ("size", "entry", format!("{} NOT BETWEEN 1 AND {ENTRY_LIMIT}", octets("NEW.entry"))),
+        ("size", "key", format!("{} + {} > {KEY_LIMIT}", octets("NEW.model"), octets("NEW.primary_key"))),
+    ];
+    let refused = refused
+        .map(|(what, of, when)| format!("  SELECT RAISE(ABORT, 'cratestack:audit:{what} of {of}') WHERE {when};\n"));
+    let name = format!("{TABLE}_guard");
+    statements.push(format!("DROP TRIGGER IF EXISTS {name}"));
     statements.push(format!(
-        "CREATE TRIGGER IF NOT EXISTS cratestack_append_only_{TABLE}_insert BEFORE INSERT ON {TABLE} BEGIN\n  \
+        "CREATE TRIGGER {name} BEFORE INSERT ON {TABLE} BEGIN\n{}  \
          SELECT RAISE(ABORT, 'cratestack:append_only:{TABLE}') WHERE EXISTS (SELECT 1 FROM {TABLE} AS there \
-         WHERE there.seq = NEW.seq);\nEND"
+         WHERE there.seq = NEW.seq);\nEND",
+        refused.concat(),
     ));
     statements.push(format!("DROP VIEW IF EXISTS {VIEW}"));
     let members = MEMBERS.map(|(name, kind)| match kind {
@@ -265,14 +298,14 @@ pub(crate) fn texts(schema: &Schema, id: ModelId, dialect: Dialect, row: &str) -
     (writer.key(row), render(dialect, &writer.object(row)))
 }
 
-/// What stands for a row that does not fit, given SQL for its text.
+/// What stands for a row that does not fit, given SQL for its text: an object in an object, which is no row's value.
 pub(crate) fn digest(dialect: Dialect, text: &str) -> String {
     match dialect {
         Dialect::Postgres => format!(
-            "concat('{{\"length\":', octet_length({text}), ',\"sha256\":\"', \
-             encode(sha256(convert_to({text}, 'UTF8')), 'hex'), '\"}}')"
+            "concat('{{\"omitted\":{{\"length\":', octet_length({text}), ',\"sha256\":\"', \
+             encode(sha256(convert_to({text}, 'UTF8')), 'hex'), '\"}}}}')"
         ),
-        Dialect::Sqlite => format!("'{{\"length\":' || {} || '}}'", octets(dialect, text)),
+        Dialect::Sqlite => format!("'{{\"omitted\":{{\"length\":' || {} || '}}}}'", octets(dialect, text)),
     }
 }
 
@@ -463,7 +496,9 @@ impl Writer<'_> {
     /// The names of the fields that differ, each with quotes and a comma before it. A row that is not there has nulls.
     fn changed(&self, differs: impl Fn(&str) -> String) -> Vec<Piece> {
         let name = |field: &Field| {
-            let differs = differs(&ident(&field.column));
+            // PostgreSQL takes 1.0 and 1.00 in a document for the same; who reads it does not.
+            let document = self.dialect == Dialect::Postgres && SqlType::of(field).is_document();
+            let differs = differs(&format!("{}{}", ident(&field.column), if document { "::text" } else { "" }));
             Piece::Sql(format!("CASE WHEN {differs} THEN ',\"{}\"' ELSE '' END", field.name))
         };
         self.fields().into_iter().map(name).collect()
@@ -509,12 +544,10 @@ impl Writer<'_> {
         let table = ident(&self.model.table);
         let name = database_name(["cratestack_audit_rows", &self.model.table]);
         let quoted = ident(&name);
+        let [function, revoke] = definer(&format!("{quoted}() RETURNS trigger"), &format!("{quoted}()"), &self.body());
         let create = vec![
-            format!(
-                "CREATE FUNCTION {quoted}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET extra_float_digits = 1 AS {}",
-                dollar_quoted(&self.body())
-            ),
-            fixed_path(&format!("{quoted}()")),
+            function,
+            revoke,
             format!(
                 "CREATE TRIGGER {quoted} AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION {quoted}()"
             ),
@@ -534,12 +567,16 @@ impl Writer<'_> {
         let table = ident(&self.model.table);
         let name = database_name(["cratestack_audit_all", &self.model.table]);
         let quoted = ident(&name);
-        let body = dollar_quoted(&format!("\nBEGIN\n  DELETE FROM {table};\n  RETURN NULL;\nEND\n"));
+        // An older snapshot, or a policy of rows, would hide rows from the DELETE that the TRUNCATE takes along.
+        let body = dollar_quoted(&format!(
+            "\nBEGIN\n  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN\n    \
+             RAISE EXCEPTION USING MESSAGE = 'an audited table is truncated at READ COMMITTED only', \
+             ERRCODE = 'invalid_transaction_state';\n  END IF;\n  DELETE FROM {table};\n  RETURN NULL;\nEND\n"
+        ));
         Trigger {
             create: vec![
-                format!(
-                    "CREATE FUNCTION {quoted}() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS {body}"
-                ),
+                format!("CREATE FUNCTION {quoted}() RETURNS trigger LANGUAGE plpgsql SET row_security = off AS {body}"),
+                fixed_path(&format!("{quoted}()")),
                 format!(
                     "CREATE TRIGGER {quoted} BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {quoted}()"
                 ),
@@ -569,9 +606,9 @@ impl Writer<'_> {
         let pieces = |pieces: Vec<Piece>| render(Dialect::Postgres, &pieces);
         let digest = |text: &str| digest(Dialect::Postgres, text);
         format!(
-            "\nDECLARE\n{declarations}  o {table}; n {table}; moved boolean; room integer;\n  \
+            "\nDECLARE\n{declarations}  o {HERE}.{table}%ROWTYPE; n {HERE}.{table}%ROWTYPE; moved boolean; room integer;\n  \
              changed text; operation text; key text; head text; middle text; tail text; was text; becomes text;\n\
-             BEGIN\n{out_of_band}  \
+             BEGIN\n{context_check}  \
              IF TG_OP <> 'INSERT' THEN o := OLD; END IF;\n  \
              IF TG_OP <> 'DELETE' THEN n := NEW; END IF;\n  \
              moved := TG_OP = 'UPDATE' AND ({moved});\n  \
@@ -589,7 +626,7 @@ impl Writer<'_> {
              EXIT WHEN octet_length(was) + octet_length(becomes) <= room;\n        \
              IF octet_length(becomes) >= octet_length(was) THEN becomes := {new_digest}; ELSE was := {old_digest}; END IF;\n      \
              END LOOP;\n      \
-             INSERT INTO {TABLE} (occurred_at, model, primary_key, out_of_band, entry)\n      \
+             INSERT INTO {HERE}.{TABLE} (occurred_at, model, primary_key, out_of_band, entry)\n      \
              VALUES (moment, {model}, key, outside, concat(head, becomes, middle, was, tail));\n    \
              END IF;\n    \
              EXIT WHEN NOT moved;\n    \
@@ -597,7 +634,7 @@ impl Writer<'_> {
              END LOOP;\n  \
              RETURN NULL;\nEND\n",
             declarations = declarations(&format!("current_setting('{SETTING}', true)")),
-            out_of_band = out_of_band(),
+            context_check = context_check(),
             moved = moved.join(" OR "),
             changed = pieces(self.changed(|column| format!("o.{column} IS DISTINCT FROM n.{column}"))),
             old_key = self.key("o"),
@@ -619,12 +656,14 @@ impl Writer<'_> {
         let table = ident(&self.model.table);
         let keys: Vec<String> = self.key_columns().collect();
         let same = keys.iter().map(|key| format!("NEW.{key} IS OLD.{key}")).collect::<Vec<_>>().join(" AND ");
+        let columns: Vec<String> = self.model.fields.iter().map(|field| ident(&field.column)).collect();
+        let changed = differ(&columns);
         let update = self.sqlite_event(Some("OLD"), Some("NEW"));
         let moved = format!("{}{}", self.sqlite_event(Some("OLD"), None), self.sqlite_event(None, Some("NEW")));
         let events = [
             ("insert", format!("AFTER INSERT ON {table}"), self.sqlite_event(None, Some("NEW"))),
-            ("update", format!("AFTER UPDATE ON {table} FOR EACH ROW WHEN {same}"), update),
-            ("move", format!("AFTER UPDATE OF {} ON {table} FOR EACH ROW WHEN NOT ({same})", keys.join(", ")), moved),
+            ("update", format!("AFTER UPDATE ON {table} FOR EACH ROW WHEN {same} AND {changed}"), update),
+            ("move", format!("AFTER UPDATE ON {table} FOR EACH ROW WHEN NOT ({same})"), moved),
             ("delete", format!("AFTER DELETE ON {table}"), self.sqlite_event(Some("OLD"), None)),
         ];
         let name = |word: &str| database_name(["cratestack_audit", word, &self.model.table]);
@@ -636,7 +675,8 @@ impl Writer<'_> {
             let on_update = insert_guards(self.schema, self.id, self.model, true);
             let unique: BTreeSet<FieldId> = self.model.key.iter().copied().chain(self.uniques()).collect();
             let columns: Vec<String> = unique.into_iter().map(|id| ident(&self.model.field(id).column)).collect();
-            let when = format!("BEFORE UPDATE OF {} ON {table}", columns.join(", "));
+            // Not UPDATE OF: a key that is SQLite's rowid can be changed by that name.
+            let when = format!("BEFORE UPDATE ON {table} FOR EACH ROW WHEN {}", differ(&columns));
             all.push(sqlite_trigger(
                 name("guard_insert"),
                 &self.model.table,
@@ -677,7 +717,7 @@ impl Writer<'_> {
         let key = self.key(new.or(old).unwrap_or_default());
         let start = format!(
             "(SELECT c.at, c.outside, c.key, {} AS head, {} AS becomes, {} AS middle, {} AS was, {} AS tail \
-             FROM {} AS c WHERE c.changed <> '' LIMIT 1)",
+             FROM {} AS c LIMIT 1)",
             pieces(&event.head()),
             object(new),
             pieces(&event.middle()),
@@ -685,7 +725,20 @@ impl Writer<'_> {
             pieces(&event.tail("substr(c.changed, 2)", "json_quote(c.key)")),
             sqlite_context(&[("changed", &changed), ("key", &key)]),
         );
-        sqlite_insert(&literal(&self.model.name), &sqlite_fit(&sqlite_fit(&start)))
+        // With OR IGNORE, or a trigger of somebody's own, the INSERT may have done nothing.
+        format!(
+            "{}  SELECT RAISE(ABORT, 'cratestack:audit:no event') WHERE changes() <> 1;\n",
+            sqlite_insert(&literal(&self.model.name), &sqlite_fit(&sqlite_fit(&start)))
+        )
+    }
+}
+
+/// SQLite: that the row before and the row after differ in these columns.
+fn differ(columns: &[String]) -> String {
+    let row = |row: &str| columns.iter().map(|column| format!("{row}.{column}")).collect::<Vec<_>>().join(", ");
+    match columns {
+        [column] => format!("NEW.{column} IS NOT OLD.{column}"),
+        _ => format!("({}) IS NOT ({})", row("NEW"), row("OLD")),
     }
 }
 

@@ -11,6 +11,8 @@
 //! fit into its entry the length and the SHA-256 (on SQLite the length), as long as the schema is the same.
 
 mod compare;
+
+pub use compare::omitted;
 #[cfg(test)]
 mod tests;
 

@@ -389,6 +389,72 @@ async fn a_replacement_is_refused_where_it_would_go_unseen() {
     }
 }
 
+/// What somebody can do to SQLite beside `REPLACE`.
+#[tokio::test]
+async fn no_conflict_clause_and_no_name_of_the_key_goes_past_the_trail() {
+    for base in Base::durable(BANK).await.into_iter().filter(|base| base.postgres.is_none()) {
+        base.create("teller", "Customer", r#"{"id":1,"name":"Ann"}"#).await.unwrap();
+        base.create("teller", "Customer", r#"{"id":2,"name":"Bob"}"#).await.unwrap();
+        for key in ["rowid", "oid", "_rowid_"] {
+            sql(&base, &format!("UPDATE customers SET {key} = 5 WHERE id = 1")).await.unwrap();
+            sql(&base, &format!("UPDATE customers SET {key} = 1 WHERE id = 5")).await.unwrap();
+        }
+        let told = story(&base).await;
+        let moved = ["delete Customer 1", "create Customer 5", "delete Customer 5", "create Customer 1"].repeat(3);
+        for (line, start) in told[2..].iter().zip(&moved) {
+            assert!(line.starts_with(start), "{told:#?}");
+        }
+        assert_eq!(told.len(), 2 + moved.len());
+        let huge = "printf('%.70000c', 'k')";
+        for text in [
+            "UPDATE OR REPLACE customers SET _rowid_ = 2 WHERE id = 1",
+            "INSERT OR REPLACE INTO customers (rowid, name, version) VALUES (2, 'x', 1)",
+            // What does not fit, by what it says of itself.
+            &format!(
+                "INSERT INTO cratestack_audit_context SELECT 1, json_object('subject', {huge}), 'null', 'null', 'null', 'null', \
+                 'null', 'null', 'null'; UPDATE OR IGNORE customers SET name = 'stolen'"
+            ),
+            "INSERT OR REPLACE INTO cratestack_audit_context VALUES (1, '{}', '\"jwt\",\"db_user\":1', 'null', 'null', 'null', \
+             'null', 'null', 'null')",
+            "INSERT OR REPLACE INTO cratestack_audit_context VALUES (1, '[]', 'null', 'null', 'null', 'null', 'null', 'null', \
+             'null')",
+            "CREATE TEMP TRIGGER t BEFORE INSERT ON main.cratestack_audit BEGIN SELECT RAISE(IGNORE); END; \
+             UPDATE customers SET name = 'stolen'",
+            &format!("INSERT OR IGNORE INTO desks (id, branch_a, branch_b) VALUES (1, 1, {huge})"),
+        ] {
+            let done = sql(&base, text).await;
+            let named = texts(&base.engine, "SELECT group_concat(name) FROM customers").await;
+            assert_eq!(named, ["Ann,Bob"], "{text}: {done:?}");
+            let _ = sql(&base, "DELETE FROM cratestack_audit_context").await;
+        }
+        assert_eq!(story(&base).await, told);
+        // A key that the trail cannot hold.
+        let text = BANK.replace("  id      Int @id @default(autoincrement())", "  id String @id");
+        let base = Base::durable(&text).await.into_iter().find(|base| base.postgres.is_none()).unwrap();
+        for word in ["IGNORE", "FAIL", "ABORT"] {
+            let insert = format!("INSERT OR {word} INTO desks (id) VALUES ('a'), (printf('%.3000c', 'k'))");
+            let refused = sql(&base, &insert).await.unwrap_err();
+            assert_eq!(refused, "cratestack:audit:size of key", "{word}");
+            assert!(story(&base).await.is_empty(), "{word}");
+        }
+    }
+}
+
+/// A context that somebody left behind, and a text that is none.
+#[tokio::test]
+async fn what_sql_leaves_behind_stops_nobody() {
+    for base in Base::durable(BANK).await.into_iter().filter(|base| base.postgres.is_none()) {
+        sql(
+            &base,
+            "INSERT INTO cratestack_audit_context VALUES (1, '{}', 'null', 'null', 'null', 'null', 'null', 'null', 'null')",
+        )
+        .await
+        .unwrap();
+        base.create("teller", "Customer", r#"{"id":1,"name":"Ann"}"#).await.unwrap();
+        assert_eq!(entries(&base).await[0]["actor"]["roles"], json!(["teller"]));
+    }
+}
+
 #[tokio::test]
 async fn a_write_whose_event_cannot_be_written_fails() {
     for base in Base::durable(BANK).await {
@@ -469,6 +535,7 @@ async fn what_does_not_fit_is_named_by_its_length() {
         let all = entries(&base).await;
         assert_eq!(all[0]["after"]["name"].as_str().unwrap().len(), 60_000, "{name}");
         let digest = |row: &Json| {
+            let row = &row["omitted"];
             assert_eq!(row.get("sha256").is_some(), base.postgres.is_some(), "{name} {row}");
             row["length"].as_u64().unwrap()
         };
@@ -567,6 +634,50 @@ async fn the_role_of_the_application_cannot_touch_the_trail() {
                UPDATE pg_temp.cratestack_audit SET entry = ''; UPDATE customers SET name = 'seen'";
     sqlx::raw_sql(own).execute(&mut app).await.unwrap();
     assert_eq!(story(&base).await.last().unwrap(), "update Customer 1 [name] out of band");
+    // Whatever a context says, it says no more than a context can.
+    let good = r#"{"claims":{},"client_ip":null,"roles":[],"subject":"ceo"}"#;
+    let rest = r#"\nnull\nnull\nnull\nnull\nnull\nnull"#;
+    for context in [
+        format!(r#"{good}\n"jwt"{rest},"outcome":"done""#),
+        format!(r#"{good}\n"jwt","db_user":"x"{rest}"#),
+        format!(r#"{good}\n[]{rest}"#),
+        format!(r#"{good}\n"jwt"{rest}\nnull"#),
+        format!(r#""ceo"\n"jwt"{rest}"#),
+        format!(r#"{{"subject":"ceo"}}\n"jwt"{rest}"#),
+        format!(r#"{}\n"jwt"{rest}"#, good.replace("ceo", r"\\u0000")),
+        "x".to_owned(),
+    ] {
+        for text in [
+            format!("SELECT cratestack_audit_denied(E'{context}', 't', 'v', 'Customer', '1')"),
+            format!(
+                "SELECT set_config('cratestack.context', E'{context}', false); UPDATE customers SET name = 'forged'"
+            ),
+        ] {
+            let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(text.as_str())).execute(&mut app).await;
+            assert!(refused.is_err(), "{text}");
+        }
+    }
+    assert_eq!(story(&base).await.last().unwrap(), "update Customer 1 [name] out of band");
+    // Nobody makes the functions, which have their owner's rights, work on tables of their own.
+    for text in [
+        "CREATE TEMP TABLE t (id text, name text); CREATE TRIGGER t AFTER INSERT ON t FOR EACH ROW \
+         EXECUTE FUNCTION public.cratestack_audit_rows_customers()",
+        "SELECT cratestack_audit_rows_customers()",
+    ] {
+        let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut app).await.unwrap_err().to_string();
+        assert!(refused.contains("permission denied for function"), "{text}: {refused}");
+    }
+    // Nor do they find what others have put where it would fit better.
+    let bait = "CREATE FUNCTION concat(text, text, text, text, text) RETURNS text LANGUAGE sql AS $$ SELECT 1 / 0 $$; \
+                CREATE FUNCTION to_json(text) RETURNS json LANGUAGE sql AS $$ SELECT (1 / 0)::text::json $$";
+    sql(&base, &bait.replace("SELECT 1 / 0", "SELECT (1 / 0)::text")).await.unwrap();
+    sql(&base, "UPDATE customers SET name = 'unharmed'").await.unwrap();
+    // TRUNCATE takes no row that its DELETE does not see.
+    sql(&base, "CREATE TEMP TABLE loans (id int); CREATE TEMP TABLE desks (id int); TRUNCATE public.desks")
+        .await
+        .unwrap();
+    let refused = sql(&base, "BEGIN ISOLATION LEVEL REPEATABLE READ; TRUNCATE desks").await.unwrap_err();
+    assert!(refused.contains("READ COMMITTED only"), "{refused}");
     // The owner meets the triggers of the trail.
     for text in
         ["UPDATE cratestack_audit SET entry = '{}'", "DELETE FROM cratestack_audit", "TRUNCATE cratestack_audit"]

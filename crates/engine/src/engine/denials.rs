@@ -1,9 +1,10 @@
-//! The record of refusals that `@@audit(denials)` asks for: 403s and 412s, each in a short transaction of its own.
+//! The record of refusals that `@@audit(denials)` asks for: 403s and 412s, in a short transaction of their own.
 //!
 //! A caller who is refused again and again must not fill the trail: each principal has an allowance
 //! ([`Limits::denials_per_minute`](crate::Limits)), and what goes beyond it is logged once, not recorded.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,12 @@ use crate::api::{Answer, Caller, Code, Failure, Operation, Verb};
 use crate::audit::{self, Context};
 use crate::fault::StoreError;
 use crate::plan::key_values;
-use crate::store::{NoPages, Session};
+use crate::store::{Control, NoPages, Session};
 
 /// Principals that are remembered at once.
 const PRINCIPALS: usize = 10_000;
+/// The allowance that all share who are not.
+const OTHERS: u64 = 0;
 /// How long a refusal may take to be recorded.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MINUTE: i64 = 60_000_000;
@@ -25,7 +28,9 @@ const MINUTE: i64 = 60_000_000;
 /// How much of its allowance each principal has used.
 #[derive(Debug, Default)]
 pub(super) struct Allowances {
-    used: Mutex<HashMap<String, Used>>,
+    /// By a hash of the principal, whose claims may be long; who meets another's shares it.
+    used: Mutex<HashMap<u64, Used>>,
+    hasher: RandomState,
 }
 
 #[derive(Debug)]
@@ -47,14 +52,15 @@ enum Verdict {
 impl Allowances {
     fn take(&self, principal: &str, per_minute: u32, now: i64) -> Verdict {
         let step = MINUTE / i64::from(per_minute.max(1));
+        let mut principal = self.hasher.hash_one(principal);
         let mut all = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= PRINCIPALS && !all.contains_key(principal) {
+        if all.len() >= PRINCIPALS && !all.contains_key(&principal) {
             all.retain(|_, used| used.until > now);
             if all.len() >= PRINCIPALS {
-                return Verdict::Silent;
+                principal = OTHERS;
             }
         }
-        let used = all.entry(principal.to_owned()).or_insert(Used { until: now, told: false });
+        let used = all.entry(principal).or_insert(Used { until: now, told: false });
         let until = used.until.max(now) + step;
         if until - now <= MINUTE {
             *used = Used { until, told: false };
@@ -110,45 +116,54 @@ impl Watched {
     }
 }
 
-/// Records what was refused. The refusal stands whether or not this succeeds: nothing was changed that could be undone.
+/// Records what was refused, all of a batch together. The refusal stands whether or not this succeeds: nothing was
+/// changed that could be undone.
 pub(super) async fn record(core: &Arc<Core>, caller: &Caller, watched: &Watched, outcome: &Result<Answer, Failure>) {
     let model = core.schema.model(watched.model);
     let context = Context::new(&core.schema, caller, &core.options.service);
-    for key in watched.refused(outcome) {
-        let limit = core.options.limits.denials_per_minute;
-        match core.allowances.take(context.actor(), limit, core.options.clock.now()) {
-            Verdict::Record => {}
-            Verdict::Enough => {
-                tracing::warn!(
-                    request_id = caller.request_id,
-                    model = model.name,
-                    limit,
-                    "a caller was refused so often that further refusals are not recorded for now"
-                );
-                continue;
-            }
-            Verdict::Silent => continue,
-        }
-        let done = write(core, &context, watched.model, key).await;
-        if let Err(error) = done {
-            tracing::error!(
+    let limit = core.options.limits.denials_per_minute;
+    let mut keys = watched.refused(outcome);
+    keys.retain(|_| {
+        let verdict = core.allowances.take(context.actor(), limit, core.options.clock.now());
+        if verdict == Verdict::Enough {
+            tracing::warn!(
                 request_id = caller.request_id,
                 model = model.name,
-                error = error.message,
-                "a refusal could not be recorded in the audit trail"
+                limit,
+                "a caller was refused so often that further refusals are not recorded for now"
             );
         }
+        verdict == Verdict::Record
+    });
+    if keys.is_empty() {
+        return;
+    }
+    if let Err(error) = write(core, &context, watched.model, &keys).await {
+        tracing::error!(
+            request_id = caller.request_id,
+            model = model.name,
+            refusals = keys.len(),
+            error = error.message,
+            "refusals could not be recorded in the audit trail"
+        );
     }
 }
 
-async fn write(core: &Arc<Core>, context: &Context, model: ModelId, key: &str) -> Result<(), StoreError> {
+async fn write(core: &Arc<Core>, context: &Context, model: ModelId, keys: &[&str]) -> Result<(), StoreError> {
     let deadline = Instant::now() + PATIENCE;
-    let statements = core.trail.denied(&core.schema, context, model, key);
+    let statements = core.trail.denied(&core.schema, context, model, keys);
     match &core.store {
         Store::Postgres(pool) => {
             let mut session = pool.session(deadline.into()).await?;
+            let many = statements.len() > 1;
+            if many {
+                session.control(Control::Begin).await?;
+            }
             for statement in &statements {
                 session.fetch(statement, &mut NoPages).await?;
+            }
+            if many {
+                session.control(Control::Commit).await?;
             }
             Ok(())
         }
@@ -186,7 +201,13 @@ mod tests {
         for n in 0..PRINCIPALS {
             assert_eq!(allowances.take(&n.to_string(), 60, 0), Verdict::Record);
         }
-        assert_eq!(allowances.take("one more", 60, 0), Verdict::Silent);
+        // All the others share one.
+        for n in 0..60 {
+            assert_eq!(allowances.take(&format!("more {n}"), 60, 0), Verdict::Record);
+        }
+        assert_eq!(allowances.take("one more", 60, 0), Verdict::Enough);
+        assert_eq!(allowances.take("another", 60, 0), Verdict::Silent);
+        assert_eq!(allowances.used.lock().unwrap().len(), PRINCIPALS + 1);
         assert_eq!(allowances.take("one more", 60, MINUTE), Verdict::Record);
     }
 }

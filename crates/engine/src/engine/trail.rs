@@ -5,10 +5,16 @@
 //! hold (a redacted value, a field that came later, a row that did not fit) is no row that passes: such events are
 //! shown by rules over the caller alone. Of a refusal nothing was recorded, and the row as it is now decides.
 //!
-//! An entry is shown as it was written, without what the model shows nobody *now*: `@server_only` fields, their names in
-//! `changed` included.
+//! An entry is shown as it was written, without what the model shows nobody *now*: `@server_only` fields and those that it
+//! no longer has (by another name they might be such), their names in `changed` included, and the values of what became
+//! `@pii` or `@sensitive` since. An entry that is no entry (nothing but a superuser can have put it there) is told to be
+//! damaged, and stands in nobody's way.
+//!
+//! A page looks at [`Limits::trail_window`](crate::Limits) events at most, unless the key is given, and holds a few megabytes.
+//! So it may be short, even empty, and have a next one.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use cratestack_schema::fuzzy;
@@ -67,30 +73,46 @@ pub(super) async fn page(core: &Arc<Core>, caller: &Caller, params: &[(String, S
     let Some((first, _)) = decided.first() else {
         return Err(Failure::new(Code::NotFound, "no model shows its trail"));
     };
+    let limits = &core.options.limits;
     let open: Vec<_> = decided.iter().filter(|(_, decision)| *decision != Decision::Refused).collect();
     if open.is_empty() {
         return Err(refused(core.schema.model(*first), caller, Action::Audit));
     }
     let binding = Query::binding(&core.schema, caller.principal.as_ref(), params);
-    let before = match query.cursor {
-        None => None,
-        Some(cursor) => {
-            let place = core.cursors.open(cursor, unix(core), core.options.limits.cursor_ttl, &binding)?;
-            place.values.first().and_then(int)
+    let place = query.cursor.map(|cursor| core.cursors.open(cursor, unix(core), limits.cursor_ttl, &binding));
+    let place = place.transpose()?.and_then(|place| place.values.first().and_then(int));
+    let turn = tokio::time::timeout_at(deadline.into(), core.trail_reads.acquire()).await;
+    let Ok(Ok(_turn)) = turn else {
+        return Err(Failure::new(Code::Unavailable, "others are reading the audit trail; try again later"));
+    };
+    let values = Values::new(&core.schema, core.store.dialect(), caller.principal.as_ref(), &clock);
+    let before = match place {
+        Some(before) => before,
+        None => {
+            let newest = fetch(core, caller, *first, &newest(), &values, deadline).await?;
+            newest.control(0).first().and_then(int).unwrap_or_default().saturating_add(1)
         }
     };
-    let template = Planner { view: &view, dialect: core.store.dialect(), query: &query, before }.template(&open);
-    let values = Values::new(&core.schema, core.store.dialect(), caller.principal.as_ref(), &clock);
-    let rows = fetch(core, caller, *first, &template, &values, deadline).await?;
-    let shown = rows.len().min(query.limit as usize);
-    let next = (rows.len() > shown).then(|| seal(core, &binding, &rows, shown)).transpose()?;
-    Ok(Answer::Page { items: items(&core.schema, &rows, shown)?, next, total: None })
+    let floor = if query.key.is_some() { 0 } else { before.saturating_sub(i64::from(limits.trail_window)).max(0) };
+    let planner = Planner { view: &view, dialect: core.store.dialect(), query: &query, within: (floor, before) };
+    let rows = fetch(core, caller, *first, &planner.template(&open), &values, deadline).await?;
+    let (items, shown) = items(&core.schema, &rows, query.limit as usize);
+    let next = match shown.checked_sub(1) {
+        Some(last) if shown < rows.len() => rows.control(last).first().and_then(int),
+        _ => (floor > 0).then_some(floor),
+    };
+    let next = next.map(|next| seal(core, &binding, next)).transpose()?;
+    Ok(Answer::Page { items, next, total: None })
 }
 
-fn seal(core: &Arc<Core>, binding: &Binding, rows: &Rows, shown: usize) -> Result<String, Failure> {
-    let last = rows.control(shown.saturating_sub(1)).first().cloned().unwrap_or(Value::Null);
+/// The statement that finds the greatest number.
+fn newest() -> Arc<Template> {
+    Arc::new(Template::fixed(&format!("SELECT coalesce(max(seq), 0) FROM {TABLE}"), &[SqlType::INT]))
+}
+
+fn seal(core: &Arc<Core>, binding: &Binding, before: i64) -> Result<String, Failure> {
     let seed = random(core)().ok_or_else(|| Failure::new(Code::Internal, "there is no randomness"))?;
-    core.cursors.seal(seed, unix(core), binding, &Place::of(&[last], |_| true))
+    core.cursors.seal(seed, unix(core), binding, &Place::of(&[Value::Int(before)], |_| true))
 }
 
 impl<'p> Query<'p> {
@@ -156,8 +178,8 @@ struct Planner<'a> {
     view: &'a View<'a>,
     dialect: Dialect,
     query: &'a Query<'a>,
-    /// The number of the last event of the page before.
-    before: Option<i64>,
+    /// The numbers that are looked at: from the first, below the second.
+    within: (i64, i64),
 }
 
 impl Planner<'_> {
@@ -203,8 +225,8 @@ impl Planner<'_> {
                 parts.push(format!("e.occurred_at {sign} {bound}"));
             }
         }
-        if let Some(before) = self.before {
-            parts.push(format!("e.seq < {}", sql.placeholder(Slot::Const(Value::Int(before)), SqlType::INT)));
+        for (sign, bound) in [(">=", self.within.0), ("<", self.within.1)] {
+            parts.push(format!("e.seq {sign} {}", sql.placeholder(Slot::Const(Value::Int(bound)), SqlType::INT)));
         }
         let mut parts: Vec<Frag> = parts.into_iter().map(Frag::test).collect();
         parts.push(match decision {
@@ -313,51 +335,61 @@ fn looked_at(schema: &Schema, id: ModelId, rule: &Expr, fields: &mut BTreeSet<Fi
     }
 }
 
-/// The entries as a JSON array.
-fn items(schema: &Schema, rows: &Rows, shown: usize) -> Result<String, Failure> {
+/// Octets of a page, by which it ends early.
+const PAGE: usize = 4 << 20;
+
+/// The entries as a JSON array, and how many they are: `limit` at most.
+fn items(schema: &Schema, rows: &Rows, limit: usize) -> (String, usize) {
     let mut out = String::from("[");
-    for row in 0..shown {
-        let Some(Value::Text(entry)) = rows.control(row).get(1) else { continue };
-        if row > 0 {
-            out.push(',');
+    let mut shown = 0;
+    while shown < rows.len().min(limit) && out.len() < PAGE {
+        if let [Value::Int(seq), Value::Text(entry)] = rows.control(shown) {
+            out.push_str(if shown > 0 { "," } else { "" });
+            match visible(schema, entry) {
+                Some(entry) => entry.write(&mut out),
+                None => {
+                    tracing::error!(seq, "an entry of the audit trail is damaged");
+                    let _ = write!(out, "{{\"damaged\":true,\"seq\":{seq}}}");
+                }
+            }
         }
-        push_visible(&mut out, schema, entry)?;
+        shown += 1;
     }
     out.push(']');
-    Ok(out)
+    (out, shown)
 }
 
-/// An entry without the fields that its model shows nobody.
-fn push_visible(out: &mut String, schema: &Schema, entry: &str) -> Result<(), Failure> {
-    let damaged =
-        || Failure::new(Code::Internal, "an internal error").with_internal("an entry of the trail is damaged");
-    let parsed = json::parse(entry.as_bytes(), json::MAX_DEPTH).map_err(|_| damaged())?;
-    let Json::Object(mut members) = parsed else { return Err(damaged()) };
-    let text = |name: &str| match members.iter().find(|(member, _)| member == name) {
-        Some((_, Json::String(text))) => Some(text.clone()),
+/// An entry without what its model shows nobody. `None` if it is none.
+fn visible(schema: &Schema, entry: &str) -> Option<Json> {
+    let Ok(Json::Object(mut members)) = json::parse(entry.as_bytes(), json::MAX_DEPTH) else { return None };
+    let name = members.iter().find_map(|(member, value)| match value {
+        Json::String(name) if member == "model" => Some(name.as_str()),
         _ => None,
-    };
-    let model = text("model").and_then(|name| schema.model_named(&name)).map(|id| schema.model(id));
-    let field = |name: &str| model.and_then(|model| model.field_named(name).map(|id| model.field(id)));
-    // The names that the rows have: a field that was `@server_only` then is in neither.
-    let recorded: BTreeSet<String> = members
-        .iter()
-        .filter(|(name, _)| matches!(name.as_str(), "before" | "after"))
-        .flat_map(|(_, row)| if let Json::Object(row) = row { row.as_slice() } else { &[] })
-        .map(|(name, _)| name.clone())
-        .collect();
-    let named = |name: &str| field(name).map_or_else(|| recorded.contains(name), |field| !field.server_only);
+    })?;
+    let model = schema.model_named(name).map(|id| schema.model(id))?;
+    let field = |name: &str| model.field_named(name).map(|id| model.field(id)).filter(|field| !field.server_only);
     for (name, value) in &mut members {
         match (name.as_str(), value) {
             ("before" | "after", Json::Object(row)) => {
-                row.retain(|(name, _)| field(name).is_none_or(|field| !field.server_only));
+                let digest = row.iter().any(|(name, value)| name == "omitted" && matches!(value, Json::Object(_)));
+                row.retain(|(name, _)| digest || field(name).is_some());
+                for (name, value) in row.iter_mut().filter(|(_, value)| !matches!(value, Json::Null | Json::Object(_)))
+                {
+                    let kind = field(name).and_then(|field| match field {
+                        _ if field.pii => Some("pii"),
+                        _ if field.sensitive => Some("sensitive"),
+                        _ => None,
+                    });
+                    if let Some(kind) = kind {
+                        *value = Json::Object(vec![("redacted".to_owned(), Json::String(kind.to_owned()))]);
+                    }
+                }
             }
             ("changed", Json::Array(names)) => {
-                names.retain(|name| matches!(name, Json::String(name) if named(name)));
+                names.retain(|name| matches!(name, Json::String(name) if field(name).is_some()));
             }
             _ => {}
         }
     }
-    Json::Object(members).write(out);
-    Ok(())
+    Some(Json::Object(members))
 }

@@ -25,12 +25,12 @@ pub(super) fn verdict(schema: &Schema, model: &Model, entry: &str, shown: &str) 
     let Some(Json::Object(left)) = entry.get("after") else { return Ok(Verdict::NoRow) };
     let row: Map<String, Json> = serde_json::from_str(shown)?;
     let fingerprint = || entry.get("schema_version").and_then(Json::as_str) == Some(schema.fingerprint().as_str());
-    let digests = match (is_digest(model, left), is_digest(model, &row)) {
-        (false, false) => return Ok(fields(schema, model, left, &row)),
-        (true, true) => same_digest(left, &row),
-        (true, false) => same_digest(left, &digest_of(shown)),
+    let digests = match (omitted(left), omitted(&row)) {
+        (None, None) => return Ok(fields(schema, model, left, &row)),
+        (Some(left), Some(row)) => same_digest(left, row),
+        (Some(left), None) => same_digest(left, &digest_of(shown)),
         // The event had room for a row that is too large now.
-        (false, true) => false,
+        (None, Some(_)) => false,
     };
     Ok(match digests {
         true => Verdict::Same,
@@ -40,12 +40,9 @@ pub(super) fn verdict(schema: &Schema, model: &Model, entry: &str, shown: &str) 
     })
 }
 
-/// Whether an object stands for a row that did not fit, which is no row of a model that has such fields.
-fn is_digest(model: &Model, object: &Map<String, Json>) -> bool {
-    let named = |name: &str| matches!(name, "length" | "sha256");
-    object.get("length").is_some_and(Json::is_u64)
-        && object.keys().all(|name| named(name))
-        && !model.fields.iter().filter(|field| !field.server_only).all(|field| named(&field.name))
+/// What stands for a row that did not fit: the value of a field that has this name has no such members.
+pub fn omitted(row: &Map<String, Json>) -> Option<&Map<String, Json>> {
+    row.get("omitted").and_then(Json::as_object).filter(|digest| digest.contains_key("length"))
 }
 
 fn digest_of(text: &str) -> Map<String, Json> {
