@@ -692,6 +692,15 @@ impl<'s> Codec<'s> {
 const DATE_GLOB: &str = "[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9]";
 const TIME_GLOB: &str = "[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9][0-9][0-9][0-9]Z";
 
+/// A text that is selected even where it is none: SQLite takes any octets from SQL for text. What is not UTF-8 is read as
+/// replacement characters.
+pub(crate) fn lossy(dialect: Dialect, text: &str) -> String {
+    match dialect {
+        Dialect::Postgres => text.to_owned(),
+        Dialect::Sqlite => format!("CAST({text} AS BLOB)"),
+    }
+}
+
 /// A string literal, for DDL alone: statements bind their values.
 pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
@@ -774,6 +783,8 @@ fn text(cell: Cell<'_>) -> Result<Cow<'_, str>, StorageError> {
         Cell::Text(text) | Cell::Array(text) => Ok(Cow::Borrowed(text)),
         Cell::Pg(octets) => utf8(octets).map(Cow::Borrowed),
         Cell::Token(token) => unescape(token),
+        // What `lossy` asks for; no column of text holds any itself.
+        Cell::Blob(octets) => Ok(String::from_utf8_lossy(octets)),
         _ => Err(mismatch()),
     }
 }
@@ -1141,37 +1152,37 @@ fn sqlite_scaled(column: &str, scale: u32) -> String {
 
 /// The decimal text of what [`sortable`] wrote, with `scale` digits after the point, or as many as there are.
 fn sqlite_unsorted(column: &str, scale: Option<u32>) -> String {
-    // Nine minus each digit, by way of letters. In steps beside each other: nested calls, in a trigger, are more than the
-    // parser of a SQLite with its default settings takes, and then no table of the file can be read.
-    let swap = |text: &str, from: &str, to: &str| {
-        let pairs = from.chars().zip(to.chars());
-        pairs.fold(text.to_owned(), |text, (from, to)| format!("replace({text}, '{from}', '{to}')"))
-    };
-    let digits = format!("rtrim(substr({column}, 6), '~')");
-    let turned = format!(
-        "(WITH a (t) AS (SELECT {}), b (t) AS (SELECT {} FROM a) SELECT {} FROM b)",
-        swap(&digits, "01234", "abcde"),
-        swap("t", "56789", "43210"),
-        swap("t", "abcde", "98765"),
-    );
+    // In steps beside each other: nested calls, in a trigger, are more than the parser of a SQLite with its default
+    // settings takes, and then no table of the file can be read.
+    let mut steps = vec![format!(
+        "p (sign, digits, e) AS (SELECT iif({column} < 'o', '-', ''), rtrim(substr({column}, 6), '~'), \
+         CASE WHEN {column} < 'o' THEN 4999 - substr({column}, 2, 4) WHEN {column} = 'o' THEN 0 \
+         ELSE substr({column}, 2, 4) - 5000 END)"
+    )];
+    // Nine minus each digit, by way of letters.
+    let turns = ["0a", "1b", "2c", "3d", "4e", "54", "63", "72", "81", "90", "a9", "b8", "c7", "d6", "e5"];
+    for (at, few) in turns.chunks(3).enumerate() {
+        let replaced = few.iter().fold("t".to_owned(), |text, turn| {
+            let (from, to) = turn.split_at(1);
+            format!("replace({text}, '{from}', '{to}')")
+        });
+        let source = if at == 0 { "(SELECT digits AS t FROM p)".to_owned() } else { format!("t{}", at - 1) };
+        steps.push(format!("t{at} (t) AS (SELECT {replaced} FROM {source})"));
+    }
+    steps.push("n (sign, digits, e) AS (SELECT sign, iif(sign = '-', t, digits), e FROM p, t4)".to_owned());
     let zeros = |count: &str| format!("replace(hex(zeroblob(max({count}, 0))), '00', '0')");
+    steps.push(format!(
+        "d (text, size, e) AS (SELECT sign || CASE WHEN digits = '' THEN '0' WHEN e <= 0 THEN '0.' || {leading} || digits \
+         WHEN e >= length(digits) THEN digits || {trailing} ELSE substr(digits, 1, e) || '.' || substr(digits, e + 1) END, \
+         length(digits), e FROM n)",
+        leading = zeros("-e"),
+        trailing = zeros("e - length(digits)"),
+    ));
     let padding = scale.map_or_else(String::new, |scale| {
-        format!(
-            " || iif(d.size > d.e, '', {}) || {}",
-            if scale > 0 { "'.'" } else { "''" },
-            zeros(&format!("{scale} - max(d.size - d.e, 0)"))
-        )
+        let point = if scale > 0 { "'.'" } else { "''" };
+        format!(" || iif(size > e, '', {point}) || {}", zeros(&format!("{scale} - max(size - e, 0)")))
     });
-    format!(
-        "(SELECT d.sign || CASE WHEN d.digits = '' THEN '0' WHEN d.e <= 0 THEN '0.' || {leading} || d.digits \
-         WHEN d.e >= d.size THEN d.digits || {trailing} \
-         ELSE substr(d.digits, 1, d.e) || '.' || substr(d.digits, d.e + 1) END{padding} FROM (SELECT c.*, \
-         length(c.digits) AS size FROM (SELECT iif({column} < 'o', '-', '') AS sign, \
-         iif({column} < 'o', {turned}, {digits}) AS digits, CASE WHEN {column} < 'o' THEN 4999 - substr({column}, 2, 4) \
-         WHEN {column} = 'o' THEN 0 ELSE substr({column}, 2, 4) - 5000 END AS e) AS c) AS d)",
-        leading = zeros("-d.e"),
-        trailing = zeros("d.e - d.size"),
-    )
+    format!("(WITH {} SELECT text{padding} FROM d)", steps.join(", "))
 }
 
 /// The canonical Decimal that [`sortable`] wrote.

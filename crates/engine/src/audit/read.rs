@@ -13,6 +13,7 @@ use crate::fault::StoreError;
 use crate::plan::key_values;
 pub use crate::relay::AuditEvent;
 use crate::sql::{Bind, Dialect, SqlType, Statement};
+use crate::storage::lossy;
 use crate::store::Rows;
 
 #[cfg(test)]
@@ -232,7 +233,9 @@ impl Query {
         };
         self.binds.push(Bind::Int(i64::try_from(limit.min(PAGE)).unwrap_or(0)));
         let sql = format!(
-            "SELECT e.seq, e.model, e.primary_key, e.entry FROM {TABLE} AS e{conditions} ORDER BY e.seq {order} LIMIT ?{}",
+            "SELECT e.seq, e.model, {}, {} FROM {TABLE} AS e{conditions} ORDER BY e.seq {order} LIMIT ?{}",
+            lossy(self.dialect, "e.primary_key"),
+            lossy(self.dialect, "e.entry"),
             self.binds.len()
         );
         let control = [SqlType::INT, SqlType::TEXT, SqlType::TEXT, SqlType::TEXT];

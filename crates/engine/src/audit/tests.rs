@@ -452,6 +452,10 @@ async fn what_sql_leaves_behind_stops_nobody() {
         .unwrap();
         base.create("teller", "Customer", r#"{"id":1,"name":"Ann"}"#).await.unwrap();
         assert_eq!(entries(&base).await[0]["actor"]["roles"], json!(["teller"]));
+        sql(&base, "UPDATE customers SET name = CAST(x'ff61' AS TEXT)").await.unwrap();
+        let mut reader = read::Reader::open(&base.engine).await.unwrap();
+        let shown = reader.list(&read::Filter::default(), None, 10).await.unwrap();
+        assert!(shown[0].entry.contains("\"name\":\"\u{fffd}a\""), "{}", shown[0].entry);
     }
 }
 
@@ -773,7 +777,67 @@ async fn reopened(base: &mut Base, schema: Arc<Schema>) {
         (_, Some(directory)) => crate::engine::Database::SqliteFile(directory.path().join("test.db")),
         _ => panic!("a database in memory is gone"),
     };
-    base.engine = Engine::open(schema, &database, crate::engine::Options::default()).await.unwrap();
+    let limits = crate::api::Limits { trail_window: 3, ..Default::default() };
+    let options = crate::engine::Options { limits, ..Default::default() };
+    base.engine = Engine::open(schema, &database, options).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_page_of_the_trail_looks_at_so_many_events() {
+    let text = "auth P {\n  id String @id\n  role String\n}\n\nmodel Note {\n  id Int @id\n  body String\n  hidden String?\n  @@audit\n  \
+                @@allow(\"all\", true)\n  @@allow(\"audit\", body == \"shown\")\n}\n";
+    for mut base in Base::durable(text).await {
+        let name = base.name;
+        for id in 1..=7 {
+            let body = if id % 3 == 1 { "shown" } else { "not" };
+            base.create("a", "Note", &format!(r#"{{"id":{id},"body":"{body}","hidden":"h"}}"#)).await.unwrap();
+        }
+        // What is hidden now was not then; and what is no field any more may be one by another name.
+        let mut shown = Vec::new();
+        for field in ["hidden String? @sensitive", "kept String? @map(\"hidden\")"] {
+            let schema = edit(&base, &text.replace("hidden String?", field)).await;
+            reopened(&mut base, schema).await;
+            let mut pages = Vec::new();
+            let mut params: Vec<(String, String)> = Vec::new();
+            loop {
+                let Answer::Page { items, next, .. } =
+                    base.engine.trail(&caller(&base.engine, "a"), &params).await.unwrap()
+                else {
+                    panic!("{name}: no page");
+                };
+                let items: Vec<Json> = serde_json::from_str(&items).unwrap();
+                pages.push(items.iter().map(|entry| entry["primary_key"].clone()).collect::<Vec<_>>());
+                shown.extend(items);
+                let Some(next) = next else { break };
+                params = vec![("cursor".to_owned(), next)];
+            }
+            assert_eq!(pages, [vec![json!("7")], vec![json!("4")], vec![json!("1")]], "{name}");
+            // With a key all of its events are looked at.
+            let params = [("key".to_owned(), "1".to_owned())];
+            let page = base.engine.trail(&caller(&base.engine, "a"), &params).await.unwrap();
+            assert!(matches!(page, Answer::Page { next: None, .. }), "{name} {page:?}");
+        }
+        assert_eq!(shown[0]["after"], json!({"body": "shown", "hidden": {"redacted": "sensitive"}, "id": 7}), "{name}");
+        assert_eq!(shown[3]["after"], json!({"body": "shown", "id": 7}), "{name}");
+        assert_eq!(shown[3]["changed"], json!(["body", "id"]), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_hangs_up_is_refused_all_the_same() {
+    use futures_util::FutureExt as _;
+    for base in Base::durable(BANK).await {
+        base.create("teller", "Account", &format!(r#"{{"id":"{ID}","owner":"a"}}"#)).await.unwrap();
+        for _ in 0..3 {
+            assert!(base.patch("teller", "Account", ID, 9, r#"{"owner":"b"}"#).now_or_never().is_none());
+        }
+        let recorded = async {
+            while story(&base).await.len() < 4 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), recorded).await.unwrap_or_else(|_| panic!("{}", base.name));
+    }
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ use crate::policy::{Decision, Residual, View, could_allow};
 use crate::predicate::{Frag, Predicates, Row, Scope, join_columns};
 use crate::query;
 use crate::sql::{Column, Dialect, Shape, Slot, Sql, SqlType, Template, column, ident};
-use crate::storage::Codec;
+use crate::storage::{Codec, lossy};
 use crate::store::Rows;
 
 /// The parameters, in the order in which a cursor is bound to them.
@@ -199,7 +199,8 @@ impl Planner<'_> {
             })
             .collect();
         let all = arms.join(" UNION ALL ");
-        sql.push(&format!("SELECT x.seq, x.entry FROM ({all}) AS x ORDER BY x.seq DESC LIMIT {limit}"));
+        let entry = lossy(self.dialect, "x.entry");
+        sql.push(&format!("SELECT x.seq, {entry} FROM ({all}) AS x ORDER BY x.seq DESC LIMIT {limit}"));
         let (sql, slots) = sql.finish();
         let control = Column::row(&[SqlType::INT, SqlType::TEXT]);
         Arc::new(Template { sql, slots, control, page: None, shape: Arc::new(Shape::default()) })

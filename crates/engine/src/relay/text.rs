@@ -7,6 +7,7 @@ use cratestack_schema::value::{Value, instant};
 
 use super::{AuditEvent, Log, SinkStatus, Which};
 use crate::sql::{Bind, Dialect, SqlType, Statement, Template};
+use crate::storage::lossy;
 
 /// Rows of one transaction, where a piece of work can be cut.
 pub(super) const PIECE: usize = 1000;
@@ -236,7 +237,7 @@ impl Texts {
         // more makes no difference.
         let earlier = if self.postgres() { "(h.primary_key, h.seq) < (p.primary_key, p.seq)" } else { "h.seq < p.seq" };
         let sql = format!(
-            "SELECT seq, model, primary_key, refusals, entry, found FROM (\
+            "SELECT seq, model, {key}, refusals, {entry}, found FROM (\
               SELECT d.seq, d.model, d.primary_key, d.refusals, e.entry, count(*) OVER () AS found, \
                sum(octet_length(e.entry)) OVER (ORDER BY d.seq) AS total, row_number() OVER (ORDER BY d.seq) AS place \
               FROM (SELECT p.seq, p.model, p.primary_key, p.refusals FROM {delivery} AS p \
@@ -248,6 +249,8 @@ impl Texts {
                ORDER BY p.seq LIMIT ?3) AS d JOIN {table} AS e ON e.seq = d.seq) AS x \
              WHERE place = 1 OR total <= ?4 ORDER BY seq",
             now = self.at(2),
+            key = lossy(self.dialect, "primary_key"),
+            entry = lossy(self.dialect, "entry"),
         );
         let int = |n: usize| Bind::Int(i64::try_from(n).unwrap_or(i64::MAX));
         let binds = vec![sink_bind(sink), time(now), int(batch), int(octets), Bind::Int(floor)];
