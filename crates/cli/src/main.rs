@@ -224,11 +224,11 @@ fn command() -> Command {
 }
 
 const GRANTS: &str = "\
-Make the tables with another role, their owner: only that one can change them, or the audit trail. Run this again after
-each change of the schema.
+Make the tables with another role, their owner: only that one can change them, or the audit trail. Run this when they are
+there, and again after each change of the schema. A role that is not there yet is made without a password.
 
 Example:
-  cratestack migrate grants bank.cstack --role bank_app | psql postgres://owner@db/bank";
+  cratestack migrate grants bank.cstack --role bank_app | psql -v ON_ERROR_STOP=1 postgres://owner@db/bank";
 
 fn migrate(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     let Some(("grants", args)) = args.subcommand() else {
@@ -236,8 +236,11 @@ fn migrate(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     };
     let Some(schema) = schema::load(ui, string(args, "file"))? else { return Ok(Outcome::Findings) };
     let (role, namespace) = (string(args, "role"), string(args, "namespace"));
-    ui.say(&format!("-- once: CREATE ROLE {} LOGIN;", cratestack_engine::sql::ident(role)));
-    ui.say(&cratestack_engine::audit::grants(&schema, role, namespace).join("\n"));
+    if role.is_empty() || namespace.is_empty() {
+        return Err(Failure::new("a role and a schema of PostgreSQL have names")
+            .help("leave `--role` out for `cratestack_app`, and `--namespace` for `public`"));
+    }
+    ui.say(&format!("BEGIN;\n{}\nCOMMIT;", cratestack_engine::audit::grants(&schema, role, namespace).join("\n")));
     Ok(Outcome::Clean)
 }
 

@@ -1,6 +1,7 @@
 //! `purge`: tombstones that are old enough are removed for good.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use cratestack_engine::api::Code;
 use cratestack_engine::engine::purge::Purged;
 use cratestack_schema::fuzzy;
 use cratestack_schema::ir::{ModelId, Schema};
@@ -144,7 +145,10 @@ fn refused(failure: &cratestack_engine::api::Failure) -> Failure {
     if let Some(internal) = &failure.internal {
         text = format!("{text} ({internal})");
     }
-    Failure::new(text).help("what was removed stays removed; run it again to go on")
+    Failure::new(text).help(match failure.code {
+        Code::BadRequest => "name one of its models with `@@soft_delete`",
+        _ => "what was removed stays removed; run it again when the cause is gone",
+    })
 }
 
 #[cfg(test)]

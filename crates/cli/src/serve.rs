@@ -90,7 +90,7 @@ pub(crate) fn locate(settings: &Settings, schema: &Schema) -> Result<Database, F
     }
     let missing = || {
         Failure::new("no database is configured").help(
-            "add `--database postgres://USER@HOST/NAME`, or set `CRATESTACK_DATABASE` or `CRATESTACK_DATABASE_FILE`",
+            "add `--database postgres://USER@HOST/NAME` or `--database sqlite:FILE`, or set `CRATESTACK_DATABASE`",
         )
     };
     match schema.datasource.as_ref().and_then(|datasource| datasource.url.as_ref()) {

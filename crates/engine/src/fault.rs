@@ -57,6 +57,8 @@ pub enum Class {
     NoConnection,
     /// The database accepts no writes.
     ReadOnly,
+    /// The service's role may not do this.
+    Rights,
     /// No space left.
     DiskFull,
     /// No memory left.
@@ -259,6 +261,14 @@ const FAULTS: &[Fault] = &[
         detail: "the database has too few resources; nothing was changed",
         postgres: &["53"],
         sqlite: &[ffi::SQLITE_NOMEM],
+    },
+    Fault {
+        class: Class::Rights,
+        code: Code::Unavailable,
+        remedy: Remedy::None,
+        detail: "the database does not let the service do this; nothing was changed",
+        postgres: &["42501"],
+        sqlite: &[ffi::SQLITE_AUTH],
     },
     Fault {
         class: Class::Io,

@@ -14,8 +14,8 @@ use crate::{Outcome, string};
 /// `cratestack audit list`.
 pub(super) async fn list(desk: &mut Desk, args: &ArgMatches) -> Result<Outcome, Failure> {
     let filter = filter(desk, args).await?;
-    let mut left = args.get_one::<u32>("limit").map_or(50, |limit| *limit as usize);
-    let mut before = None;
+    let limit = args.get_one::<u32>("limit").map_or(50, |limit| *limit as usize);
+    let (mut left, mut before) = (limit, None);
     while left > 0 {
         let page = desk.reader.list(&filter, before, left).await.map_err(|error| failure(&error))?;
         if page.is_empty() && before.is_none() {
@@ -24,8 +24,12 @@ pub(super) async fn list(desk: &mut Desk, args: &ArgMatches) -> Result<Outcome, 
         left = if page.len() < left.min(PAGE) { 0 } else { left - page.len() };
         before = page.last().map(|event| event.seq);
         if !each(desk, &page, |desk, event| event.line(desk.ui))? {
-            break;
+            return Ok(Outcome::Clean);
         }
+    }
+    let full = before.is_some() && left == 0 && desk.format == Format::Human;
+    if full && !desk.reader.list(&filter, before, 1).await.map_err(|error| failure(&error))?.is_empty() {
+        desk.ui.complain(&format!("there are more; `--limit` shows more than {limit}"));
     }
     Ok(Outcome::Clean)
 }

@@ -52,7 +52,9 @@ impl Event {
         if self.entry.get("out_of_band") == Some(&Json::Bool(true)) {
             return subject.map_or("SQL beside the service".to_owned(), |user| format!("database user {user}"));
         }
-        let subject = subject.unwrap_or_else(|| "anonymous".to_owned());
+        let system = self.entry.get("auth").and_then(Json::as_str) == Some("system");
+        let nobody = if system { "the system" } else { "anonymous" };
+        let subject = subject.unwrap_or_else(|| nobody.to_owned());
         let roles = actor.and_then(|actor| actor.get("roles")).and_then(Json::as_array);
         let roles: Vec<String> = roles.into_iter().flatten().filter_map(Json::as_str).map(plain).collect();
         if roles.is_empty() { subject } else { format!("{subject} ({})", roles.join(", ")) }

@@ -246,11 +246,11 @@ enum Kind {
     Json,
 }
 
-/// The statements that let a role of PostgreSQL serve a schema, and no more: it changes rows, but neither tables nor
+/// The statements that let a role of PostgreSQL, which they make if need be, serve a schema, and no more: it changes rows, but neither tables nor
 /// the trail, which the triggers write with the rights of their owner. `namespace` is the PostgreSQL schema that the tables
 /// are in.
 pub fn grants(schema: &Schema, role: &str, namespace: &str) -> Vec<String> {
-    let (role, namespace) = (ident(role), ident(namespace));
+    let (name, role, namespace) = (literal(role), ident(role), ident(namespace));
     let on = |tables: &[String], what: &str| {
         let tables: Vec<String> = tables.iter().map(|table| format!("{namespace}.{}", ident(table))).collect();
         format!("GRANT {what} ON {} TO {role};", tables.join(", "))
@@ -260,7 +260,15 @@ pub fn grants(schema: &Schema, role: &str, namespace: &str) -> Vec<String> {
         models.map(|model| model.table.clone()).collect::<Vec<String>>()
     };
     let mut statements = vec![
+        format!(
+            "DO {};",
+            dollar_quoted(&format!(
+                " BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {name}) THEN EXECUTE format('CREATE ROLE %I \
+                 LOGIN', {name}); END IF; END "
+            ))
+        ),
         format!("REVOKE ALL ON ALL TABLES IN SCHEMA {namespace} FROM {role};"),
+        format!("REVOKE CREATE ON SCHEMA {namespace} FROM {role};"),
         format!("GRANT USAGE ON SCHEMA {namespace} TO {role};"),
     ];
     for (tables, what) in [(tables(false), "SELECT, INSERT, UPDATE, DELETE"), (tables(true), "SELECT, INSERT")] {

@@ -86,12 +86,11 @@ pub(super) async fn page(core: &Arc<Core>, caller: &Caller, params: &[(String, S
         return Err(Failure::new(Code::Unavailable, "others are reading the audit trail; try again later"));
     };
     let values = Values::new(&core.schema, core.store.dialect(), caller.principal.as_ref(), &clock);
-    let before = match place {
-        Some(before) => before,
-        None => {
-            let newest = fetch(core, caller, *first, &newest(), &values, deadline).await?;
-            newest.control(0).first().and_then(int).unwrap_or_default().saturating_add(1)
-        }
+    let before = if let Some(before) = place {
+        before
+    } else {
+        let newest = fetch(core, caller, *first, &newest(), &values, deadline).await?;
+        newest.control(0).first().and_then(int).unwrap_or_default().saturating_add(1)
     };
     let floor = if query.key.is_some() { 0 } else { before.saturating_sub(i64::from(limits.trail_window)).max(0) };
     let planner = Planner { view: &view, dialect: core.store.dialect(), query: &query, within: (floor, before) };
@@ -346,12 +345,11 @@ fn items(schema: &Schema, rows: &Rows, limit: usize) -> (String, usize) {
     while shown < rows.len().min(limit) && out.len() < PAGE {
         if let [Value::Int(seq), Value::Text(entry)] = rows.control(shown) {
             out.push_str(if shown > 0 { "," } else { "" });
-            match visible(schema, entry) {
-                Some(entry) => entry.write(&mut out),
-                None => {
-                    tracing::error!(seq, "an entry of the audit trail is damaged");
-                    let _ = write!(out, "{{\"damaged\":true,\"seq\":{seq}}}");
-                }
+            if let Some(entry) = visible(schema, entry) {
+                entry.write(&mut out);
+            } else {
+                tracing::error!(seq, "an entry of the audit trail is damaged");
+                let _ = write!(out, "{{\"damaged\":true,\"seq\":{seq}}}");
             }
         }
         shown += 1;
