@@ -1,6 +1,6 @@
 //! From a database's URL to an engine that serves a schema on it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -8,7 +8,6 @@ use base64::engine::general_purpose::STANDARD;
 use cratestack_engine::migrate::{self, Db, State};
 use cratestack_engine::store::postgres::PoolOptions;
 use cratestack_engine::{Database, Engine, Limits, Options};
-use cratestack_schema::fuzzy;
 use cratestack_schema::ir::Schema;
 use sqlx::{ConnectOptions as _, Connection as _};
 
@@ -17,55 +16,7 @@ use crate::ui::{self, Failure, Ui};
 
 /// Reads a `--database` value.
 pub(crate) fn parse(url: &str, from: &str) -> Result<Database, Failure> {
-    if url == "sqlite::memory:" {
-        return Ok(Database::SqliteMemory);
-    }
-    if let Some(path) = url.strip_prefix("sqlite:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        if path.is_empty() || path.contains('\0') {
-            return Err(Failure::new(format!("{from} names no SQLite file")).help("write `sqlite:path/to/file.db`"));
-        }
-        return Ok(Database::SqliteFile(PathBuf::from(path)));
-    }
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return match unknown_parameter(url) {
-            None => Ok(Database::Postgres(url.to_owned())),
-            Some(name) => {
-                let help = match fuzzy::nearest(&name, PARAMETERS) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("the parameters are {}", PARAMETERS.map(|known| format!("`{known}`")).join(", ")),
-                };
-                Err(Failure::new(format!("{from} has a parameter that cratestack does not know: `{name}`")).help(help))
-            }
-        };
-    }
-    // The URL itself may carry a password, so it is not shown.
-    Err(Failure::new(format!("{from} is not a database URL that cratestack knows"))
-        .help("write `sqlite:PATH`, `sqlite::memory:` or `postgres://USER@HOST/NAME`"))
-}
-
-/// What a PostgreSQL URL may carry after its `?`. The driver passes over any other, as if it had been heeded.
-const PARAMETERS: [&str; 12] = [
-    "sslmode",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-];
-
-fn unknown_parameter(url: &str) -> Option<String> {
-    let (_, query) = url.split_once('?')?;
-    let query = query.split('#').next().unwrap_or_default();
-    let names = query.split('&').filter(|part| !part.is_empty()).map(|part| part.split('=').next().unwrap_or_default());
-    let known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[") && name.ends_with(']');
-    names.into_iter().find(|name| !known(name)).map(str::to_owned)
+    cratestack::database::parse(url).map_err(|bad| Failure::new(format!("{from} {}", bad.reason)).help(bad.help))
 }
 
 /// The database's name for people, without a password.

@@ -87,6 +87,7 @@ mod batch;
 mod body;
 mod cbor;
 mod config;
+pub mod database;
 mod deliveries;
 mod deprecation;
 mod exchange;
