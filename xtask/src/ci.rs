@@ -45,12 +45,16 @@ fn announce(index: usize, (name, step): Step) -> (&'static str, Duration, Result
 }
 
 /// What a package must never depend on: the crate boundaries of ARCHITECTURE.md.
-const FORBIDDEN: [(&str, &[&str]); 3] = [
+const FORBIDDEN: [(&str, &[&str]); 4] = [
     (
         "cratestack-schema",
         &["tokio", "sqlx", "sqlx-core", "rusqlite", "libsqlite3-sys", "hyper", "http", "axum", "clap", "mio"],
     ),
     ("cratestack-engine", &["axum", "hyper", "hyper-util", "http", "tower-http", "clap"]),
+    (
+        "cratestack-macros",
+        &["cratestack-engine", "tokio", "sqlx", "sqlx-core", "rusqlite", "libsqlite3-sys", "axum", "hyper"],
+    ),
     ("cratestack", &["clap", "notify"]),
 ];
 

@@ -25,9 +25,36 @@
 //! }
 //! ```
 //!
-//! The router is built from the schema at start; no code is generated per model. [`routes()`] lists what it serves.
+//! The router is built from the schema at start; it needs no generated code. [`routes()`] lists what it serves.
 //! `Location` and `Link` name the path that it is nested under; behind a proxy that takes away a prefix, set
 //! [`HttpConfig::base_path`].
+//!
+//! # Typed Rust
+//!
+//! [`include_schema!`] makes structs, inputs and filters from the schema's file. What is done through them meets the same
+//! rules, validators and versions as a request; [`typed`] has the types that it uses.
+//!
+//! ```
+//! mod bank {
+//! #   #[cfg(any())]
+//!     cratestack::include_schema!("bank.cstack");
+//! #   cratestack::include_schema!("../../examples/bank/bank.cstack");
+//! }
+//!
+//! use bank::{Db, Principal, Role, account};
+//! use cratestack::{AuthMethod, dec};
+//!
+//! async fn wealthy(db: &Db) -> Result<Vec<bank::Account>, cratestack::Error> {
+//!     let ann = Principal { id: "ann".into(), role: Role::Teller, tenant_id: "berlin".into() };
+//!     let ann = db.as_principal(&ann, AuthMethod::Jwt)?;
+//!     let rich = account::balance().gte(dec!(100)).and(account::customer().country().eq("DE"));
+//!     ann.accounts().filter(rich).order_by(account::created_at().desc()).limit(20).fetch().await
+//! }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! #     let db = Db::connect("sqlite::memory:").await.unwrap();
+//! #     assert!(wealthy(&db).await.unwrap().is_empty());
+//! # });
+//! ```
 //!
 //! # Where the audit trail goes
 //!
@@ -108,18 +135,33 @@ pub mod sinks;
     reason = "tests"
 )]
 mod tests;
+pub mod typed;
 mod url;
 
+/// The examples of the guide compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/rust.md")]
+pub struct Guide;
+
 pub use axum;
+pub use chrono;
+pub use rust_decimal;
+pub use uuid;
 
 pub use auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
+pub use chrono::{DateTime, NaiveDate, Utc};
 pub use config::{HttpConfig, ServerConfig};
+pub use cratestack_engine::api::{AuthMethod, Code, FieldError};
 pub use cratestack_engine::isolated::{
     IsolationLevel, Tx, TxError, TxOptions, run_in_isolated_tx, run_in_isolated_tx_with,
 };
 pub use cratestack_engine::{self as engine, Engine};
+pub use cratestack_macros::include_schema;
 pub use cratestack_schema as schema;
 pub use deliveries::Deliveries;
 pub use router::{RouterBuilder, router};
 pub use routes::{RouteInfo, RouteTarget, RouteVerb, routes};
+pub use rust_decimal::{Decimal, dec};
 pub use server::{Switch, serve};
+pub use typed::{Change, Children, Error, Filter, Page, RequestContext, Written};
+pub use uuid::Uuid;

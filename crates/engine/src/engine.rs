@@ -226,6 +226,11 @@ impl Engine {
         &self.core.options.clock
     }
 
+    /// The limits that it enforces.
+    pub fn limits(&self) -> &Limits {
+        &self.core.options.limits
+    }
+
     /// Where this engine has its identifiers and its randomness from.
     pub fn ids(&self) -> &Arc<dyn Ids> {
         &self.core.options.ids

@@ -1,0 +1,33 @@
+//! The runtime of [`include_schema!`](crate::include_schema): everything about typed access that does not differ from
+//! schema to schema. Generated code is a thin face of this module, and this module one of the [engine](crate::engine):
+//! filters become the text of docs/http.md's `where`, inputs the JSON of a request, and answers are read back, so that
+//! rules, validators, versions and the audit trail are the same as over HTTP.
+//!
+//! What a program names itself is here too: [`Change`], [`Error`], [`Filter`], [`Page`], [`Children`], [`Written`],
+//! [`RequestContext`]. The traits are implemented by generated code alone.
+
+mod error;
+mod filter;
+mod query;
+mod record;
+mod session;
+mod table;
+mod value;
+mod write;
+
+pub use chrono::{DateTime, NaiveDate, Utc};
+pub use cratestack_engine::api::AuthMethod;
+pub use cratestack_engine::json::Json;
+pub use cratestack_engine::{Engine, OpenError, Options};
+pub use cratestack_schema::ir::Schema;
+pub use error::Error;
+pub use filter::{Children, Field, Filter, Many, Path, Sort};
+pub use query::{Include, Included, Page, Plain, Query, Shape, With};
+pub use record::{Change, Reader, Redacted, Writer};
+pub use rust_decimal::Decimal;
+pub use serde_json::Value as JsonValue;
+pub use session::{RequestContext, Session, Source};
+pub use table::{Changeable, Creatable, Input, Model, SoftDelete, Table, Versioned};
+pub use uuid::Uuid;
+pub use value::{Comparable, Enumeration, Key, Ordered, Value, ValueError, decode_enum, encode_enum};
+pub use write::{Delete, Restore, Update, Written};

@@ -1,0 +1,141 @@
+//! A database, and who works with it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cratestack_engine::api::{Answer, AuthMethod, Caller, Code, Failure, Operation, Origin, Principal, Verb};
+use cratestack_engine::json::{Json, parse};
+use cratestack_engine::{Database, Engine, Limits, OpenError, Options};
+use cratestack_schema::ir::{ModelId, Schema};
+
+use super::error::Error;
+use super::record::{Reader, unreadable};
+use super::table::{Input, Model};
+use super::value::ValueError;
+use super::write::{Written, object, unforeseen};
+
+/// The nesting of an answer: three includes around a `Json` of the depth that an input may have.
+const DEPTH: usize = 2 * cratestack_engine::json::MAX_DEPTH;
+
+/// The schema of a generated module: the text that it was made from, and what it meant then.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// The stem of the file.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+    /// [`Schema::fingerprint`] at the time of the expansion.
+    pub fingerprint: &'static str,
+}
+
+impl Source {
+    /// Compiles the text once more. The macro has compiled it before, so that it has no errors.
+    pub fn schema(&self) -> Result<Schema, OpenError> {
+        let (schema, _) = cratestack_schema::compile(self.name, self.text);
+        let schema = schema.filter(|schema| schema.fingerprint() == self.fingerprint);
+        schema.ok_or_else(|| {
+            let why = "was expanded by another version of `cratestack-macros` than the one in use";
+            OpenError::Database(format!("the schema `{}` {why}", self.name))
+        })
+    }
+
+    /// Opens the database of that URL.
+    pub async fn connect(&self, url: &str, options: Options) -> Result<Engine, OpenError> {
+        let database: Database = crate::database::parse(url).map_err(|error| OpenError::Database(error.to_string()))?;
+        Engine::open(Arc::new(self.schema()?), &database, options).await
+    }
+
+    /// Whether an engine serves this schema.
+    pub fn check(&self, engine: &Engine) -> Result<(), OpenError> {
+        if engine.schema().fingerprint() == self.fingerprint {
+            return Ok(());
+        }
+        let found = &engine.schema().name;
+        Err(OpenError::Database(format!("the engine serves another schema than `{}`: `{found}`", self.name)))
+    }
+}
+
+/// What the audit trail and the log know of a request, besides who asks. A host that answers requests of its own passes
+/// theirs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestContext {
+    /// Identifies the request; a fresh UUID for each operation where there is none.
+    pub request_id: Option<String>,
+    /// How long an operation may take. Default 30 s.
+    pub deadline: Duration,
+    /// The address of the peer.
+    pub client_ip: Option<IpAddr>,
+    /// The trace id of a W3C `traceparent`: 32 hexadecimal digits.
+    pub trace_id: Option<String>,
+}
+
+impl Default for RequestContext {
+    fn default() -> Self {
+        Self { request_id: None, deadline: Duration::from_secs(30), client_ip: None, trace_id: None }
+    }
+}
+
+/// An engine and a caller. Every rule of the schema holds for what is done through it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    engine: Engine,
+    principal: Option<Principal>,
+    auth: Option<AuthMethod>,
+    request: RequestContext,
+}
+
+impl Session {
+    /// The caller without credentials.
+    pub fn anonymous(engine: &Engine) -> Self {
+        Self { engine: engine.clone(), principal: None, auth: None, request: RequestContext::default() }
+    }
+
+    /// A caller whom the host has authenticated.
+    pub fn of(engine: &Engine, principal: &impl Input, method: AuthMethod) -> Result<Self, Error> {
+        let claims = object(principal)?;
+        let principal = engine.principal(&claims).map_err(|sentence| {
+            Failure::new(Code::Unauthenticated, "the claims are none of the schema's caller").with_internal(sentence)
+        })?;
+        Ok(Self { principal: Some(principal), auth: Some(method), ..Self::anonymous(engine) })
+    }
+
+    /// The same caller, within a request of the host.
+    #[must_use]
+    pub fn within(self, request: RequestContext) -> Self {
+        Self { request, ..self }
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        self.engine.limits()
+    }
+
+    pub(crate) async fn run<M: Model>(&self, verb_name: &str, verb: Verb) -> Result<Answer, Error> {
+        let RequestContext { request_id, deadline, client_ip, trace_id } = self.request.clone();
+        let caller = Caller {
+            principal: self.principal.clone(),
+            request_id: request_id.unwrap_or_else(|| self.engine.ids().uuid()),
+            deadline,
+            origin: Origin { op: format!("{}.{verb_name}", M::ACCESSOR).into(), auth: self.auth, client_ip, trace_id },
+        };
+        Ok(self.engine.run(&caller, Operation { model: ModelId(M::ID), verb }).await?)
+    }
+
+    /// Runs what answers with one row.
+    pub(crate) async fn written<M: Model>(&self, verb_name: &str, verb: Verb) -> Result<Written<M>, Error> {
+        match self.run::<M>(verb_name, verb).await? {
+            Answer::Row(row) => {
+                let read = |body: &str| M::read(&mut Reader::new(json(body)?)?);
+                let body = row.body.as_deref().map(read).transpose();
+                let body = body.map_err(|error| unreadable(M::NAME, &error))?;
+                Ok(Written { row: body, key: row.key, version: row.version })
+            }
+            other => Err(unforeseen(&other)),
+        }
+    }
+}
+
+/// Reads an answer's text.
+pub(crate) fn json(text: &str) -> Result<Json, ValueError> {
+    parse(text.as_bytes(), DEPTH).map_err(|error| ValueError::new(error.to_string()))
+}

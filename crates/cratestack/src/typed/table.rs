@@ -1,0 +1,127 @@
+//! The rows of one model, as one caller sees them.
+
+use std::marker::PhantomData;
+
+use cratestack_engine::api::{Code, Expected, Verb};
+
+use super::error::Error;
+use super::filter::Filter;
+use super::query::{Plain, Query};
+use super::record::{Reader, Writer};
+use super::session::Session;
+use super::value::{Key, ValueError};
+use super::write::{Delete, Restore, Update, Written, object, segments};
+
+/// A model of the schema. Generated.
+pub trait Model: Sized {
+    /// The primary key: its value, or a tuple.
+    type Key: Key;
+    /// The position among the schema's models.
+    const ID: u32;
+    /// The name in the schema.
+    const NAME: &'static str;
+    /// The method of a session that leads to its rows; the audit trail's `op` begins with it.
+    const ACCESSOR: &'static str;
+
+    /// A row.
+    fn read(row: &mut Reader) -> Result<Self, ValueError>;
+}
+
+/// A model whose rows can be made.
+pub trait Creatable: Model {
+    /// The members of a new row.
+    type New: Input;
+}
+
+/// A model whose rows can be changed and removed.
+#[diagnostic::on_unimplemented(message = "rows of `{Self}` are never changed or removed: the model is `@@append_only`")]
+pub trait Changeable: Model {
+    /// A change of a row.
+    type Patch: Input;
+}
+
+/// A model with `@version`.
+#[diagnostic::on_unimplemented(message = "rows of `{Self}` have no version: the model has no field with `@version`")]
+pub trait Versioned: Model {}
+
+/// A model with `@@soft_delete`.
+#[diagnostic::on_unimplemented(message = "rows of `{Self}` leave no tombstones: the model has no `@@soft_delete`")]
+pub trait SoftDelete: Model {}
+
+/// What is sent with a write. Generated.
+pub trait Input {
+    /// Its members.
+    fn write(&self, out: &mut Writer);
+}
+
+/// The rows of `M`.
+#[derive(Debug)]
+pub struct Table<'s, M> {
+    session: &'s Session,
+    of: PhantomData<fn() -> M>,
+}
+
+impl<'s, M: Model> Table<'s, M> {
+    /// The rows that the caller of the session may see.
+    pub fn new(session: &'s Session) -> Self {
+        Self { session, of: PhantomData }
+    }
+
+    /// All rows.
+    pub fn all(&self) -> Query<'s, M, Plain<M>> {
+        Query::new(self.session)
+    }
+
+    /// The rows that fulfil a filter.
+    pub fn filter(&self, filter: Filter<M>) -> Query<'s, M, Plain<M>> {
+        self.all().filter(filter)
+    }
+
+    /// The row with that key, or [`Code::NotFound`].
+    pub async fn get(&self, key: impl Into<M::Key>) -> Result<M, Error> {
+        let verb = Verb::Read { key: segments::<M>(&key.into())?, params: Vec::new() };
+        self.session.written::<M>("get", verb).await?.into_row()
+    }
+
+    /// The row with that key, if there is one that the caller may see.
+    pub async fn find(&self, key: impl Into<M::Key>) -> Result<Option<M>, Error> {
+        match self.get(key).await {
+            Ok(row) => Ok(Some(row)),
+            Err(error) if error.code() == Code::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a row.
+    pub async fn create(&self, new: M::New) -> Result<Written<M>, Error>
+    where
+        M: Creatable,
+    {
+        let data = object(&new)?;
+        self.session.written("create", Verb::Create { data }).await
+    }
+
+    /// A change of the row with that key; nothing happens before [`Update::set`].
+    pub fn update(&self, key: impl Into<M::Key>) -> Update<'s, M>
+    where
+        M: Changeable,
+    {
+        Update { session: self.session, key: key.into(), expected: Expected::Missing }
+    }
+
+    /// The removal of the row with that key (a tombstone under `@@soft_delete`), when it is awaited.
+    pub fn delete(&self, key: impl Into<M::Key>) -> Delete<'s, M>
+    where
+        M: Changeable,
+    {
+        Delete { session: self.session, key: key.into(), expected: Expected::Missing }
+    }
+
+    /// The end of the tombstone of the row with that key, when it is awaited.
+    pub fn restore(&self, key: impl Into<M::Key>) -> Restore<'s, M>
+    where
+        M: SoftDelete,
+    {
+        Restore { session: self.session, key: key.into(), expected: Expected::Missing }
+    }
+}

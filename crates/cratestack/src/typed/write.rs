@@ -1,0 +1,151 @@
+//! Writes of one row.
+
+use std::pin::Pin;
+
+use cratestack_engine::api::{Answer, Code, Expected, Failure, Key as Segments, Verb};
+use cratestack_engine::json::Json;
+
+use super::error::Error;
+use super::record::Writer;
+use super::session::Session;
+use super::table::{Changeable, Input, Model, Versioned};
+use super::value::Key as _;
+
+/// What a write left behind. It is committed, whatever the caller may see of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written<M> {
+    /// The row; `None` when the rules do not let the caller read it.
+    pub row: Option<M>,
+    /// The key as text, in the order of `@@id`.
+    pub key: Segments,
+    /// The version of a `@version` model.
+    pub version: Option<i64>,
+}
+
+impl<M> Written<M> {
+    /// The row.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`] when the rules do not let the caller read what was written, and committed.
+    pub fn into_row(self) -> Result<M, Error> {
+        let hidden =
+            || Failure::new(Code::Forbidden, "the row was written, and the rules do not let this caller read it");
+        self.row.ok_or_else(|| hidden().into())
+    }
+}
+
+/// A key as the engine takes it. A value that is no text is no row's key.
+pub(crate) fn segments<M: Model>(key: &M::Key) -> Result<Segments, Error> {
+    let bad = |error| Failure::new(Code::BadRequest, format!("the key of `{}` {error}", M::NAME)).into();
+    key.segments().map_err(bad)
+}
+
+/// The object of an input.
+pub(crate) fn object(input: &impl Input) -> Result<Json, Error> {
+    let mut out = Writer::default();
+    input.write(&mut out);
+    out.finish()
+}
+
+macro_rules! preconditions {
+    ($($builder:ident)*) => { $(
+        impl<M: Model> $builder<'_, M> {
+            /// Only while the row is at that version, which the caller has seen; else [`Code::VersionMismatch`].
+            pub fn if_version(self, version: i64) -> Self
+            where
+                M: Versioned,
+            {
+                Self { expected: Expected::OneOf(vec![version]), ..self }
+            }
+
+            /// Whatever its version. Without this and [`if_version`](Self::if_version) the answer is
+            /// [`Code::VersionRequired`].
+            pub fn any_version(self) -> Self
+            where
+                M: Versioned,
+            {
+                Self { expected: Expected::Any, ..self }
+            }
+        }
+    )* };
+}
+
+preconditions!(Update Delete Restore);
+
+/// A change of one row.
+#[derive(Debug)]
+#[must_use = "nothing changes before `set`"]
+pub struct Update<'s, M: Model> {
+    pub(crate) session: &'s Session,
+    pub(crate) key: M::Key,
+    pub(crate) expected: Expected,
+}
+
+impl<M: Changeable> Update<'_, M> {
+    /// Changes what the patch sets, and nothing else.
+    pub async fn set(self, patch: M::Patch) -> Result<Written<M>, Error> {
+        let verb = Verb::Patch { key: segments::<M>(&self.key)?, expected: self.expected, data: object(&patch)? };
+        self.session.written("update", verb).await
+    }
+}
+
+/// A future that was boxed because its type has no name.
+type Boxed<'s, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 's>>;
+
+/// The removal of one row. Awaited, it gives the version of the tombstone, if there is one.
+#[derive(Debug)]
+#[must_use = "nothing is removed before it is awaited"]
+pub struct Delete<'s, M: Model> {
+    pub(crate) session: &'s Session,
+    pub(crate) key: M::Key,
+    pub(crate) expected: Expected,
+}
+
+impl<'s, M: Model> IntoFuture for Delete<'s, M> {
+    type Output = Result<Option<i64>, Error>;
+    type IntoFuture = Boxed<'s, Option<i64>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { session, key, expected } = self;
+        let verb = segments::<M>(&key).map(|key| Verb::Delete { key, expected });
+        Box::pin(async move {
+            match session.run::<M>("delete", verb?).await? {
+                Answer::Deleted { version } => Ok(version),
+                other => Err(unforeseen(&other)),
+            }
+        })
+    }
+}
+
+/// The end of one tombstone. Awaited, it gives the row.
+#[derive(Debug)]
+#[must_use = "nothing is restored before it is awaited"]
+pub struct Restore<'s, M: Model> {
+    pub(crate) session: &'s Session,
+    pub(crate) key: M::Key,
+    pub(crate) expected: Expected,
+}
+
+impl<'s, M: Model> IntoFuture for Restore<'s, M> {
+    type Output = Result<Written<M>, Error>;
+    type IntoFuture = Boxed<'s, Written<M>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { session, key, expected } = self;
+        let verb = segments::<M>(&key).map(|key| Verb::Restore { key, expected });
+        Box::pin(async move { session.written("restore", verb?).await })
+    }
+}
+
+/// An answer of another kind than the operation has.
+pub(crate) fn unforeseen(answer: &Answer) -> Error {
+    let kind = match answer {
+        Answer::Page { .. } => "a page",
+        Answer::Row(_) => "a row",
+        Answer::Deleted { .. } => "a deletion",
+        Answer::Batch(_) => "a batch",
+    };
+    Failure::new(Code::Internal, "the engine gave another kind of answer")
+        .with_internal(format!("it was {kind}"))
+        .into()
+}
