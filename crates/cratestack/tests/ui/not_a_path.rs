@@ -1,0 +1,5 @@
+mod bank {
+    cratestack::include_schema!(bank);
+}
+
+fn main() {}

@@ -1,0 +1,5 @@
+mod bank {
+    cratestack::include_schema!("broken.cstack");
+}
+
+fn main() {}
