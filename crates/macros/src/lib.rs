@@ -1,7 +1,7 @@
 //! [`include_schema!`]: the typed Rust face of a `.cstack` schema, re-exported by the crate `cratestack`.
 //!
-//! A thin shell: [`file`] finds, reads and compiles the schema, [`expand`] turns its IR into tokens, and both are pure
-//! functions apart from the reading. Whatever does not differ from schema to schema is in `cratestack::typed`.
+//! A thin shell: `file` finds, reads and compiles the schema, `expand` turns its IR into tokens, and both are pure functions
+//! apart from the reading. Whatever does not differ from schema to schema is in `cratestack::typed`.
 
 mod expand;
 mod file;

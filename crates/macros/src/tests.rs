@@ -33,6 +33,20 @@ fn golden_files() {
     }
 }
 
+/// Compile time grows with these lines, so that logic belongs into `cratestack::typed`.
+#[test]
+fn lines_of_a_model() {
+    let model = |name: &str| {
+        format!(
+            "model {name} {{\n  id Uuid @id @default(uuid())\n  a Int\n  b String\n  c String?\n  d Decimal\n  e DateTime\n  \
+             f Boolean @default(true)\n  g Date?\n  version Int @version\n  @@allow(\"all\", true)\n}}\n"
+        )
+    };
+    let lines = |text: &str| expanded("a", text).unwrap().lines().count();
+    let one = lines(&(model("A") + &model("B"))) - lines(&model("A"));
+    assert!(one <= 230, "a model of nine fields expands to {one} lines");
+}
+
 #[test]
 fn errors_of_the_schema_have_place_code_and_help() {
     let text = "model A {\n  id Int @id\n  id Strin\n  @@allow(\"all\", true)\n}\n";

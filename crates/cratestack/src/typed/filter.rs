@@ -345,3 +345,43 @@ fn quoted(text: &str) -> String {
     quoted.push('"');
     quoted
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    struct Row;
+
+    fn field<T>(name: &str) -> Field<Row, T> {
+        Field::new(Path::new(name))
+    }
+
+    fn text(filter: Filter<Row>) -> String {
+        filter.text.unwrap()
+    }
+
+    #[test]
+    fn operators_bind_as_they_are_called() {
+        let (a, b, c) = (|| field::<i64>("a").eq(1), || field::<bool>("b").eq(true), || field::<f64>("c").gt(-1.5));
+        assert_eq!(text(a().and(b()).and(c())), "a == 1 && b == true && c > -1.5");
+        assert_eq!(text(a().and(b().or(c()))), "a == 1 && (b == true || c > -1.5)");
+        assert_eq!(text(a().and(b()).or(c())), "(a == 1 && b == true) || c > -1.5");
+        assert_eq!(text(!a().or(!b())), "!(a == 1 || !(b == true))");
+        assert_eq!(
+            text(Many::<Row, Row>::new(Path::new("rows").then("more")).every(a().or(b()))),
+            "rows.more.every(a == 1 || b == true)"
+        );
+    }
+
+    #[test]
+    fn values_are_literals() {
+        let text = |value: &str| text(field::<String>("a").is_in([value]));
+        assert_eq!(text("x"), "a in [\"x\"]");
+        assert_eq!(text("\" \\ ü"), "a in [\"\\\" \\\\ ü\"]");
+        assert_eq!(text("\n\u{85}"), "a in [\"\\u{a}\\u{85}\"]");
+        assert_eq!(super::tests::text(field::<f64>("a").lt(1e21)), "a < 1000000000000000000000");
+        assert_eq!(super::tests::text(field::<i64>("a").not_in([1, -2])), "a not in [1, -2]");
+    }
+}

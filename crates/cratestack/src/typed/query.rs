@@ -9,7 +9,7 @@ use cratestack_engine::json::Json;
 use super::error::Error;
 use super::filter::{Filter, Path, Sort};
 use super::record::{Reader, unreadable};
-use super::session::{Session, json};
+use super::session::{Session, Target, json};
 use super::table::{Model, SoftDelete};
 use super::value::ValueError;
 use super::write::unforeseen;
@@ -203,7 +203,7 @@ impl<'s, M: Model, S: Shape> Query<'s, M, S> {
         self.includes.clear();
         let mut params = self.params(Some(1))?;
         params.push(("count".to_owned(), "exact".to_owned()));
-        match self.session.run::<M>("count", Verb::List { params }).await? {
+        match self.session.run(Target::of::<M>("count"), Verb::List { params }).await? {
             Answer::Page { total: Some(total), .. } => Ok(total),
             other => Err(unforeseen(&other)),
         }
@@ -211,7 +211,7 @@ impl<'s, M: Model, S: Shape> Query<'s, M, S> {
 
     async fn ask(&self, limit: Option<u64>) -> Result<Page<S::Output>, Error> {
         let params = self.params(limit)?;
-        let (items, next) = match self.session.run::<M>("list", Verb::List { params }).await? {
+        let (items, next) = match self.session.run(Target::of::<M>("list"), Verb::List { params }).await? {
             Answer::Page { items, next, .. } => (items, next),
             other => return Err(unforeseen(&other)),
         };

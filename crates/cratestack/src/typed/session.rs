@@ -1,6 +1,7 @@
 //! A database, and who works with it.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,23 @@ impl Default for RequestContext {
     }
 }
 
+/// A future without its type.
+pub(crate) type Boxed<'s, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 's>>;
+
+/// What is done to which model.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    id: ModelId,
+    accessor: &'static str,
+    action: &'static str,
+}
+
+impl Target {
+    pub(crate) fn of<M: Model>(action: &'static str) -> Self {
+        Self { id: ModelId(M::ID), accessor: M::ACCESSOR, action }
+    }
+}
+
 /// An engine and a caller. Every rule of the schema holds for what is done through it.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -110,20 +128,23 @@ impl Session {
         self.engine.limits()
     }
 
-    pub(crate) async fn run<M: Model>(&self, verb_name: &str, verb: Verb) -> Result<Answer, Error> {
+    /// Runs a verb on a model. Not generic, and boxed: it is compiled once, and not for each model of each program.
+    pub(crate) fn run(&self, target: Target, verb: Verb) -> Boxed<'_, Answer> {
         let RequestContext { request_id, deadline, client_ip, trace_id } = self.request.clone();
+        let Target { id, accessor, action } = target;
+        let op = format!("{accessor}.{action}").into();
         let caller = Caller {
             principal: self.principal.clone(),
             request_id: request_id.unwrap_or_else(|| self.engine.ids().uuid()),
             deadline,
-            origin: Origin { op: format!("{}.{verb_name}", M::ACCESSOR).into(), auth: self.auth, client_ip, trace_id },
+            origin: Origin { op, auth: self.auth, client_ip, trace_id },
         };
-        Ok(self.engine.run(&caller, Operation { model: ModelId(M::ID), verb }).await?)
+        Box::pin(async move { Ok(self.engine.run(&caller, Operation { model: id, verb }).await?) })
     }
 
     /// Runs what answers with one row.
-    pub(crate) async fn written<M: Model>(&self, verb_name: &str, verb: Verb) -> Result<Written<M>, Error> {
-        match self.run::<M>(verb_name, verb).await? {
+    pub(crate) async fn written<M: Model>(&self, action: &'static str, verb: Verb) -> Result<Written<M>, Error> {
+        match self.run(Target::of::<M>(action), verb).await? {
             Answer::Row(row) => {
                 let read = |body: &str| M::read(&mut Reader::new(json(body)?)?);
                 let body = row.body.as_deref().map(read).transpose();

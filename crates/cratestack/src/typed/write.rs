@@ -1,13 +1,11 @@
 //! Writes of one row.
 
-use std::pin::Pin;
-
 use cratestack_engine::api::{Answer, Code, Expected, Failure, Key as Segments, Verb};
 use cratestack_engine::json::Json;
 
 use super::error::Error;
 use super::record::Writer;
-use super::session::Session;
+use super::session::{Boxed, Session, Target};
 use super::table::{Changeable, Input, Model, Versioned};
 use super::value::Key as _;
 
@@ -89,9 +87,6 @@ impl<M: Changeable> Update<'_, M> {
     }
 }
 
-/// A future that was boxed because its type has no name.
-type Boxed<'s, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 's>>;
-
 /// The removal of one row. Awaited, it gives the version of the tombstone, if there is one.
 #[derive(Debug)]
 #[must_use = "nothing is removed before it is awaited"]
@@ -109,7 +104,7 @@ impl<'s, M: Model> IntoFuture for Delete<'s, M> {
         let Self { session, key, expected } = self;
         let verb = segments::<M>(&key).map(|key| Verb::Delete { key, expected });
         Box::pin(async move {
-            match session.run::<M>("delete", verb?).await? {
+            match session.run(Target::of::<M>("delete"), verb?).await? {
                 Answer::Deleted { version } => Ok(version),
                 other => Err(unforeseen(&other)),
             }
