@@ -220,6 +220,23 @@ async fn long_lists_are_read_page_by_page() {
     }
 }
 
+/// Handlers of a web server run on threads that the runtime picks.
+#[tokio::test]
+async fn futures_can_move_between_threads() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    let work = tokio::spawn(async move {
+        let max = as_role(&db, "max", Role::Manager);
+        let ann = max.customers().create(person("ann", "DE")).await?.into_row()?;
+        let patch = CustomerPatch { name: Set("Anna".to_owned()), ..CustomerPatch::default() };
+        max.customers().update(ann.id).if_version(1).set(patch).await?;
+        let rows = max.customers().all().include(customer::accounts()).fetch().await?;
+        max.customers().delete(ann.id).any_version().await?;
+        max.customers().restore(ann.id).any_version().await?;
+        Ok::<_, Error>(rows.len() + usize::from(max.customers().find(ann.id).await?.is_some()))
+    });
+    assert_eq!(work.await.unwrap().unwrap(), 2);
+}
+
 #[tokio::test]
 async fn what_the_rules_refuse() {
     for (_database, db) in banks().await {
