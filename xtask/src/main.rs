@@ -3,6 +3,7 @@
 //! No dependencies, so that the first thing that a newcomer runs starts in seconds.
 
 mod ci;
+mod expansion;
 mod links;
 mod nats;
 mod postgres;
@@ -17,6 +18,7 @@ usage: cargo xtask <command>
   test [--only sqlite] [FILTER..]   run everything, on SQLite and PostgreSQL; FILTERs name tests
   ci                                format, lints, proofs, tests, documents: what has to pass before a merge
   bench [SECONDS [ROUNDS]]          run the benchmarks (release build) and print their table
+  bench-macro [MODELS]              measure what `include_schema!` costs the compiler
   links                             check the relative links of all Markdown files
 
 environment:
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Some("test") => tests::main(rest),
         Some("ci") => ci::main(),
         Some("bench") => bench(rest),
+        Some("bench-macro") => expansion::main(rest),
         Some("links") => links::main(),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
