@@ -291,7 +291,7 @@ registry! {
     CST0192 CheckMayBeUnknown Warning "a check that a null passes"
     CST0193 Unused Warning "a declaration that nothing refers to"
     CST0194 DenyOfNull Warning "a deny that a null lets fire"
-    CST0195 PersonalAuditKey Warning "a personal key in the audit trail"
+    CST0195 PersonalAuditKey Warning "a personal key in the audit trail or in events"
     CST0196 BlindAuditRule Warning "a rule over what the audit trail does not hold"
 }
 

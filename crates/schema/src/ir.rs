@@ -393,6 +393,8 @@ pub struct Model {
     pub append_only: bool,
     /// `@@audit`.
     pub audit: Option<Audit>,
+    /// `@@emit`: the changes that are events, in the order of [`Emitted::ALL`]; empty without it.
+    pub emit: Vec<Emitted>,
     /// Actions without a route (`@@internal`).
     pub internal: Vec<Action>,
 }
@@ -416,6 +418,7 @@ impl Model {
             soft_delete: None,
             append_only: false,
             audit: None,
+            emit: Vec::new(),
             internal: Vec::new(),
         }
     }
@@ -542,6 +545,32 @@ pub enum ReferentialAction {
 pub struct Audit {
     /// `@@audit(denials)`.
     pub denials: bool,
+}
+
+/// A change of a row that `@@emit` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Emitted {
+    /// The row is there: a create, and the restoration of a tombstone.
+    Created,
+    /// The row differs in a field.
+    Updated,
+    /// The row is gone: a delete, a tombstone included.
+    Deleted,
+}
+
+impl Emitted {
+    /// Every one, in the order of the language's page.
+    pub const ALL: [Self; 3] = [Self::Created, Self::Updated, Self::Deleted];
+
+    /// The word in the language, and at the end of an event's type.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Deleted => "deleted",
+        }
+    }
 }
 
 /// What a rule speaks about. `read` is written out as `list` and `detail`.

@@ -123,6 +123,7 @@ pub(super) enum OnBlock {
     SoftDelete,
     AppendOnly,
     Audit,
+    Emit,
     Internal,
     Allow,
     Deny,
@@ -214,10 +215,15 @@ pub(super) const BLOCK: &[Spec<OnBlock>] = &[
     once("soft_delete", OnBlock::SoftDelete, MODEL, &[]),
     once("append_only", OnBlock::AppendOnly, MODEL, &[]),
     once("audit", OnBlock::Audit, MODEL, &[optional_value("denials")]),
+    once(
+        "emit",
+        OnBlock::Emit,
+        MODEL,
+        &[optional_value("created"), optional_value("updated"), optional_value("deleted")],
+    ),
     many("internal", OnBlock::Internal, MODEL, &[value("action")]),
     many("allow", OnBlock::Allow, MODEL_AND_MIXIN, &[value("action"), value("expression")]),
     many("deny", OnBlock::Deny, MODEL_AND_MIXIN, &[value("action"), value("expression")]),
-    unsupported("emit", MODEL),
     unsupported("idempotent", MODEL),
 ];
 

@@ -7,7 +7,7 @@ use super::suggest::{listing, suggest, suggest_as};
 use super::{Draft, Resolver};
 use crate::ast;
 use crate::diag::{Code, Diagnostic, Span};
-use crate::ir::{Action, Audit, Default, Effect, Field, FieldId, FieldType, Index, ModelId, Provider, Scalar};
+use crate::ir::{Action, Audit, Default, Effect, Emitted, Field, FieldId, FieldType, Index, ModelId, Provider, Scalar};
 
 /// The source of an entry of [`crate::ir::Model::uniques`] or [`crate::ir::Model::indexes`].
 pub(super) struct Filter<'a> {
@@ -237,6 +237,9 @@ impl<'a> Resolver<'a> {
         if let Some(given) = find(OnBlock::Audit) {
             self.model_mut(id).audit = self.audit(given);
         }
+        if let Some(given) = find(OnBlock::Emit) {
+            self.model_mut(id).emit = self.emit(given, append_only.map(|given| given.span));
+        }
         for one in given.iter().filter(|one| one.kind == OnBlock::Internal) {
             self.internal(id, one);
         }
@@ -253,6 +256,40 @@ impl<'a> Resolver<'a> {
             return None;
         }
         Some(Audit { denials: true })
+    }
+
+    fn emit(&mut self, given: &Given<'a, OnBlock>, append_only: Option<Span>) -> Vec<Emitted> {
+        const HELP: &str = "write the changes that are events, as in `@@emit(created, updated, deleted)`";
+        let values: Vec<&ast::Expr> = given.attribute.arguments().iter().map(|argument| &argument.value).collect();
+        if values.is_empty() {
+            let missing = Diagnostic::new(Code::MissingArgument, given.span, "`@@emit` does not say what is an event");
+            self.report(missing.help(HELP));
+        }
+        let mut emitted = Vec::new();
+        for value in values {
+            let Some(name) = attributes::name(value, "what is an event", &mut self.diags) else { continue };
+            let Some(word) = Emitted::ALL.into_iter().find(|known| known.word() == name.name) else {
+                let unknown = bad(name.span, format!("`@@emit` does not know `{}`", name.name));
+                self.report(suggest_as(unknown, &name.name, Emitted::ALL.map(Emitted::word), str::to_owned, HELP));
+                continue;
+            };
+            if emitted.contains(&word) {
+                self.report(
+                    bad(name.span, format!("`{}` stands there twice", name.name)).help("name each change once"),
+                );
+            } else if let (Some(append_only), true) = (append_only, word != Emitted::Created) {
+                let message = format!("no row of an append-only model is ever {}", name.name);
+                self.report(
+                    Diagnostic::new(Code::ConflictingAttributes, name.span, message)
+                        .with(append_only, "because of this")
+                        .help("write `@@emit(created)`"),
+                );
+            } else {
+                emitted.push(word);
+            }
+        }
+        emitted.sort_unstable();
+        emitted
     }
 
     fn internal(&mut self, id: ModelId, given: &Given<'a, OnBlock>) {

@@ -126,19 +126,27 @@ impl<'a> Resolver<'a> {
         self.diags.extend(found);
     }
 
-    /// The trail holds keys as they are, and nothing is ever taken out of it.
+    /// Events hold keys as they are. Of the trail nothing is ever taken out, and what was delivered is out of reach.
     fn personal_audit_key(&mut self, id: ModelId) {
         let model = self.schema.model(id);
-        let Some(draft) = self.drafts.get(id.index()).filter(|_| model.audit.is_some()) else { return };
+        let Some(draft) = self.drafts.get(id.index()) else { return };
+        let (shows, help) = match (model.audit.is_some(), model.emit.is_empty()) {
+            (true, true) => ("the audit trail shows", "what is written there stays for good"),
+            (false, false) => ("the events of `@@emit` show", "what others have received cannot be taken back"),
+            (true, false) => {
+                ("the audit trail and the events of `@@emit` show", "what is written there stays for good")
+            }
+            (false, true) => return,
+        };
         let personal = |at: &&FieldId| model.field(**at).pii || model.field(**at).sensitive;
         let found: Vec<Diagnostic> = model
             .key
             .iter()
             .filter(personal)
             .map(|at| {
-                let message = format!("the audit trail shows the key `{}` as it is", model.field(*at).name);
+                let message = format!("{shows} the key `{}` as it is", model.field(*at).name);
                 Diagnostic::new(Code::PersonalAuditKey, draft.span(*at), message)
-                    .help("what is written there stays for good: give the rows a key without meaning, as in `Uuid @id`")
+                    .help(format!("{help}: give the rows a key without meaning, as in `Uuid @id`"))
             })
             .collect();
         self.diags.extend(found);

@@ -244,6 +244,7 @@ impl<'a> Resolver<'a> {
                     | OnBlock::SoftDelete
                     | OnBlock::AppendOnly
                     | OnBlock::Audit
+                    | OnBlock::Emit
                     | OnBlock::Internal => {}
                 }
             }
