@@ -1,6 +1,6 @@
 //! The audit trail of `@@audit`: one row for each change of a row, written by the database itself.
 //!
-//! Triggers write the trail (`ddl.rs`), so that no writer can forget it: a statement of the engine, a cascade, a
+//! Triggers write the trail (`ddl.rs`, `logs.rs`), so that no writer can forget it: a statement of the engine, a cascade, a
 //! procedure, somebody with `psql`. The row and its event commit together or not at all, and a write whose event
 //! cannot be written fails.
 //!
@@ -20,7 +20,7 @@ mod link;
 pub mod read;
 pub mod reconcile;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -28,15 +28,17 @@ use cratestack_schema::ir::{FieldId, FieldType, Model, ModelId, Scalar, Schema};
 use cratestack_schema::value::Value;
 
 use crate::api::{Caller, Origin};
-use crate::ddl::owning;
+use crate::logs::CONTEXT_TABLE;
+use crate::outbox;
 use crate::plan::key_text;
+use crate::relay::AUDIT;
 use crate::sql::{Bind, Dialect, Statement, Template};
 use crate::storage::{push_float, push_json_string};
 
 pub use ddl::grants;
 
 /// The table of the trail.
-pub const TABLE: &str = "cratestack_audit";
+pub const TABLE: &str = AUDIT.table;
 
 /// The view that shows the members of the entries as columns.
 pub const VIEW: &str = "cratestack_audit_events";
@@ -51,25 +53,6 @@ pub(crate) const KEY_LIMIT: usize = 2_500;
 /// Octets that the claims of a caller may take of an entry.
 const CLAIMS_LIMIT: usize = 8 * 1024;
 
-/// Whether a write to rows of the model may end up in the trail: its own or, by what happens to the rows that refer to
-/// it, another model's.
-pub fn reaches(schema: &Schema, model: ModelId) -> bool {
-    let mut seen = vec![model];
-    let mut next = 0;
-    while let Some(at) = seen.get(next).copied() {
-        next += 1;
-        if schema.model(at).audit.is_some() {
-            return true;
-        }
-        for (child, declared) in schema.models() {
-            if !seen.contains(&child) && owning(declared).any(|(_, foreign)| foreign.target == at) {
-                seen.push(child);
-            }
-        }
-    }
-    false
-}
-
 /// Whether any model keeps a trail.
 pub fn any(schema: &Schema) -> bool {
     schema.models.iter().any(|model| model.audit.is_some())
@@ -80,9 +63,9 @@ pub fn any(schema: &Schema) -> bool {
 pub struct Context([String; Self::MEMBERS.len()]);
 
 impl Context {
-    /// The members of an entry that come from the context, sorted.
-    pub const MEMBERS: [&str; 8] =
-        ["actor", "auth", "idempotency_key", "op", "request_id", "service", "tenant", "trace_id"];
+    /// The members of entries that come from the context, sorted. `source` is that of an event of the outbox.
+    pub const MEMBERS: [&str; 9] =
+        ["actor", "auth", "idempotency_key", "op", "request_id", "service", "source", "tenant", "trace_id"];
 
     /// What is to be said of this caller.
     pub fn new(schema: &Schema, caller: &Caller, service: &str) -> Self {
@@ -114,6 +97,7 @@ impl Context {
             quoted(Some(op)),
             quoted(Some(&caller.request_id)),
             quoted(Some(service)),
+            quoted(Some(&outbox::source(service, &schema.name))),
             quoted(tenant.as_deref()),
             quoted(trace_id.as_deref()),
         ])
@@ -168,7 +152,7 @@ impl Trail {
     pub(crate) fn new(dialect: Dialect) -> Self {
         let members = Context::MEMBERS.join(", ");
         let places: Vec<String> = (1..=Context::MEMBERS.len()).map(|at| format!("?{at}")).collect();
-        let table = ddl::CONTEXT_TABLE;
+        let table = CONTEXT_TABLE;
         // One that somebody left there would stand in the way.
         let set = format!("INSERT OR REPLACE INTO {table} (id, {members}) VALUES (1, {})", places.join(", "));
         let denied = match dialect {

@@ -21,6 +21,8 @@ use cratestack_schema::{database_name, hex};
 use crate::audit;
 use crate::ddl_trigger::{self, cascades, restricts};
 use crate::fault::enforced_name;
+use crate::logs;
+pub use crate::logs::LogTables;
 use crate::predicate::over_columns;
 use crate::sql::{Bind, Dialect, SqlType, ident};
 use crate::storage::{Codec, literal, push_float};
@@ -41,8 +43,8 @@ const MISTYPED: &str = "cratestack_constant_of_another_type()";
 pub struct Catalog {
     /// Tables, parents before children where there is no cycle.
     pub tables: Vec<Table>,
-    /// The statements that make the trail, if any model keeps one. They may run again.
-    pub trail: Vec<String>,
+    /// The tables of the audit trail and of the outbox, if any model asks for them.
+    pub logs: Vec<LogTables>,
     /// For each model that keeps a trail, by its table's name, the statement that begins it with the rows that are there.
     pub baselines: Vec<(String, String)>,
     /// Triggers of all tables, with the functions that they call.
@@ -157,7 +159,7 @@ pub fn create(schema: &Schema, dialect: Dialect) -> Vec<String> {
     let mut statements = Vec::new();
     let mut there: HashSet<&str> = HashSet::new();
     let mut late = Vec::new();
-    statements.extend(catalog.trail);
+    statements.extend(catalog.logs.into_iter().flat_map(|log| log.create));
     for table in &catalog.tables {
         there.insert(&table.name);
         let in_time = |constraint: &&Constraint| match &constraint.kind {
@@ -244,11 +246,11 @@ impl Column {
 pub fn catalog(schema: &Schema, dialect: Dialect) -> Catalog {
     let mut tables = vec![meta_table(schema, dialect)];
     tables.extend(in_order(schema).into_iter().map(|(id, model)| Maker { schema, id, model, dialect }.table()));
-    let trail = if audit::any(schema) { audit::ddl::trail(dialect) } else { Vec::new() };
     let audited = schema.models().filter(|(_, model)| model.audit.is_some());
     let baselines =
         audited.map(|(id, model)| (model.table.clone(), audit::ddl::baseline(schema, id, dialect))).collect();
-    Catalog { tables, trail, baselines, triggers: ddl_trigger::triggers(schema, dialect) }
+    let logs = logs::tables(schema, dialect);
+    Catalog { tables, logs, baselines, triggers: ddl_trigger::triggers(schema, dialect) }
 }
 
 /// Models in source order, but parents before their children, as far as there is no cycle.
@@ -557,7 +559,7 @@ impl Maker<'_> {
 
 /// Whether rows must not go unseen by `REPLACE`.
 fn guarded(model: &Model) -> bool {
-    model.append_only || model.audit.is_some()
+    model.append_only || logs::sees_deletions(model)
 }
 
 /// Whether every row is in the index, in the order of its columns.

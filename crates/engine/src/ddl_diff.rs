@@ -298,10 +298,10 @@ impl<'a> Plan<'a> {
         (without(&self.old.triggers, &self.new.triggers), without(&self.new.triggers, &self.old.triggers))
     }
 
-    /// The trail is made when it is first asked for, and is never dropped.
-    fn trail(&self) -> Option<Step> {
-        let new = !self.new.trail.is_empty() && self.new.trail != self.old.trail;
-        new.then(|| step("make the audit trail".to_owned(), self.new.trail.clone()))
+    /// A log is made when it is first asked for, and is never dropped.
+    fn logs(&self) -> impl Iterator<Item = Step> {
+        let new = self.new.logs.iter().filter(|log| !self.old.logs.contains(log));
+        new.map(|log| step(format!("make the {}", log.what), log.create.clone()))
     }
 
     /// A trail that begins, or begins again, does so with the rows that are there.
@@ -377,7 +377,7 @@ impl Plan<'_> {
         for pair in &same {
             steps.extend(without(&pair.new.indexes, &pair.old.indexes).map(|index| create_index(pair.new, index)));
         }
-        steps.extend(self.trail());
+        steps.extend(self.logs());
         steps.extend(self.baselines());
         steps.extend(create_triggers(new_triggers));
         steps
@@ -499,7 +499,7 @@ impl Plan<'_> {
             set_columns(pair, &mut steps);
         }
         self.add_constraints(&mut steps);
-        steps.extend(self.trail());
+        steps.extend(self.logs());
         steps.extend(self.baselines());
         steps.extend(create_triggers(new_triggers));
         steps

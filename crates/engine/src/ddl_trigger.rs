@@ -1,4 +1,4 @@
-//! The triggers behind `@@append_only`, `@@soft_delete` and `@version`; those of `@@audit` are in `audit/ddl.rs`.
+//! The triggers behind `@@append_only`, `@@soft_delete` and `@version`; those of `@@audit` and `@@emit` are in `logs.rs`.
 //!
 //! What a trigger refuses carries a machine-readable mark, so that it can be mapped like an error of the database's
 //! own: on PostgreSQL SQLSTATE and constraint name, on SQLite the text `cratestack:<kind>:<name>`.
@@ -32,8 +32,8 @@ use std::fmt::Write as _;
 use cratestack_schema::database_name;
 use cratestack_schema::ir::{FieldId, Model, ModelId, ReferentialAction, Schema};
 
-use crate::audit;
 use crate::ddl::{DELETION_ID, Foreign, Trigger, clock, condition, owning, primary_key_name};
+use crate::logs;
 use crate::sql::{Dialect, SqlType, ident};
 use crate::storage::literal;
 
@@ -57,7 +57,7 @@ pub(crate) fn triggers(schema: &Schema, dialect: Dialect) -> Vec<Trigger> {
                 all.push(sqlite_trigger(name, &model.table, &when, &insert_guards(schema, id, model, false)));
             }
         }
-        all.extend(audit::ddl::triggers(schema, id, dialect));
+        all.extend(logs::triggers(schema, id, dialect));
         all.extend(Referred::of(model).map(|referred| referred.trigger(dialect)));
         if let Some(family) = Family::of(schema, &links, id) {
             match dialect {

@@ -34,11 +34,12 @@ use self::cache::Cache;
 use self::denials::{Allowances, Watched};
 use self::futures::{Detached, now};
 use crate::api::{Answer, Caller, Code, Expected, Failure, Key, Limits, Operation, Principal, Row, Verb};
-use crate::audit::{self, Context, Trail};
+use crate::audit::{Context, Trail};
 use crate::cursor::CursorKeys;
 use crate::fault::{self, Class, Remedy, StoreError};
 use crate::input;
 use crate::json::Json;
+use crate::logs;
 use crate::migrate::{self, Db, State};
 use crate::plan::write::{self, Dependents, Form, Kind, Plan, Verdict, VersionTest};
 use crate::plan::{Values, key_text, key_values};
@@ -144,7 +145,7 @@ struct Core {
     store: Store,
     /// Gives a row if the database carries the schema.
     carried: Arc<Template>,
-    /// For each model whether a write to it may end up in the audit trail.
+    /// For each model whether a write to it may end up in the audit trail or the outbox.
     trailed: Vec<bool>,
     trail: Trail,
     /// Who may read a page of the trail now: each looks at many events, and holds their texts.
@@ -197,7 +198,7 @@ impl Engine {
             }),
             store,
             carried: migrate::carried(&schema),
-            trailed: schema.models().map(|(id, _)| audit::reaches(&schema, id)).collect(),
+            trailed: schema.models().map(|(id, _)| logs::reaches(&schema, id)).collect(),
             trail_reads: Semaphore::new(TRAIL_READS),
             allowances: Allowances::default(),
             options,
@@ -434,7 +435,7 @@ impl Core {
         instant::from_unix_micros(self.options.clock.now()).unwrap_or_else(|| "1970-01-01T00:00:00.000000Z".to_owned())
     }
 
-    /// What the trail is to say of the caller, if it is to say anything of a write to the model.
+    /// What trail and outbox are to say of the caller, if they are to say anything of a write to the model.
     fn context(&self, caller: &Caller, model: ModelId) -> Option<Arc<Context>> {
         let trailed = self.trailed.get(model.index()).copied().unwrap_or(false);
         trailed.then(|| Arc::new(Context::new(&self.schema, caller, &self.options.service)))
@@ -530,7 +531,7 @@ impl Core {
 #[derive(Debug)]
 struct Work {
     task: Task,
-    /// What the audit trail is to say, if the write may end up there.
+    /// What audit trail and outbox are to say, if the write may end up there.
     context: Option<Arc<Context>>,
 }
 
@@ -913,7 +914,7 @@ async fn perform<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) 
                 Err(mut error) => {
                     if error.class == Class::Raised && mutation.context.is_some() {
                         // SQLite does not say which trigger it was: one of the trail is as likely as another.
-                        error.class = Class::Audit;
+                        error.class = Class::Recorder;
                     }
                     let data =
                         !matches!(error.class.code(), Code::Unavailable | Code::TransactionAborted | Code::Internal);

@@ -9,14 +9,14 @@ use cratestack_schema::ir::{Check, Field, FieldId, Model, ModelId, RelationKind,
 use rusqlite::ffi;
 
 use crate::api::{Code, Failure, FieldError};
-use crate::audit;
 use crate::ddl::primary_key_name;
+use crate::relay::{AUDIT, OUTBOX};
 
 #[cfg(test)]
 mod tests;
 
-/// What the name of each function begins with that writes the trail on PostgreSQL.
-const AUDIT_FUNCTION: &str = "cratestack_audit_rows_";
+/// What the name of each function begins with that writes the trail or the outbox on PostgreSQL.
+const RECORDERS: [&str; 2] = ["cratestack_audit_rows_", "cratestack_outbox_rows_"];
 
 /// A kind of database error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,8 +67,8 @@ pub enum Class {
     Io,
     /// A prepared statement is older than the tables.
     StalePlan,
-    /// The audit trail could not be written, and so nothing was.
-    Audit,
+    /// The audit trail or the outbox could not be written, and so nothing was.
+    Recorder,
     /// A trigger that is not ours refused (SQLite).
     Raised,
     /// Anything else: a bug of ours, or a damaged or foreign database.
@@ -287,10 +287,10 @@ const FAULTS: &[Fault] = &[
         sqlite: &[ffi::SQLITE_SCHEMA],
     },
     Fault {
-        class: Class::Audit,
+        class: Class::Recorder,
         code: Code::Unavailable,
         remedy: Remedy::None,
-        detail: "the audit trail cannot be written; nothing was changed",
+        detail: "the audit trail or the outbox cannot be written; nothing was changed",
         postgres: &[],
         sqlite: &[],
     },
@@ -338,7 +338,7 @@ impl Class {
     pub fn of_trail(self) -> Self {
         match self.code() {
             Code::Unavailable | Code::TransactionAborted => self,
-            _ => Self::Audit,
+            _ => Self::Recorder,
         }
     }
 
@@ -404,7 +404,7 @@ impl StoreError {
         let stale = error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery");
         let class = if stale { Class::StalePlan } else { Class::of_sqlstate(error.code()) };
         // The stack of what was called; names are not translated.
-        let trail = error.r#where().is_some_and(|stack| stack.contains(AUDIT_FUNCTION));
+        let trail = error.r#where().is_some_and(|stack| RECORDERS.iter().any(|function| stack.contains(function)));
         Self {
             class: if trail { class.of_trail() } else { class },
             table: error.table().map(str::to_owned),
@@ -428,8 +428,10 @@ impl StoreError {
             Class::Unique | Class::NotNull => found.with_sqlite_columns(text),
             Class::Check => {
                 let constraint = text.strip_prefix("CHECK constraint failed: ").map(str::to_owned);
-                let trail = constraint.as_deref().is_some_and(|name| name.starts_with(audit::TABLE));
-                Self { class: if trail { Class::Audit } else { found.class }, constraint, ..found }
+                let trail = constraint
+                    .as_deref()
+                    .is_some_and(|name| [AUDIT, OUTBOX].iter().any(|log| name.starts_with(log.table)));
+                Self { class: if trail { Class::Recorder } else { found.class }, constraint, ..found }
             }
             // `ON DELETE RESTRICT` is a trigger of SQLite's own.
             _ if code == ffi::SQLITE_CONSTRAINT_TRIGGER && text == "FOREIGN KEY constraint failed" => {
@@ -476,7 +478,7 @@ impl StoreError {
                     "restrict" => Class::Restrict,
                     "parent" => Class::ForeignKey,
                     "unique" => Class::Unique,
-                    "audit" => Class::Audit,
+                    "audit" | "outbox" => Class::Recorder,
                     _ => return self,
                 };
                 self.constraint = constraint.map(str::to_owned);

@@ -15,10 +15,10 @@ use cratestack_schema::{database_name, hex};
 use rusqlite::config::DbConfig;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::audit;
 use crate::ddl::{self, META_TABLE};
 use crate::ddl_diff::{self, Diff, Probe};
 use crate::fault::{Class, StoreError, enforced_name, validator_word};
+use crate::logs;
 use crate::sql::{Dialect, SqlType, Template, ident};
 use crate::storage::literal;
 
@@ -366,13 +366,13 @@ async fn remove(db: &mut Db<'_>) -> Result<(), Error> {
     let models = schema.get("models").and_then(serde_json::Value::as_array).into_iter().flatten();
     let ours = models.filter_map(|model| model.get("table")?.as_str()).chain([META_TABLE]);
     let ours: Vec<String> = ours.filter(|name| there.iter().any(|table| table == name)).map(ident).collect();
-    let trail = audit::ddl::objects().into_iter().filter(|(_, name)| there.iter().any(|table| table == name));
-    let trail: Vec<String> = trail.map(|(kind, name)| format!("DROP {kind} {}", ident(name))).collect();
+    let logs = logs::objects().filter(|(_, name)| there.iter().any(|table| table == name));
+    let logs: Vec<String> = logs.map(|(kind, name)| format!("DROP {kind} {}", ident(name))).collect();
     let statements = match db {
-        Db::Sqlite(_) => ours.iter().map(|table| format!("DROP TABLE {table}")).chain(trail).collect(),
+        Db::Sqlite(_) => ours.iter().map(|table| format!("DROP TABLE {table}")).chain(logs).collect(),
         Db::Postgres(_) => {
             let mut statements = vec![format!("DROP TABLE {}", ours.join(", "))];
-            statements.extend(trail);
+            statements.extend(logs);
             let sql = "SELECT 'DROP FUNCTION ' || oid::regprocedure::text FROM pg_proc \
                        WHERE pronamespace = current_schema()::regnamespace AND proname LIKE 'cratestack\\_%'";
             let functions =

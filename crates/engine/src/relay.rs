@@ -72,15 +72,35 @@ pub struct Log {
     pub delivery: &'static str,
     /// How far each sink's takes have come.
     pub position: &'static str,
+    /// The member of an entry that tells the same event again.
+    pub id: &'static str,
+    /// The media type of an entry.
+    pub media_type: &'static str,
 }
 
 /// The audit trail.
-pub const AUDIT: Log =
-    Log { table: "cratestack_audit", delivery: "cratestack_audit_delivery", position: "cratestack_audit_relay" };
+pub const AUDIT: Log = Log {
+    table: "cratestack_audit",
+    delivery: "cratestack_audit_delivery",
+    position: "cratestack_audit_relay",
+    id: "event_id",
+    media_type: "application/json",
+};
+
+/// The events of `@@emit`.
+pub const OUTBOX: Log = Log {
+    table: "cratestack_outbox",
+    delivery: "cratestack_outbox_delivery",
+    position: "cratestack_outbox_relay",
+    id: "id",
+    media_type: "application/cloudevents+json",
+};
 
 /// A row of the log on its way to a sink.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AuditEvent {
+    /// The log that it comes from.
+    pub log: &'static Log,
     /// Its number in the log; unique, with gaps.
     pub seq: i64,
     /// The model.
@@ -101,7 +121,7 @@ impl Debug for AuditEvent {
 /// Takes events somewhere else.
 ///
 /// A sink gets every event at least once: again after an error, and again when the process dies before the answer was
-/// written down. `event_id` in the entry is the same each time. For one (model, primary_key), no event comes for the
+/// written down. Its id in the entry ([`Log::id`]) is the same each time. For one (model, primary_key), no event comes for the
 /// first time before the events of earlier commits have been accepted or have become dead letters.
 pub trait AuditSink: Send + Sync + 'static {
     /// The name under which the database keeps the state of its deliveries: 1 to 64 of `a-z`, `0-9`, `_` and `-`. A sink
@@ -419,6 +439,17 @@ impl Log {
     /// number of times, and do not need the log itself.
     pub fn ddl(&self, dialect: Dialect) -> Vec<String> {
         text::ddl(self, dialect)
+    }
+
+    /// Whether the database has the log.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn exists(&'static self, engine: &Engine) -> Result<bool, Error> {
+        let texts = Texts::new(self, engine.store().dialect());
+        let mut link = Link::open(engine, Hooks::default()).await?;
+        let rows = link.read("exists", texts.exists()).await?;
+        Ok(text::flag(rows.control(0), 0))
     }
 
     /// How the deliveries stand, of every sink that has ever run on this database, by name.

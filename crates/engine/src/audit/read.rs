@@ -11,6 +11,7 @@ use super::link::{Link, statement, yes};
 use crate::engine::Engine;
 use crate::fault::StoreError;
 use crate::plan::key_values;
+use crate::relay::AUDIT;
 pub use crate::relay::AuditEvent;
 use crate::sql::{Bind, Dialect, SqlType, Statement};
 use crate::storage::lossy;
@@ -164,9 +165,13 @@ fn millisecond(event_id: &str) -> Option<(Option<i64>, Option<i64>)> {
 
 fn event(rows: &Rows, row: usize) -> Option<AuditEvent> {
     match rows.control(row) {
-        [Value::Int(seq), Value::Text(model), Value::Text(key), Value::Text(entry)] => {
-            Some(AuditEvent { seq: *seq, model: model.clone(), primary_key: key.clone(), entry: entry.clone() })
-        }
+        [Value::Int(seq), Value::Text(model), Value::Text(key), Value::Text(entry)] => Some(AuditEvent {
+            log: &AUDIT,
+            seq: *seq,
+            model: model.clone(),
+            primary_key: key.clone(),
+            entry: entry.clone(),
+        }),
         _ => None,
     }
 }

@@ -25,9 +25,10 @@ use cratestack_schema::value::Value;
 use self::compare::{Verdict, verdict};
 use super::link::{self, Link, at_once};
 use super::read::{Error, key_in_trail};
-use super::{ENTRY_LIMIT, TABLE, ddl};
+use super::{ENTRY_LIMIT, TABLE};
 use crate::engine::{Engine, Store};
 use crate::fault::{Class, StoreError};
+use crate::logs;
 use crate::sql::{Dialect, Slot, Sql, SqlType, Statement, Template, column, ident};
 use crate::storage::Codec;
 use crate::store::sqlite::SqliteSession;
@@ -178,7 +179,7 @@ impl<'s> Plan<'s> {
     fn new(schema: &'s Schema, id: ModelId, dialect: Dialect) -> Self {
         let model = schema.model(id);
         let table = format!("{} AS t", ident(&model.table));
-        Self { schema, id, model, dialect, table, texts: ddl::texts(schema, id, dialect, "t") }
+        Self { schema, id, model, dialect, table, texts: logs::row::texts(schema, id, dialect, "t") }
     }
 
     fn key_types(&self) -> Vec<SqlType> {
@@ -238,7 +239,7 @@ impl<'s> Plan<'s> {
              SELECT {keys}, {said} AS said, {shown} AS shown FROM {table}{beyond} ORDER BY {order} LIMIT {PIECE}) AS r \
              ORDER BY {list}",
             list = names.join(", "),
-            digest = ddl::digest(self.dialect, "r.shown"),
+            digest = logs::digest(self.dialect, "r.shown"),
             newest = self.newest("e.entry", "r.said"),
             keys = keys.join(", "),
             table = self.table,

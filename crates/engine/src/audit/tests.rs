@@ -110,7 +110,7 @@ pub(crate) async fn sql(base: &Base, text: &str) -> Result<(), String> {
 }
 
 /// A text column of each row, as the engine's connection reads it.
-async fn texts(engine: &Engine, text: &str) -> Vec<String> {
+pub(crate) async fn texts(engine: &Engine, text: &str) -> Vec<String> {
     let statement = statement(text, &[SqlType::TEXT], Vec::new());
     let deadline = Instant::now() + Duration::from_secs(10);
     let rows = match engine.store() {
@@ -411,12 +411,12 @@ async fn no_conflict_clause_and_no_name_of_the_key_goes_past_the_trail() {
             "INSERT OR REPLACE INTO customers (rowid, name, version) VALUES (2, 'x', 1)",
             // What does not fit, by what it says of itself.
             &format!(
-                "INSERT INTO cratestack_audit_context SELECT 1, json_object('subject', {huge}), 'null', 'null', 'null', 'null', \
+                "INSERT INTO cratestack_context SELECT 1, json_object('subject', {huge}), 'null', 'null', 'null', 'null', 'null', \
                  'null', 'null', 'null'; UPDATE OR IGNORE customers SET name = 'stolen'"
             ),
-            "INSERT OR REPLACE INTO cratestack_audit_context VALUES (1, '{}', '\"jwt\",\"db_user\":1', 'null', 'null', 'null', \
+            "INSERT OR REPLACE INTO cratestack_context VALUES (1, '{}', '\"jwt\",\"db_user\":1', 'null', 'null', 'null', 'null', \
              'null', 'null', 'null')",
-            "INSERT OR REPLACE INTO cratestack_audit_context VALUES (1, '[]', 'null', 'null', 'null', 'null', 'null', 'null', \
+            "INSERT OR REPLACE INTO cratestack_context VALUES (1, '[]', 'null', 'null', 'null', 'null', 'null', 'null', 'null', \
              'null')",
             "CREATE TEMP TRIGGER t BEFORE INSERT ON main.cratestack_audit BEGIN SELECT RAISE(IGNORE); END; \
              UPDATE customers SET name = 'stolen'",
@@ -425,7 +425,7 @@ async fn no_conflict_clause_and_no_name_of_the_key_goes_past_the_trail() {
             let done = sql(&base, text).await;
             let named = texts(&base.engine, "SELECT group_concat(name) FROM customers").await;
             assert_eq!(named, ["Ann,Bob"], "{text}: {done:?}");
-            let _ = sql(&base, "DELETE FROM cratestack_audit_context").await;
+            let _ = sql(&base, "DELETE FROM cratestack_context").await;
         }
         assert_eq!(story(&base).await, told);
         // A key that the trail cannot hold.
@@ -446,7 +446,7 @@ async fn what_sql_leaves_behind_stops_nobody() {
     for base in Base::durable(BANK).await.into_iter().filter(|base| base.postgres.is_none()) {
         sql(
             &base,
-            "INSERT INTO cratestack_audit_context VALUES (1, '{}', 'null', 'null', 'null', 'null', 'null', 'null', 'null')",
+            "INSERT INTO cratestack_context VALUES (1, '{}', 'null', 'null', 'null', 'null', 'null', 'null', 'null', 'null')",
         )
         .await
         .unwrap();
@@ -476,7 +476,10 @@ async fn a_write_whose_event_cannot_be_written_fails() {
         let delete = base.delete("teller", "Customer", "1", 1).await.unwrap_err();
         for failure in [create, patch, delete] {
             assert_eq!(failure.code, Code::Unavailable, "{name} {failure:?}");
-            assert_eq!(failure.detail, "the audit trail cannot be written; nothing was changed", "{name}");
+            assert_eq!(
+                failure.detail, "the audit trail or the outbox cannot be written; nothing was changed",
+                "{name}"
+            );
         }
         sql(&base, if base.postgres.is_some() { "DROP TRIGGER fail ON cratestack_audit" } else { "DROP TRIGGER fail" })
             .await
@@ -641,7 +644,7 @@ async fn the_role_of_the_application_cannot_touch_the_trail() {
     assert_eq!(story(&base).await.last().unwrap(), "update Customer 1 [name] out of band");
     // Whatever a context says, it says no more than a context can.
     let good = r#"{"claims":{},"client_ip":null,"roles":[],"subject":"ceo"}"#;
-    let rest = r"\nnull\nnull\nnull\nnull\nnull\nnull";
+    let rest = r"\nnull".repeat(Context::MEMBERS.len() - 2);
     for context in [
         format!(r#"{good}\n"jwt"{rest},"outcome":"done""#),
         format!(r#"{good}\n"jwt","db_user":"x"{rest}"#),
@@ -752,7 +755,7 @@ async fn a_purge_erases_old_tombstones() {
 }
 
 /// What `dev` does with an edit.
-async fn edit(base: &Base, text: &str) -> Arc<Schema> {
+pub(crate) async fn edit(base: &Base, text: &str) -> Arc<Schema> {
     let schema = crate::engine::tests::compile(text);
     match (&base.postgres, &base.directory) {
         (Some(database), _) => {
@@ -771,15 +774,18 @@ async fn edit(base: &Base, text: &str) -> Arc<Schema> {
 }
 
 /// An engine for the schema that the database carries now.
-async fn reopened(base: &mut Base, schema: Arc<Schema>) {
+pub(crate) async fn reopened(base: &mut Base, schema: Arc<Schema>) {
+    let limits = crate::api::Limits { trail_window: 3, ..Default::default() };
+    reopened_with(base, schema, crate::engine::Options { limits, ..Default::default() }).await;
+}
+
+pub(crate) async fn reopened_with(base: &mut Base, schema: Arc<Schema>, options: crate::engine::Options) {
     base.engine.close().await;
     let database = match (&base.postgres, &base.directory) {
         (Some(database), _) => crate::engine::Database::Postgres(database.url.clone()),
         (_, Some(directory)) => crate::engine::Database::SqliteFile(directory.path().join("test.db")),
         _ => panic!("a database in memory is gone"),
     };
-    let limits = crate::api::Limits { trail_window: 3, ..Default::default() };
-    let options = crate::engine::Options { limits, ..Default::default() };
     base.engine = Engine::open(schema, &database, options).await.unwrap();
 }
 

@@ -12,8 +12,9 @@ use cratestack_schema::value::Value;
 
 use super::{Core, Engine, Store, now};
 use crate::api::{AuthMethod, Caller, Code, Failure, Origin};
-use crate::audit::{self, Context};
+use crate::audit::Context;
 use crate::fault::{self, Class, StoreError};
+use crate::logs::SETTING;
 use crate::plan::Values;
 use crate::sql::{Column, Dialect, Shape, Slot, Sql, SqlType, Statement, Template, column, ident};
 use crate::store::{Control, NoPages, Session};
@@ -172,7 +173,7 @@ impl Job {
             let mut returned = "1".to_owned();
             if tells {
                 let context = sql.placeholder(Slot::Context, SqlType::TEXT);
-                returned = format!("1, (SELECT set_config('{}', {context}, true) IS NULL)", audit::ddl::SETTING);
+                returned = format!("1, (SELECT set_config('{SETTING}', {context}, true) IS NULL)");
             }
             let same = same.join(" AND ");
             sql.push(&format!("DELETE FROM {table} AS r WHERE {same} AND {old} RETURNING {returned}"));

@@ -625,6 +625,12 @@ async fn a_write_with_its_audit_event_is_one_statement_and_one_round_trip() {
     one_round_trip(&BANK.replace("  @@soft_delete\n", "  @@soft_delete\n  @@audit\n")).await;
 }
 
+#[tokio::test]
+async fn a_write_with_its_event_of_the_outbox_is_one_statement_and_one_round_trip() {
+    let emits = "  @@soft_delete\n  @@audit\n  @@emit(created, updated, deleted)\n";
+    one_round_trip(&BANK.replace("  @@soft_delete\n", emits)).await;
+}
+
 async fn one_round_trip(text: &str) {
     let Some(mut base) = Base::postgres(text).await else { return };
     let proxy = Proxy::before(base.postgres.as_ref().unwrap()).await;

@@ -16,9 +16,9 @@ use cratestack_schema::ir::{
 use cratestack_schema::value::Value;
 
 use crate::api::{Code, Expected, Failure, FieldError};
-use crate::audit;
 use crate::ddl::DELETION_ID;
 use crate::fault::{self, Class};
+use crate::logs;
 use crate::plan::full_row;
 use crate::policy::{AtomKey, Decision, View, Want};
 use crate::predicate::{Frag, Predicates, Row, Scope, differ, live};
@@ -585,10 +585,10 @@ impl Planner<'_> {
             control.push(Column { at: columns.add(column(alias, &field.column)), ty });
         }
         let shape = if answers { full_row(self.model, alias, &mut columns) } else { Shape::default() };
-        if self.dialect == Dialect::Postgres && audit::reaches(schema, self.form.model) {
+        if self.dialect == Dialect::Postgres && logs::reaches(schema, self.form.model) {
             // What is returned is worked out before the triggers run, and only where a row was written.
             let context = sql.placeholder(Slot::Context, SqlType::TEXT);
-            columns.add(format!("(SELECT set_config('{}', {context}, true) IS NULL)", audit::ddl::SETTING));
+            columns.add(format!("(SELECT set_config('{}', {context}, true) IS NULL)", logs::SETTING));
         }
         sql.push(&format!(" RETURNING {}", columns.text()));
         finish(sql, control, shape)

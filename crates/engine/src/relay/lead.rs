@@ -196,7 +196,7 @@ impl Leader {
         let rows = link.read("due", due).await?;
         let found = usize::try_from(text::int(rows.control(0), 5)).unwrap_or(0);
         let full = found >= options.batch || found > rows.len();
-        let due: Vec<Due> = (0..rows.len()).filter_map(|row| text::due(rows.control(row))).collect();
+        let due: Vec<Due> = (0..rows.len()).filter_map(|row| self.texts.due_row(rows.control(row))).collect();
         drop(rows);
         // Keys whose event was refused just now: their later events must not overtake it.
         let mut held = HashSet::new();

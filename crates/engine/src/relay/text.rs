@@ -131,6 +131,16 @@ impl Texts {
         Bind::Text(format!("[{}]", texts.join(",")))
     }
 
+    /// Whether the log is there.
+    pub(super) fn exists(self) -> Statement {
+        let sql = if self.postgres() {
+            "SELECT to_regclass(?1) IS NOT NULL"
+        } else {
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)"
+        };
+        self.make(sql, &[SqlType::BOOL], vec![Bind::Text(self.log.table.to_owned())])
+    }
+
     /// The newest position of the sink in `?1`.
     fn newest(self, columns: &str) -> String {
         format!("SELECT {columns} FROM {} WHERE sink = ?1 ORDER BY batch DESC LIMIT 1", self.log.position)
@@ -172,7 +182,7 @@ impl Texts {
     /// The floor spares PostgreSQL the traces of all that was delivered since the oldest snapshot began that is still in
     /// use, which may be the one of a backup that takes hours.
     pub(super) fn take(self, sink: &str, now: i64, floor: i64) -> Vec<Statement> {
-        let Log { table, delivery, position } = self.log;
+        let Log { table, delivery, position, .. } = self.log;
         if self.postgres() {
             // One statement, so one snapshot for all of it. The relay's own transaction writes no events: whether it is
             // visible to itself does not matter. What was invisible to the previous snapshot is what had not begun, and
@@ -257,6 +267,14 @@ impl Texts {
         self.make(&sql, &[INT, TEXT, TEXT, INT, TEXT, INT], binds)
     }
 
+    /// A row of [`Self::due`].
+    pub(super) fn due_row(self, row: &[Value]) -> Option<Due> {
+        let text = |at| words(row, at).map(str::to_owned);
+        let event =
+            AuditEvent { log: self.log, seq: int(row, 0), model: text(1)?, primary_key: text(2)?, entry: text(4)? };
+        Some(Due { event, refusals: u32::try_from(int(row, 3)).unwrap_or(u32::MAX) })
+    }
+
     pub(super) fn delivered(self, sink: &str, seqs: &[i64], now: i64) -> Statement {
         let sql = self.update(&format!(
             "state = 'delivered', delivered_at = {}, attempts = attempts + 1, next_attempt_at = NULL, last_error = NULL",
@@ -316,7 +334,7 @@ impl Texts {
 
     /// The columns that [`sink_status`] reads, a row for each sink.
     pub(super) fn status(self, skipped: bool) -> Statement {
-        let Log { table, delivery, position } = self.log;
+        let Log { table, delivery, position, .. } = self.log;
         let (place, taken) = if self.postgres() {
             ("snapshot::pg_snapshot AS snap", "pg_visible_in_snapshot(e.xid::text::xid8, p.snap)")
         } else {
@@ -449,13 +467,6 @@ fn words(row: &[Value], at: usize) -> Option<&str> {
 /// A boolean of a row; `false` where there is none.
 pub(super) fn flag(row: &[Value], at: usize) -> bool {
     matches!(row.get(at), Some(Value::Bool(true)))
-}
-
-/// A row of [`Texts::due`].
-pub(super) fn due(row: &[Value]) -> Option<Due> {
-    let text = |at| words(row, at).map(str::to_owned);
-    let event = AuditEvent { seq: int(row, 0), model: text(1)?, primary_key: text(2)?, entry: text(4)? };
-    Some(Due { event, refusals: u32::try_from(int(row, 3)).unwrap_or(u32::MAX) })
 }
 
 /// A row of [`Texts::status`].

@@ -1,0 +1,175 @@
+//! The outbox of `@@emit`: one row for each change of a row that others are to hear of, written by the database itself
+//! in the transaction of the change.
+//!
+//! | change | type | `data` |
+//! |---|---|---|
+//! | an INSERT; the restoration of a tombstone | `created` | the row after it |
+//! | an UPDATE that changes a field | `updated` | the row after it |
+//! | a DELETE; a tombstone | `deleted` | the row before it |
+//! | an UPDATE that changes the key | `deleted`, then `created` | |
+//!
+//! A tombstone counts as no row: neither its changes nor its end are events. As in the trail, an UPDATE that changes no
+//! field is none, and on SQLite a foreign key's own action on a model with `@version` is two.
+//!
+//! The entry is an event of CloudEvents 1.0 in its JSON form, compact, with sorted members, at most 65,535 octets: data
+//! that do not fit are replaced by their length and (on PostgreSQL) their SHA-256. Fields are as in the audit trail.
+
+use std::fmt::Write as _;
+
+use cratestack_schema::ir::{Emitted, Schema};
+
+use crate::audit::ENTRY_LIMIT;
+use crate::ddl::Trigger;
+use crate::logs::{
+    self, HERE, Piece, Told, Writer, context, digest, mark, octets, postgres_trigger, render, sqlite_context,
+    sqlite_triggers, time_and_id,
+};
+use crate::relay::OUTBOX;
+use crate::sql::Dialect;
+use crate::storage::{literal, push_json_string};
+
+#[cfg(test)]
+mod tests;
+
+/// The table of the outbox.
+pub const TABLE: &str = OUTBOX.table;
+
+/// Whether changes of any model are events.
+pub fn any(schema: &Schema) -> bool {
+    schema.models.iter().any(|model| !model.emit.is_empty())
+}
+
+/// Where the events of a schema come from: `/<service>/<schema>`, a reference as RFC 3986 has it.
+pub(crate) fn source(service: &str, schema: &str) -> String {
+    [service, schema].iter().fold(String::new(), |mut source, segment| {
+        source.push('/');
+        for octet in segment.bytes() {
+            if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
+                source.push(char::from(octet));
+            } else {
+                let _ = write!(source, "%{octet:02X}");
+            }
+        }
+        source
+    })
+}
+
+/// The outbox's tables, in an order in which they can be dropped.
+pub(crate) fn objects() -> [(&'static str, &'static str); 3] {
+    [OUTBOX.delivery, OUTBOX.position, TABLE].map(|table| ("TABLE", table))
+}
+
+/// The statements that make the outbox where it is not there yet; they may run any number of times.
+pub(crate) fn tables(dialect: Dialect) -> Vec<String> {
+    [logs::table(&OUTBOX, None, dialect), OUTBOX.ddl(dialect)].concat()
+}
+
+/// The triggers that write the events of one model.
+pub(crate) fn triggers(writer: &Writer<'_>) -> Vec<Trigger> {
+    if writer.dialect == Dialect::Sqlite {
+        return sqlite_triggers(writer, TABLE, |old, new| sqlite_change(writer, old, new));
+    }
+    let told = Told {
+        prefix: "cratestack_outbox_rows",
+        tombstones: false,
+        variables: "kind text; key text; data text; tail text;",
+        event: postgres_event(writer),
+    };
+    vec![postgres_trigger(writer, &told)]
+}
+
+const HEAD: &str = "{\"data\":";
+
+/// What comes after the data, given SQL for the key as JSON, and what happened.
+fn tail(writer: &Writer<'_>, key: &str, kind: Piece) -> Vec<Piece> {
+    let Writer { schema, model, dialect, .. } = *writer;
+    let given = context(dialect, "source");
+    let outside = literal(&format!("\"{}\"", source("cratestack", &schema.name)));
+    let mut named = String::new();
+    push_json_string(&mut named, &format!("{}.{}.", schema.name, model.name));
+    let (time, id) = time_and_id(dialect);
+    vec![
+        Piece::text(",\"datacontenttype\":\"application/json\",\"id\":\""),
+        id,
+        Piece::text("\",\"source\":"),
+        Piece::Sql(format!("coalesce(nullif({given}, 'null'), {outside})")),
+        Piece::text(",\"specversion\":\"1.0\",\"subject\":"),
+        Piece::sql(key),
+        Piece::text(",\"time\":\""),
+        time,
+        Piece::text("\",\"type\":"),
+        Piece::text(named.trim_end_matches('"')),
+        kind,
+        Piece::text("\"}"),
+    ]
+}
+
+/// The statements for one event on PostgreSQL.
+fn postgres_event(writer: &Writer<'_>) -> String {
+    let first = writer.key_columns().next().unwrap_or_default();
+    let pieces = |pieces: &[Piece]| render(Dialect::Postgres, pieces);
+    let kinds: Vec<String> = writer.model.emit.iter().map(|kind| literal(kind.word())).collect();
+    format!(
+        "    kind := CASE WHEN o.{first} IS NULL THEN 'created' WHEN n.{first} IS NULL THEN 'deleted' ELSE 'updated' END;\n    \
+         IF kind IN ({kinds}) AND ({changed}) <> '' THEN\n      \
+         IF kind = 'deleted' THEN key := {old_key}; data := {old}; ELSE key := {new_key}; data := {new}; END IF;\n      \
+         tail := {tail};\n      \
+         IF octet_length(data) + octet_length(tail) > {room} THEN data := {digest}; END IF;\n      \
+         INSERT INTO {HERE}.{TABLE} (occurred_at, model, primary_key, entry)\n      \
+         VALUES (moment, {model}, key, concat('{HEAD}', data, tail));\n    \
+         END IF;\n",
+        kinds = kinds.join(", "),
+        changed = pieces(&writer.changed(|column| format!("o.{column} IS DISTINCT FROM n.{column}"))),
+        old_key = writer.key("o"),
+        new_key = writer.key("n"),
+        old = pieces(&writer.object("o")),
+        new = pieces(&writer.object("n")),
+        tail = pieces(&tail(writer, "to_json(key)::text", Piece::sql("kind"))),
+        room = ENTRY_LIMIT - HEAD.len(),
+        digest = digest(Dialect::Postgres, "data"),
+        model = literal(&writer.model.name),
+    )
+}
+
+/// The statements for a change on SQLite: one for each event that it may be, with the condition for it.
+fn sqlite_change(writer: &Writer<'_>, old: Option<&str>, new: Option<&str>) -> String {
+    let live = |row: &str| writer.tombstone().map(|at| format!("{row}.{at} IS NULL"));
+    let dead = |row: &str| writer.tombstone().map(|at| format!("{row}.{at} IS NOT NULL"));
+    let event = |kind: Emitted| match (kind, old, new) {
+        (Emitted::Created, None, Some(new)) => Some((new, vec![live(new)])),
+        (Emitted::Created, Some(old), Some(new)) => dead(old).map(|dead| (new, vec![Some(dead), live(new)])),
+        (Emitted::Deleted, Some(old), None) => Some((old, vec![live(old)])),
+        (Emitted::Deleted, Some(old), Some(new)) => dead(new).map(|dead| (old, vec![Some(dead), live(old)])),
+        (Emitted::Updated, Some(old), Some(new)) => Some((new, vec![live(old), live(new)])),
+        _ => None,
+    };
+    let insert = |kind: &Emitted| {
+        let (row, conditions) = event(*kind)?;
+        let conditions: Vec<String> = conditions.into_iter().flatten().collect();
+        Some(sqlite_insert(writer, *kind, row, &conditions.join(" AND ")))
+    };
+    writer.model.emit.iter().filter_map(insert).collect()
+}
+
+/// The INSERT of an event, if the condition holds or is empty. With OR IGNORE, or a trigger of somebody's own, it may do
+/// nothing, which is then refused.
+fn sqlite_insert(writer: &Writer<'_>, kind: Emitted, row: &str, condition: &str) -> String {
+    let pieces = |pieces: &[Piece]| render(Dialect::Sqlite, pieces);
+    let size = |text: &str| octets(Dialect::Sqlite, &format!("e.{text}"));
+    format!(
+        "  INSERT INTO {TABLE} (occurred_at, model, primary_key, entry) \
+         SELECT e.at, {model}, e.key, '{HEAD}' || iif({data_size} + {tail_size} > {room}, {digest}, e.data) || e.tail \
+         FROM (SELECT c.at, c.key, {data} AS data, {tail} AS tail FROM {context} AS c WHERE {condition} LIMIT 1) AS e;\n  \
+         SELECT RAISE(ABORT, '{mark}no event') WHERE changes() <> 1 AND {condition};\n",
+        model = literal(&writer.model.name),
+        data_size = size("data"),
+        tail_size = size("tail"),
+        room = ENTRY_LIMIT - HEAD.len(),
+        digest = digest(Dialect::Sqlite, "e.data"),
+        data = pieces(&writer.object(row)),
+        tail = pieces(&tail(writer, "json_quote(c.key)", Piece::text(kind.word()))),
+        context = sqlite_context(&[("key", &writer.key(row))]),
+        condition = if condition.is_empty() { "1" } else { condition },
+        mark = mark(&OUTBOX),
+    )
+}
