@@ -12,7 +12,7 @@ use axum::response::Response;
 use cratestack_engine::Engine;
 use cratestack_engine::api::{Answer, Caller, Code, Expected, Failure, Key, Operation, Origin, Principal, Verb};
 use cratestack_engine::json::Json;
-use cratestack_engine::relay::{self, MulticastAuditSink, Relay, RelayOptions};
+use cratestack_engine::relay::{self, Log, MulticastAuditSink, Relay, RelayOptions};
 use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -61,7 +61,12 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn principal(&self, claims: &Json) -> Result<Principal, String>;
     fn admit(&self, caller: &Caller, model: ModelId, actions: &[Action]) -> Result<(), Failure>;
     fn ready(&self) -> BoxFuture<'_, Result<(), Failure>>;
-    fn relay(&self, sinks: MulticastAuditSink, options: &RelayOptions) -> Result<Relay, relay::Error>;
+    fn relay(
+        &self,
+        log: &'static Log,
+        sinks: MulticastAuditSink,
+        options: &RelayOptions,
+    ) -> Result<Relay, relay::Error>;
 }
 
 impl Backend for Engine {
@@ -102,8 +107,13 @@ impl Backend for Engine {
         Box::pin(Self::ready(self))
     }
 
-    fn relay(&self, sinks: MulticastAuditSink, options: &RelayOptions) -> Result<Relay, relay::Error> {
-        Relay::start(self, &relay::AUDIT, sinks, options)
+    fn relay(
+        &self,
+        log: &'static Log,
+        sinks: MulticastAuditSink,
+        options: &RelayOptions,
+    ) -> Result<Relay, relay::Error> {
+        Relay::start(self, log, sinks, options)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{MethodRouter, any_service};
 use cratestack_engine::Engine;
+use cratestack_engine::relay::{AUDIT, OUTBOX};
 use futures_util::FutureExt as _;
 use tower::service_fn;
 
@@ -69,7 +70,29 @@ impl RouterBuilder {
         sink: impl Into<MulticastAuditSink>,
         options: &RelayOptions,
     ) -> Result<Self, SetupError> {
-        self.deliveries.start(self.backend.as_ref(), sink.into(), options)?;
+        self.deliveries.start(self.backend.as_ref(), &AUDIT, sink.into(), options)?;
+        Ok(self)
+    }
+
+    /// Delivers the events of `@@emit` to a sink too, or to several, as [`Self::with_audit_sink`] does it with the audit
+    /// trail: each entry is an event of CloudEvents 1.0.
+    ///
+    /// # Errors
+    /// When the schema has no `@@emit`, a name is not valid or there already, or there is no tokio runtime.
+    pub fn with_event_sink(self, sink: impl Into<MulticastAuditSink>) -> Result<Self, SetupError> {
+        self.with_event_sink_options(sink, &RelayOptions::default())
+    }
+
+    /// [`Self::with_event_sink`], with the sizes of batches, pauses and deadlines.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_event_sink_options(
+        self,
+        sink: impl Into<MulticastAuditSink>,
+        options: &RelayOptions,
+    ) -> Result<Self, SetupError> {
+        self.deliveries.start(self.backend.as_ref(), &OUTBOX, sink.into(), options)?;
         Ok(self)
     }
 

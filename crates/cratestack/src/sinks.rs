@@ -1,9 +1,10 @@
-//! Where the audit trail goes besides the database: [`JsonLinesSink`], [`WebhookSink`] and, with the feature `nats`,
+//! Where the audit trail and the events of `@@emit` go besides the database: [`JsonLinesSink`], [`WebhookSink`] and, with the feature `nats`,
 //! `NatsSink`; and what a sink of a host's own needs.
 //!
-//! [`RouterBuilder::with_audit_sink`](crate::RouterBuilder::with_audit_sink) starts them. Each gets every event at least
-//! once, in the order of commits for each row; `event_id` in the entry tells the same event again. An entry goes out to
-//! the octet as the database keeps it.
+//! [`RouterBuilder::with_audit_sink`](crate::RouterBuilder::with_audit_sink) and
+//! [`RouterBuilder::with_event_sink`](crate::RouterBuilder::with_event_sink) start them. Each gets every event at least
+//! once, in the order of commits for each row; an id in the entry tells the same event again (`event_id` of the trail,
+//! `id` of an event of `@@emit`). An entry goes out to the octet as the database keeps it.
 
 mod file;
 #[cfg(feature = "nats")]
@@ -18,11 +19,12 @@ use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::io;
 
-use cratestack_engine::relay::{self};
 pub use cratestack_engine::relay::{
-    AuditEvent, AuditSink, BoxFuture, MulticastAuditSink, Relay, RelayOptions, SinkError,
+    AUDIT, AuditEvent, AuditSink, BoxFuture, Log, MulticastAuditSink, OUTBOX, Relay, RelayOptions, SinkError,
 };
+use cratestack_engine::{audit, outbox, relay};
 use cratestack_schema::ir::Schema;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use uuid::Uuid;
 
 pub use self::file::{FileOptions, JsonLinesSink};
@@ -62,31 +64,67 @@ impl From<relay::Error> for SetupError {
     }
 }
 
-/// Whether the schema has an audit trail that a sink could take.
+/// Whether the schema writes anything to the log that a sink could take.
 ///
 /// # Errors
-/// When no model is `@@audit`: a sink would wait forever for its first event.
-pub fn audited(schema: &Schema) -> Result<(), SetupError> {
-    if schema.models.iter().any(|model| model.audit.is_some()) {
-        return Ok(());
-    }
-    Err(SetupError::new(
-        format!("`{}` has no audit trail, and a sink for it is configured", schema.name),
-        "write `@@audit` in the models whose changes are to be recorded, or take the sink out of the configuration",
-    ))
+/// When no model has `@@audit`, or `@@emit`: a sink would wait forever for its first event.
+pub fn fed(log: &Log, schema: &Schema) -> Result<(), SetupError> {
+    let (fed, missing, help) = if *log == OUTBOX {
+        (
+            outbox::any(schema),
+            "emits no events, and a sink for them is configured",
+            "write `@@emit(..)` in the models whose changes others are to hear of, or take the sink out of the \
+             configuration",
+        )
+    } else {
+        (
+            audit::any(schema),
+            "has no audit trail, and a sink for it is configured",
+            "write `@@audit` in the models whose changes are to be recorded, or take the sink out of the configuration",
+        )
+    };
+    if fed { Ok(()) } else { Err(SetupError::new(format!("`{}` {missing}", schema.name), help)) }
 }
 
-/// The `event_id` of an entry.
+/// The id of an event, which is in its entry.
 fn event_id(event: &AuditEvent) -> Result<Uuid, SinkError> {
-    #[derive(serde::Deserialize)]
-    struct Entry<'a> {
-        #[serde(borrow)]
-        event_id: Cow<'a, str>,
+    let name = event.log.id;
+    let mut reader = serde_json::Deserializer::from_str(&event.entry);
+    let found = Member(name).deserialize(&mut reader).ok().flatten();
+    found
+        .and_then(|id| Uuid::try_parse(&id).ok())
+        .ok_or_else(|| SinkError::refused(format!("the entry has no `{name}` that is a UUID")))
+}
+
+/// Finds the text that a member of an object has, without keeping anything else.
+struct Member(&'static str);
+
+impl<'de> DeserializeSeed<'de> for Member {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
     }
-    let entry: Option<Entry<'_>> = serde_json::from_str(&event.entry).ok();
-    entry
-        .and_then(|entry| Uuid::try_parse(&entry.event_id).ok())
-        .ok_or_else(|| SinkError::refused("the entry has no `event_id` that is a UUID"))
+}
+
+impl<'de> Visitor<'de> for Member {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(name) = members.next_key::<Cow<'de, str>>()? {
+            if name == self.0 {
+                found = Some(members.next_value()?);
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// What the operating system says, as a part of a sentence: without Rust's error numbers.

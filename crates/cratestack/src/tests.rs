@@ -145,7 +145,7 @@ impl Backend for Fake {
         Box::pin(std::future::ready(if self.ready { Ok(()) } else { Err(down) }))
     }
 
-    fn relay(&self, _: MulticastAuditSink, _: &RelayOptions) -> Result<Relay, relay::Error> {
+    fn relay(&self, _: &'static relay::Log, _: MulticastAuditSink, _: &RelayOptions) -> Result<Relay, relay::Error> {
         unreachable!("the scripted engine has no audit trail")
     }
 }

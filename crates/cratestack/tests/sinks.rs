@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use cratestack::engine::migrate::{Db, apply_create};
-use cratestack::engine::relay::AUDIT;
+use cratestack::engine::relay::{AUDIT, OUTBOX};
 use cratestack::engine::{Database, Engine, Options};
 use cratestack::schema::ir::Schema;
 use cratestack::sinks::{
@@ -34,9 +34,13 @@ struct Base {
 
 impl Base {
     async fn new() -> Self {
+        Self::with("@@audit").await
+    }
+
+    async fn with(attributes: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bank.db");
-        let schema = schema("@@audit");
+        let schema = schema(attributes);
         let mut connection = rusqlite::Connection::open(&path).unwrap();
         apply_create(&mut Db::Sqlite(&mut connection), &schema, [7; 32], &mut |_| {}).await.unwrap();
         let engine = Engine::open(Arc::new(schema), &Database::SqliteFile(path), Options::default()).await.unwrap();
@@ -49,6 +53,11 @@ impl Base {
 
     /// Writes rows, of which each is an event; what the trail has after that, as lines.
     async fn write(&self, rows: std::ops::Range<i64>) -> String {
+        self.insert(rows).await;
+        self.log("cratestack_audit")
+    }
+
+    async fn insert(&self, rows: std::ops::Range<i64>) {
         let api = self.router().into_router();
         for row in rows {
             let body = format!(r#"{{"id":"key {row}","n":{row}}}"#);
@@ -56,8 +65,12 @@ impl Base {
             let answer = api.clone().oneshot(request.unwrap()).await.unwrap();
             assert_eq!(answer.status(), 201);
         }
+    }
+
+    /// The entries of a log, as lines.
+    fn log(&self, table: &str) -> String {
         let connection = rusqlite::Connection::open(self.path("bank.db")).unwrap();
-        let mut entries = connection.prepare("SELECT entry || char(10) FROM cratestack_audit ORDER BY seq").unwrap();
+        let mut entries = connection.prepare(&format!("SELECT entry || char(10) FROM {table} ORDER BY seq")).unwrap();
         entries.query_map((), |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap).collect()
     }
 
@@ -126,6 +139,38 @@ async fn what_the_trail_has_reaches_the_file() {
 }
 
 #[tokio::test]
+async fn each_log_has_sinks_of_its_own() {
+    let base = Base::with("@@audit\n  @@emit(created)").await;
+    let events = || JsonLinesSink::open(base.path("events.jsonl"), FileOptions::default()).unwrap();
+    let api = base.router().with_audit_sink_options(base.file(), &options()).unwrap();
+    let api = api.with_event_sink_options(events(), &options()).unwrap();
+    let deliveries = api.deliveries();
+    // One name, two sinks: each log has its own deliveries.
+    assert_eq!(
+        (deliveries.names_of(&AUDIT), deliveries.names_of(&OUTBOX)),
+        (vec!["file".to_owned()], vec!["file".to_owned()])
+    );
+    base.insert(1..10).await;
+    let (trail, outbox) = (base.log("cratestack_audit"), base.log("cratestack_outbox"));
+    assert!(trail.contains("\"typ\":\"audit.event\"") && outbox.contains("\"type\":\"bank.Account.created\""));
+    until("the trail", || read(&base.path("audit.jsonl")) == trail).await;
+    until("the events", || read(&base.path("events.jsonl")) == outbox).await;
+    assert_eq!(deliveries.stop(PATIENCE).await, [""; 0]);
+    drop(api);
+    // The next start goes on where this one was.
+    base.insert(10..12).await;
+    let file = FileOptions::default();
+    until("the end", || JsonLinesSink::open(base.path("events.jsonl"), file.clone()).is_ok()).await;
+    let api = base.router().with_event_sink_options(events(), &options()).unwrap();
+    let outbox = base.log("cratestack_outbox");
+    assert_eq!(outbox.lines().count(), 11);
+    until("later events", || read(&base.path("events.jsonl")) == outbox).await;
+    assert_eq!(api.deliveries().stop(PATIENCE).await, [""; 0]);
+    assert_eq!(read(&base.path("audit.jsonl")), trail);
+    base.engine.close().await;
+}
+
+#[tokio::test]
 async fn deliveries_end_with_the_router() {
     let base = Base::new().await;
     let router = base.router().with_audit_sink_options(base.file(), &options()).unwrap().into_service();
@@ -180,7 +225,10 @@ async fn what_cannot_work_is_an_error_at_the_start() {
     let failure = router(plain).with_audit_sink(hanging()).unwrap_err();
     assert_eq!(failure.to_string(), "`bank` has no audit trail, and a sink for it is configured");
     assert!(failure.help().contains("write `@@audit`"));
+    let failure = base.router().with_event_sink(hanging()).unwrap_err();
+    assert_eq!(failure.to_string(), "`bank` emits no events, and a sink for them is configured");
+    assert!(failure.help().contains("write `@@emit(..)`"));
     let builder = base.router();
     let outside = std::thread::spawn(move || builder.with_audit_sink(Hanging(Arc::default())).unwrap_err().to_string());
-    assert_eq!(outside.join().unwrap(), "an audit sink needs a tokio runtime to deliver on");
+    assert_eq!(outside.join().unwrap(), "a sink needs a tokio runtime to deliver on");
 }

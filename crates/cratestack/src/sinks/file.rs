@@ -124,7 +124,7 @@ impl Journal {
     fn open(path: &Path, options: FileOptions) -> Result<Self, SetupError> {
         const HELP: &str = "name a file in a folder that this process may write to";
         let failed = |error: &io::Error| {
-            SetupError::new(format!("the audit file `{}` cannot be used: {}", path.display(), cause(error)), HELP)
+            SetupError::new(format!("the file `{}` cannot be used: {}", path.display(), cause(error)), HELP)
         };
         if path.file_name().is_none() {
             return Err(SetupError::new(format!("`{}` is no name of a file", path.display()), HELP));
@@ -136,7 +136,7 @@ impl Journal {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(SetupError::new(
-                    format!("another process writes the audit file `{}`", path.display()),
+                    format!("another process writes the file `{}`", path.display()),
                     "give each process a file of its own",
                 ));
             }
@@ -189,7 +189,7 @@ impl Journal {
         if let Some(keep) = self.options.keep
             && let Err(error) = self.delete_all_but(keep)
         {
-            tracing::warn!(error = cause(&error), "old audit files cannot be deleted");
+            tracing::warn!(error = cause(&error), "old files of events cannot be deleted");
         }
         Ok(())
     }
@@ -321,7 +321,7 @@ fn repaired(mut file: &File) -> io::Result<u64> {
     }
     let kept = from + kept as u64;
     file.set_len(kept)?;
-    tracing::warn!(octets = len - kept, "cut off what a crash has left of a line of the audit file");
+    tracing::warn!(octets = len - kept, "cut off what a crash has left of a line of the file of events");
     Ok(kept)
 }
 
@@ -510,7 +510,7 @@ mod tests {
         let (_folder, path) = place();
         let first = JsonLinesSink::open(&path, options(1, None)).unwrap();
         let taken = || JsonLinesSink::open(&path, options(1, None)).unwrap_err();
-        assert_eq!(taken().to_string(), format!("another process writes the audit file `{}`", path.display()));
+        assert_eq!(taken().to_string(), format!("another process writes the file `{}`", path.display()));
         // Nor does a rotation open a gap.
         first.deliver(&[event(1, "a"), event(2, "a")]).await.unwrap();
         taken();

@@ -25,7 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Octets of a subject without the model's name.
 const SUBJECT: usize = 200;
 
-/// Publishes each event to `<subject>.<Model>` of JetStream, with the entry as payload and `event_id` as `Nats-Msg-Id`,
+/// Publishes each event to `<subject>.<Model>` of JetStream, with the entry as payload and its id as `Nats-Msg-Id`,
 /// and answers when a stream has acknowledged it. The stream drops repeated events by that id for as long as its
 /// duplicate window is (two minutes unless it says otherwise). Of one key, an event is published when the one before it
 /// has been acknowledged.
@@ -65,7 +65,7 @@ impl NatsSink {
     pub fn new(urls: &str, subject: &str) -> Result<Self, SetupError> {
         if !is_subject(subject) {
             return Err(SetupError::new(
-                "the subject for the audit trail is none of NATS",
+                "the subject is none of NATS",
                 "write words of letters, digits, `_` and `-` with dots between them, such as `cratestack.audit`",
             ));
         }

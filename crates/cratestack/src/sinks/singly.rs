@@ -103,8 +103,10 @@ fn by_key(events: &[AuditEvent]) -> Vec<Vec<&AuditEvent>> {
 
 #[cfg(test)]
 mod tests {
+    use cratestack_engine::relay::{AUDIT, OUTBOX};
+
     use super::*;
-    use crate::sinks::testing::event;
+    use crate::sinks::testing::{event, event_id};
 
     /// Delivers, and gives what was sent as `key:seq` in order, with the answer.
     async fn deliver(
@@ -161,6 +163,23 @@ mod tests {
         let (sent, answer) = deliver(&singly, &events, fail).await;
         assert_eq!(sent, [1, 2]);
         assert!(answer.unwrap_err().is_unavailable());
+    }
+
+    #[tokio::test]
+    async fn each_log_says_which_member_is_the_id() {
+        let singly = Singly::new(1);
+        let (here, there) = (event_id(1), event_id(2));
+        let entry = format!(r#"{{"data":{{"id":"{there}"}},"event_id":"{there}","id":"{here}","more":[{{}},1]}}"#);
+        for (log, id) in [(&OUTBOX, &here), (&AUDIT, &there)] {
+            let events = [AuditEvent { log, entry: entry.clone(), ..event(1, "a") }];
+            let sent = Mutex::new(Vec::new());
+            let send = |id: Uuid, _| {
+                sent.lock().unwrap().push(id.hyphenated().to_string());
+                std::future::ready(Ok(()))
+            };
+            singly.deliver(&events, send).await.unwrap();
+            assert_eq!(sent.into_inner().unwrap(), [id.as_str()]);
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Events and certificates for tests of sinks.
 
-use cratestack_engine::relay::AuditEvent;
+use cratestack_engine::relay::{AUDIT, AuditEvent};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -52,7 +52,7 @@ pub(super) fn event(seq: i64, key: &str) -> AuditEvent {
         r#"{{"event_id":"{}","model":"Account","primary_key":"{key}","typ":"audit.event","v":1}}"#,
         event_id(seq)
     );
-    AuditEvent { seq, model: "Account".to_owned(), primary_key: key.to_owned(), entry }
+    AuditEvent { log: &AUDIT, seq, model: "Account".to_owned(), primary_key: key.to_owned(), entry }
 }
 
 /// The id of that event.

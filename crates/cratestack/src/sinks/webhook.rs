@@ -88,7 +88,7 @@ impl Debug for WebhookSecrets {
     }
 }
 
-/// Sends each event as a `POST` of its own, whose body is the entry and whose `webhook-id` is its `event_id`: the
+/// Sends each event as a `POST` of its own, whose body is the entry and whose `webhook-id` is its id: the
 /// receiver knows a repeated event by it. The events of one key are sent one after the other, those of up to 8 keys at
 /// the same time.
 ///
@@ -185,7 +185,7 @@ impl WebhookSink {
         Request::builder()
             .method(Method::POST)
             .uri(self.target.clone())
-            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_TYPE, event.log.media_type)
             .header(header::USER_AGENT, concat!("cratestack/", env!("CARGO_PKG_VERSION")))
             .header(WEBHOOK_ID, id)
             .header(WEBHOOK_TIMESTAMP, timestamp)

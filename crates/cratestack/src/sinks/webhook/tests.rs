@@ -119,6 +119,23 @@ async fn each_event_is_a_signed_request() {
 }
 
 #[tokio::test]
+async fn an_event_of_the_outbox_is_sent_as_a_cloud_event() {
+    let receiver = Receiver::answering(204).await;
+    let id = event_id(7);
+    let event = AuditEvent {
+        log: &cratestack_engine::relay::OUTBOX,
+        entry: format!(r#"{{"id":"{id}","specversion":"1.0"}}"#),
+        ..event(1, "a")
+    };
+    deliver(&receiver.sink(), &[event]).await.unwrap();
+    let (headers, _) = receiver.got().remove(0);
+    assert_eq!(
+        (&headers["content-type"], &headers["webhook-id"]),
+        (&"application/cloudevents+json".parse().unwrap(), &id.parse().unwrap())
+    );
+}
+
+#[tokio::test]
 async fn while_a_secret_is_exchanged_there_are_two_signatures() {
     let receiver = Receiver::answering(200).await;
     for (text, count) in [(SECRET.to_owned(), 1), (format!("{SECRET} {OTHER}"), 2), (format!("{SECRET},{OTHER},"), 2)] {
