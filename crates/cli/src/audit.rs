@@ -10,6 +10,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use cratestack_engine::audit::read::{self, Reader};
 use cratestack_engine::migrate::{self, State};
+use cratestack_engine::relay::{AUDIT, Log, OUTBOX};
 use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::{Scalar, Schema};
 use cratestack_schema::value::{Value, instant, parse_text};
@@ -70,12 +71,14 @@ pub(crate) fn command(file: &Arg, config: &Arg) -> Command {
                 .about("Look after the deliveries to other systems")
                 .subcommand_required(true)
                 .arg_required_else_help(true)
-                .subcommand(sub("status", "Show how the deliveries to each sink stand", STATUS_EXAMPLES).arg(
-                    Arg::new("skipped").long("skipped").action(ArgAction::SetTrue).help(
-                        "also count committed events that no delivery was made of; exits with 1 if there are any",
+                .subcommand(
+                    sub("status", "Show how the deliveries to each sink stand", STATUS_EXAMPLES).arg(log()).arg(
+                        Arg::new("skipped").long("skipped").action(ArgAction::SetTrue).help(
+                            "also count committed events that no delivery was made of; exits with 1 if there are any",
+                        ),
                     ),
-                ))
-                .subcommand(replay(sub("replay", "Deliver events to a sink again", REPLAY_EXAMPLES))),
+                )
+                .subcommand(replay(sub("replay", "Deliver events to a sink again", REPLAY_EXAMPLES).arg(log()))),
         )
 }
 
@@ -97,8 +100,9 @@ fields the trail tells only whether they are null, and nothing of `@server_only`
 Example:
   cratestack audit reconcile bank.cstack --database postgres://audit@db/bank";
 
-const STATUS_EXAMPLES: &str = "Example:
-  cratestack audit sinks status bank.cstack --skipped";
+const STATUS_EXAMPLES: &str = "Examples:
+  cratestack audit sinks status bank.cstack --skipped
+  cratestack audit sinks status bank.cstack --log events";
 
 const REPLAY_EXAMPLES: &str = "\
 Receivers get these events once more. Without `--confirm` it only says how many there are.
@@ -126,6 +130,15 @@ fn filters() -> [Arg; 9] {
             .help("only what was written beside the service"),
         text("limit", "N", "events at most").value_parser(value_parser!(u32).range(1..)).default_value("50"),
     ]
+}
+
+fn log() -> Arg {
+    Arg::new("log")
+        .long("log")
+        .value_name("LOG")
+        .help("whose sinks: those of the audit trail, or of the events of `@@emit`")
+        .value_parser(PossibleValuesParser::new(["audit", "events"]))
+        .default_value("audit")
 }
 
 fn replay(command: Command) -> Command {
@@ -166,16 +179,8 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
         None => ("", args),
     };
     serve::runtime()?.block_on(async {
-        let mut desk = Desk::open(ui, args).await?;
-        let done = match name {
-            "list" => commands::list(&mut desk, args).await,
-            "show" => commands::show(&mut desk, args).await,
-            "history" => commands::history(&mut desk, args).await,
-            "reconcile" => reconcile::run(&desk).await,
-            "status" => sinks::status(&desk, args.get_flag("skipped")).await,
-            "replay" => sinks::replay(&desk, args).await,
-            _ => Err(Failure::new("no command was given").help("`cratestack audit --help` lists the commands")),
-        };
+        let desk = Desk::open(ui, args).await?;
+        let done = desk.run(name, args).await;
         desk.engine.close().await;
         done
     })
@@ -204,22 +209,57 @@ impl Office {
     }
 }
 
-/// An open trail.
+/// A service and how to tell of it.
 struct Desk {
     ui: Ui,
     format: Format,
     /// The schema's file.
     path: String,
     engine: Engine,
-    reader: Reader,
 }
 
 impl Desk {
     async fn open(ui: Ui, args: &ArgMatches) -> Result<Self, Failure> {
         let Office { path, engine } = Office::open(ui, args).await?;
-        let reader = Reader::open(&engine).await.map_err(|error| no_trail(&path, engine.schema(), &error))?;
         let format = args.get_one("format").copied().unwrap_or(Format::Human);
-        Ok(Self { ui, format, path, engine, reader })
+        Ok(Self { ui, format, path, engine })
+    }
+
+    async fn run(&self, name: &str, args: &ArgMatches) -> Result<Outcome, Failure> {
+        match name {
+            "status" => sinks::status(self, self.log(args).await?, args.get_flag("skipped")).await,
+            "replay" => sinks::replay(self, self.log(args).await?, args).await,
+            "list" => commands::list(self, &mut self.reader().await?, args).await,
+            "show" => commands::show(self, &mut self.reader().await?, args).await,
+            "history" => commands::history(self, &mut self.reader().await?, args).await,
+            "reconcile" => {
+                self.reader().await?;
+                reconcile::run(self).await
+            }
+            _ => Err(Failure::new("no command was given").help("`cratestack audit --help` lists the commands")),
+        }
+    }
+
+    /// The log whose sinks are meant, which is there.
+    async fn log(&self, args: &ArgMatches) -> Result<&'static Log, Failure> {
+        if args.get_one::<String>("log").is_none_or(|log| log == "audit") {
+            self.reader().await?;
+            return Ok(&AUDIT);
+        }
+        match OUTBOX.exists(&self.engine).await {
+            Ok(true) => Ok(&OUTBOX),
+            Ok(false) => Err(Failure::new(format!(
+                "no model of {} has `@@emit`, and the database has no outbox",
+                schema::shown(&self.path)
+            ))
+            .help("write `@@emit(..)` in the models whose changes others are to hear of")),
+            Err(error) => Err(sinks::failure(&error)),
+        }
+    }
+
+    /// A way to read the trail.
+    async fn reader(&self) -> Result<Reader, Failure> {
+        Reader::open(&self.engine).await.map_err(|error| no_trail(&self.path, self.engine.schema(), &error))
     }
 }
 

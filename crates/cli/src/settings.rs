@@ -59,8 +59,74 @@ const fn setting(
     Setting { key, value, kind, scope, default, help }
 }
 
+/// The settings of a log's sinks.
+macro_rules! sinks {
+    ($name:literal, $log:literal, $event:literal, $subject:literal) => {
+        [
+            setting(
+                concat!($name, "-file"),
+                "PATH",
+                Kind::Text,
+                Scope::Both,
+                None,
+                concat!("append ", $log, " to this file too, an event a line"),
+            ),
+            setting(
+                concat!($name, "-file-size"),
+                "SIZE",
+                Kind::Size,
+                Scope::Both,
+                Some("100MiB"),
+                concat!("largest file of ", $log, "; a full one is renamed and a new one begun"),
+            ),
+            setting(
+                concat!($name, "-webhook"),
+                "URL",
+                Kind::Text,
+                Scope::Both,
+                None,
+                concat!("send ", $event, " to this `https` URL too, signed (Standard Webhooks)"),
+            ),
+            setting(
+                concat!($name, "-webhook-secret"),
+                "SECRETS",
+                Kind::Text,
+                Scope::Both,
+                None,
+                "what the webhook is signed with: `whsec_` and base64; two with a space between while one replaces the other",
+            ),
+            setting(
+                concat!($name, "-nats"),
+                "URLS",
+                Kind::Text,
+                Scope::Both,
+                None,
+                concat!("publish ", $log, " to JetStream of NATS too: `nats://` or `tls://`, several with commas"),
+            ),
+            setting(
+                concat!($name, "-nats-subject"),
+                "SUBJECT",
+                Kind::Text,
+                Scope::Both,
+                Some($subject),
+                "prefix of the NATS subjects; the model's name follows after a dot",
+            ),
+        ]
+    };
+}
+
+static AUDIT_SINKS: [Setting; 6] =
+    sinks!("audit", "the audit trail", "each event of the audit trail", "cratestack.audit");
+static EVENT_SINKS: [Setting; 6] =
+    sinks!("event", "the events of `@@emit`", "each event of `@@emit`", "cratestack.events");
+
 /// Every setting.
-pub(crate) const SETTINGS: &[Setting] = &[
+pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().chain(&AUDIT_SINKS).chain(&EVENT_SINKS)
+}
+
+/// The settings that have nothing to do with sinks.
+static SETTINGS: [Setting; 26] = [
     setting(
         "database",
         "URL",
@@ -119,54 +185,6 @@ pub(crate) const SETTINGS: &[Setting] = &[
         None,
         "comma-separated base64 keys of 32 octets for list cursors, newest first; default: the database's own key",
     ),
-    setting(
-        "audit-file",
-        "PATH",
-        Kind::Text,
-        Scope::Both,
-        None,
-        "append the audit trail to this file too, an event a line",
-    ),
-    setting(
-        "audit-file-size",
-        "SIZE",
-        Kind::Size,
-        Scope::Both,
-        Some("100MiB"),
-        "largest audit file; a full one is renamed and a new one begun",
-    ),
-    setting(
-        "audit-webhook",
-        "URL",
-        Kind::Text,
-        Scope::Both,
-        None,
-        "send each event of the audit trail to this `https` URL too, signed (Standard Webhooks)",
-    ),
-    setting(
-        "audit-webhook-secret",
-        "SECRETS",
-        Kind::Text,
-        Scope::Both,
-        None,
-        "what the webhook is signed with: `whsec_` and base64; two with a space between while one replaces the other",
-    ),
-    setting(
-        "audit-nats",
-        "URLS",
-        Kind::Text,
-        Scope::Both,
-        None,
-        "publish the audit trail to JetStream of NATS too: `nats://` or `tls://`, several with commas",
-    ),
-    setting(
-        "audit-nats-subject",
-        "SUBJECT",
-        Kind::Text,
-        Scope::Both,
-        Some("cratestack.audit"),
-        "prefix of the NATS subjects; the model's name follows after a dot",
-    ),
     setting("connections", "N", Kind::Number, Scope::Both, Some("16"), "PostgreSQL connections at most"),
     setting("body-limit", "SIZE", Kind::Size, Scope::Both, Some("1MiB"), "largest request body"),
     setting("url-limit", "SIZE", Kind::Size, Scope::Both, Some("8KiB"), "longest request target"),
@@ -196,7 +214,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Some("60"),
         "refusals of one caller that `@@audit(denials)` records in a minute",
     ),
-    setting("service", "NAME", Kind::Text, Scope::Both, Some("cratestack"), "name of the service in the audit trail"),
+    setting(
+        "service",
+        "NAME",
+        Kind::Text,
+        Scope::Both,
+        Some("cratestack"),
+        "name of the service in the audit trail, and in the `source` of events",
+    ),
     setting("cursor-ttl", "TIME", Kind::Time, Scope::Both, Some("24h"), "how long a list cursor stays valid"),
 ];
 
@@ -235,7 +260,7 @@ impl Setting {
 
 /// The settings that a command knows.
 pub(crate) fn of(scope: Scope) -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().filter(move |setting| setting.scope == Scope::Both || setting.scope == scope)
+    all().filter(move |setting| setting.scope == Scope::Both || setting.scope == scope)
 }
 
 /// Where a value came from that nobody has set.
@@ -307,7 +332,7 @@ impl Settings {
         };
         let mut values = BTreeMap::new();
         // What another command reads is checked too: the file is the same for all.
-        for setting in SETTINGS {
+        for setting in all() {
             let flag = match setting.kind {
                 _ if scope == Scope::Both && setting.scope == Scope::Serve => None,
                 // A command may have some of the flags only.
@@ -349,7 +374,7 @@ impl Settings {
             return Ok(());
         }
         let failure = Failure::new(format!("{} is set, and `{other}` is not", self.from(key)));
-        Err(match SETTINGS.iter().find(|setting| setting.key == other) {
+        Err(match all().find(|setting| setting.key == other) {
             Some(setting) => failure.help(setting.meaning()),
             None => failure,
         })
@@ -424,10 +449,10 @@ fn unknown(what: &str, name: &str, known: &[String]) -> Failure {
 
 /// Reads `CRATESTACK_*`: key -> (variable, value).
 fn environment(variables: &[(String, String)]) -> Result<BTreeMap<&'static str, (String, String)>, Failure> {
-    let known: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
+    let known: Vec<String> = all().map(Setting::variable).collect();
     let mut values: BTreeMap<&'static str, (String, String)> = BTreeMap::new();
     for (name, value) in variables {
-        let find = |variable: &str| SETTINGS.iter().find(|setting| setting.variable() == variable);
+        let find = |variable: &str| all().find(|setting| setting.variable() == variable);
         let (setting, text) = if let Some(setting) = find(name) {
             (setting, value.clone())
         } else if let Some(setting) = name.strip_suffix("_FILE").and_then(find) {
@@ -456,10 +481,10 @@ fn file(path: &str, text: &str) -> Result<BTreeMap<&'static str, (String, String
         Failure::new(format!("the configuration `{path}` is not TOML: line {line}: {}", error.message()))
             .help("write one `key = value` per line; `cratestack serve --help` lists the keys")
     })?;
-    let known: Vec<String> = SETTINGS.iter().map(|setting| setting.key.to_owned()).collect();
+    let known: Vec<String> = all().map(|setting| setting.key.to_owned()).collect();
     let mut values = BTreeMap::new();
     for (key, value) in table {
-        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
+        let Some(setting) = all().find(|setting| setting.key == key) else {
             return Err(unknown(&format!("in `{path}`, the key"), &key, &known));
         };
         let text = match value {
@@ -502,7 +527,7 @@ mod tests {
                 Some((cells.next()?.trim_end_matches('`'), cells.next()?))
             })
             .collect();
-        let limits = SETTINGS.iter().filter(|row| matches!(row.kind, Kind::Number | Kind::Size | Kind::Time));
+        let limits = all().filter(|row| matches!(row.kind, Kind::Number | Kind::Size | Kind::Time));
         let mut known: Vec<(&str, &str)> = limits.map(|row| (row.key, row.default.unwrap_or(""))).collect();
         let mut sorted = written.clone();
         known.sort_unstable();

@@ -115,8 +115,12 @@ impl Bank {
     }
 
     fn serve(&self) -> Server {
+        self.serve_with(&[])
+    }
+
+    fn serve_with(&self, more: &[&str]) -> Server {
         let args = ["serve", "bank.cstack", "--database", &self.url, "--apply", "--auth", "dev", "--allow-dev-auth"];
-        Server::start(self.folder.path(), &[&args[..], &["--addr", "127.0.0.1:0"]].concat())
+        Server::start(self.folder.path(), &[&args[..], &["--addr", "127.0.0.1:0"], more].concat())
     }
 
     /// Runs SQL beside the service.
@@ -414,6 +418,56 @@ fn mistakes_are_told_with_the_next_step() {
         fs::write(&file, "model {").unwrap();
         let shown = bank.refused("reconcile", &[]);
         assert!(shown.contains("CST") && shown.contains("error: `bank.cstack` is not valid"), "{shown}");
+    }
+}
+
+#[test]
+fn events_reach_their_file_and_have_a_status() {
+    for bank in Bank::all() {
+        let says = "no model of `bank.cstack` has `@@emit`, and the database has no outbox";
+        let shown = bank.refused("sinks status", &["--log", "events"]);
+        assert!(shown.contains(says) && shown.contains("help: write `@@emit(..)`"), "{}: {shown}", bank.name);
+    }
+    for bank in Bank::empty() {
+        let emits = "  @@emit(created, updated, deleted)\n  @@allow(\"all\", true)\n";
+        let schema = BANK.replace("  @@audit\n", "").replace("  @@allow(\"all\", true)\n", emits);
+        fs::write(bank.folder.path().join("bank.cstack"), schema).unwrap();
+        let server = bank.serve_with(&["--event-file", "events.jsonl", "--service", "branch"]);
+        assert_eq!(server.request("POST", "/api/desks", &[], r#"{"branch":"a/b","number":3}"#).status, 201);
+        bank.sql("INSERT INTO frees (id) VALUES (1)");
+        assert_eq!(server.request("DELETE", "/api/frees/1", &[], "").status, 204);
+        let lines = || fs::read_to_string(bank.folder.path().join("events.jsonl")).unwrap_or_default();
+        let until = std::time::Instant::now() + std::time::Duration::from_mins(1);
+        while lines().lines().count() < 3 {
+            assert!(std::time::Instant::now() < until, "{}: {}", bank.name, lines());
+            std::thread::yield_now();
+        }
+        assert!(server.terminate().success());
+        let events: Vec<Value> = lines().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<Value> = events
+            .iter()
+            .map(|event| json!([event["type"], event["subject"], event["source"], event["data"]]))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                json!(["bank.Desk.created", "[\"a/b\",3]", "/branch/bank", {"branch": "a/b", "number": 3}]),
+                json!(["bank.Free.created", "1", "/cratestack/bank", {"id": 1}]),
+                json!(["bank.Free.deleted", "1", "/branch/bank", {"id": 1}]),
+            ],
+            "{}",
+            bank.name
+        );
+        let log = ["--log", "events"];
+        assert_eq!(bank.told("sinks status", &log, 0), "file  0 pending, 0 dead\n", "{}", bank.name);
+        bank.sql("UPDATE cratestack_outbox_delivery SET state = 'dead' WHERE seq = 1");
+        let dead = "file  0 pending, 1 dead\n  \
+                    `cratestack audit sinks replay bank.cstack file --log events` delivers the dead ones again\n";
+        assert_eq!(bank.told("sinks status", &log, 0), dead, "{}", bank.name);
+        let replay = ["file", "--log", "events", "--confirm"];
+        assert_eq!(bank.told("sinks replay", &replay, 0), "`file` gets 1 dead events again\n", "{}", bank.name);
+        // The sinks of the trail are others.
+        assert_eq!(text(&bank.audit("sinks status", &[]).stderr), "no sink has ever run on this database\n");
     }
 }
 

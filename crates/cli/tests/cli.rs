@@ -437,7 +437,7 @@ fn serve_refuses_what_is_not_safe() {
 }
 
 #[test]
-fn an_audit_sink_needs_its_companion_and_a_trail() {
+fn a_sink_needs_its_companion_and_something_to_deliver() {
     let folder = tempdir().unwrap();
     let path = folder.path();
     fs::write(path.join("notes.cstack"), NOTES).unwrap();
@@ -450,19 +450,27 @@ fn an_audit_sink_needs_its_companion_and_a_trail() {
         assert!(shown.contains(part) && shown.contains("help:"), "{more:?}: {shown}");
     };
     for command in [&serve[..], &["dev", "notes.cstack"]] {
-        let url = "https://hook.example/confidential";
-        refuse(command, &["--audit-webhook", url], "`--audit-webhook` is set, and `audit-webhook-secret` is not");
-        let secret = ["--audit-webhook-secret", "whsec_confidential"];
-        refuse(command, &secret, "`--audit-webhook-secret` is set, and `audit-webhook` is not");
-        refuse(command, &["--audit-nats-subject", "a"], "`--audit-nats-subject` is set, and `audit-nats` is not");
-        refuse(command, &["--audit-file-size", "1MiB"], "`--audit-file-size` is set, and `audit-file` is not");
-        let no_trail = "`notes` has no audit trail, and a sink for it is configured";
-        refuse(command, &["--audit-file", "audit.jsonl"], no_trail);
-        refuse(command, &["--audit-nats", "nats://confidential@127.0.0.1"], no_trail);
-        refuse(command, &[&["--audit-webhook", url][..], &secret].concat(), no_trail);
+        for (log, nothing) in [
+            ("audit", "`notes` has no audit trail, and a sink for it is configured"),
+            ("event", "`notes` emits no events, and a sink for them is configured"),
+        ] {
+            let flag = |rest: &str| format!("--{log}-{rest}");
+            let alone = |rest: &str, value: &str, other: &str| {
+                let part = format!("`--{log}-{rest}` is set, and `{log}-{other}` is not");
+                refuse(command, &[&flag(rest), value], &part);
+            };
+            let (url, secret) = ("https://hook.example/confidential", "whsec_confidential");
+            alone("webhook", url, "webhook-secret");
+            alone("webhook-secret", secret, "webhook");
+            alone("nats-subject", "a", "nats");
+            alone("file-size", "1MiB", "file");
+            refuse(command, &[&flag("file"), "log.jsonl"], nothing);
+            refuse(command, &[&flag("nats"), "nats://confidential@127.0.0.1"], nothing);
+            refuse(command, &[&flag("webhook"), url, &flag("webhook-secret"), secret], nothing);
+        }
     }
     // Nothing was made for it.
-    assert!(!path.join("audit.jsonl").exists() && !path.join("n.db").exists());
+    assert!(!path.join("log.jsonl").exists() && !path.join("n.db").exists());
 }
 
 #[test]
@@ -490,7 +498,7 @@ fn the_audit_trail_reaches_its_file_and_a_shutdown_says_what_has_not() {
         let why = server.wait_for("the sink is unavailable sink=\"webhook\"");
         assert!(why.contains("cannot be reached: connection refused"), "{why}");
         server.signal();
-        server.wait_for("events of the audit trail wait for the next start sink=\"webhook\"");
+        server.wait_for("events wait for the next start sink=\"webhook\"");
         assert_eq!(server.child.wait().unwrap().code(), Some(0), "{:#?}", server.seen);
     };
     let keys = || -> Vec<i64> {
@@ -510,7 +518,7 @@ fn the_audit_trail_reaches_its_file_and_a_shutdown_says_what_has_not() {
     wait_for(&[1]);
     let second = run(path, &[&serve[..], &["--addr", "127.0.0.1:0"]].concat());
     assert_eq!(second.status.code(), Some(2));
-    assert!(text(&second.stderr).contains("another process writes the audit file `a.jsonl`"), "{second:?}");
+    assert!(text(&second.stderr).contains("another process writes the file `a.jsonl`"), "{second:?}");
     end(server);
     let server = start();
     assert_eq!(server.request("POST", "/api/notes", &[], r#"{"id":2}"#).status, 201);

@@ -1,7 +1,7 @@
 //! `list`, `show` and `history`.
 
 use clap::ArgMatches;
-use cratestack_engine::audit::read::{AuditEvent, Filter, PAGE, key_named};
+use cratestack_engine::audit::read::{AuditEvent, Filter, PAGE, Reader, key_named};
 use cratestack_schema::fuzzy;
 use cratestack_schema::ir::Scalar;
 use cratestack_schema::value::parse_text;
@@ -12,12 +12,12 @@ use crate::ui::Failure;
 use crate::{Outcome, string};
 
 /// `cratestack audit list`.
-pub(super) async fn list(desk: &mut Desk, args: &ArgMatches) -> Result<Outcome, Failure> {
-    let filter = filter(desk, args).await?;
+pub(super) async fn list(desk: &Desk, reader: &mut Reader, args: &ArgMatches) -> Result<Outcome, Failure> {
+    let filter = filter(desk, reader, args).await?;
     let limit = args.get_one::<u32>("limit").map_or(50, |limit| *limit as usize);
     let (mut left, mut before) = (limit, None);
     while left > 0 {
-        let page = desk.reader.list(&filter, before, left).await.map_err(|error| failure(&error))?;
+        let page = reader.list(&filter, before, left).await.map_err(|error| failure(&error))?;
         if page.is_empty() && before.is_none() {
             desk.ui.complain("no event fits");
         }
@@ -28,20 +28,20 @@ pub(super) async fn list(desk: &mut Desk, args: &ArgMatches) -> Result<Outcome, 
         }
     }
     let full = before.is_some() && left == 0 && desk.format == Format::Human;
-    if full && !desk.reader.list(&filter, before, 1).await.map_err(|error| failure(&error))?.is_empty() {
+    if full && !reader.list(&filter, before, 1).await.map_err(|error| failure(&error))?.is_empty() {
         desk.ui.complain(&format!("there are more; `--limit` shows more than {limit}"));
     }
     Ok(Outcome::Clean)
 }
 
 /// `cratestack audit show`.
-pub(super) async fn show(desk: &mut Desk, args: &ArgMatches) -> Result<Outcome, Failure> {
+pub(super) async fn show(desk: &Desk, reader: &mut Reader, args: &ArgMatches) -> Result<Outcome, Failure> {
     let id = string(args, "event_id");
     if parse_text(Scalar::Uuid, id).is_err() {
         return Err(Failure::new(format!("`{}` is no id of an event", plain(id)))
             .help(format!("it is a UUID; `cratestack audit list {}` shows them", desk.path)));
     }
-    let found = desk.reader.event(id).await.map_err(|error| failure(&error))?;
+    let found = reader.event(id).await.map_err(|error| failure(&error))?;
     let found = found.ok_or_else(|| {
         Failure::new(format!("the trail has no event `{id}`"))
             .help(format!("`cratestack audit list {}` shows the newest ones", desk.path))
@@ -51,13 +51,13 @@ pub(super) async fn show(desk: &mut Desk, args: &ArgMatches) -> Result<Outcome, 
 }
 
 /// `cratestack audit history`.
-pub(super) async fn history(desk: &mut Desk, args: &ArgMatches) -> Result<Outcome, Failure> {
+pub(super) async fn history(desk: &Desk, reader: &mut Reader, args: &ArgMatches) -> Result<Outcome, Failure> {
     let model = string(args, "model").to_owned();
-    known(desk, &model).await?;
+    known(desk, reader, &model).await?;
     let key = key(desk, &model, string(args, "key"));
     let mut after = None;
     loop {
-        let page = desk.reader.history(&model, &key, after, PAGE).await.map_err(|error| failure(&error))?;
+        let page = reader.history(&model, &key, after, PAGE).await.map_err(|error| failure(&error))?;
         if page.is_empty() && after.is_none() {
             desk.ui.complain(&format!("the trail has no event of `{model}` `{}`", plain(&key)));
         }
@@ -83,7 +83,7 @@ fn each(desk: &Desk, page: &[AuditEvent], human: impl Fn(&Desk, &Event) -> Strin
     Ok(true)
 }
 
-async fn filter(desk: &mut Desk, args: &ArgMatches) -> Result<Filter, Failure> {
+async fn filter(desk: &Desk, reader: &mut Reader, args: &ArgMatches) -> Result<Filter, Failure> {
     let text = |name: &str| args.get_one::<String>(name).cloned();
     let time = |name: &str| args.get_one::<i64>(name).copied();
     let (from, to) = (time("from"), time("to"));
@@ -93,7 +93,7 @@ async fn filter(desk: &mut Desk, args: &ArgMatches) -> Result<Filter, Failure> {
     }
     let model = text("model");
     if let Some(model) = &model {
-        known(desk, model).await?;
+        known(desk, reader, model).await?;
     }
     let primary_key = text("key").map(|text| match &model {
         Some(model) => key(desk, model, &text),
@@ -104,11 +104,11 @@ async fn filter(desk: &mut Desk, args: &ArgMatches) -> Result<Filter, Failure> {
 }
 
 /// Makes sure that there may be events of the model. The trail can have some of a model that the schema has no more.
-async fn known(desk: &mut Desk, name: &str) -> Result<(), Failure> {
+async fn known(desk: &Desk, reader: &mut Reader, name: &str) -> Result<(), Failure> {
     let schema = std::sync::Arc::clone(desk.engine.schema());
     let declared = schema.model_named(name).map(|id| schema.model(id));
     let audited = declared.is_some_and(|model| model.audit.is_some());
-    if audited || desk.reader.knows(name).await.map_err(|error| failure(&error))? {
+    if audited || reader.knows(name).await.map_err(|error| failure(&error))? {
         return Ok(());
     }
     if declared.is_some() {

@@ -1,7 +1,7 @@
 //! `sinks status` and `sinks replay`.
 
 use clap::ArgMatches;
-use cratestack_engine::relay::{self, AUDIT, SinkStatus, Which};
+use cratestack_engine::relay::{self, Log, OUTBOX, SinkStatus, Which};
 use cratestack_schema::fuzzy;
 use serde_json::json;
 
@@ -10,20 +10,20 @@ use super::{Desk, Format};
 use crate::ui::{Failure, Style};
 use crate::{Outcome, string};
 
-fn failure(error: &relay::Error) -> Failure {
+pub(super) fn failure(error: &relay::Error) -> Failure {
     Failure::new(error.to_string()).help(error.help())
 }
 
 /// `cratestack audit sinks status`.
-pub(super) async fn status(desk: &Desk, skipped: bool) -> Result<Outcome, Failure> {
-    let all = AUDIT.status(&desk.engine, skipped).await.map_err(|error| failure(&error))?;
+pub(super) async fn status(desk: &Desk, log: &'static Log, skipped: bool) -> Result<Outcome, Failure> {
+    let all = log.status(&desk.engine, skipped).await.map_err(|error| failure(&error))?;
     if all.is_empty() {
         desk.ui.complain("no sink has ever run on this database");
     }
     for sink in &all {
         desk.ui.say(&match desk.format {
             Format::Json => json(sink),
-            Format::Human => human(desk, sink),
+            Format::Human => human(desk, log, sink),
         });
     }
     let alarm = all.iter().any(|sink| sink.skipped.is_some_and(|skipped| skipped > 0));
@@ -39,7 +39,7 @@ fn json(sink: &SinkStatus) -> String {
     .to_string()
 }
 
-fn human(desk: &Desk, sink: &SinkStatus) -> String {
+fn human(desk: &Desk, log: &Log, sink: &SinkStatus) -> String {
     let ui = desk.ui;
     let count = |number: u64, what: &str, style: Style| {
         let text = format!("{number} {what}");
@@ -55,11 +55,13 @@ fn human(desk: &Desk, sink: &SinkStatus) -> String {
     let mut lines = vec![format!("{}  {}", ui.paint(Style::Bold, &sink.name), parts.join(", "))];
     lines.extend(sink.last_error.as_deref().map(|error| format!("  last error: {}", plain(error))));
     if sink.skipped.is_some_and(|skipped| skipped > 0) {
-        lines.push("  somebody has changed the trail or the deliveries beside the service".to_owned());
+        let what = if *log == OUTBOX { "outbox" } else { "trail" };
+        lines.push(format!("  somebody has changed the {what} or the deliveries beside the service"));
     }
     if sink.dead > 0 {
+        let switch = if *log == OUTBOX { " --log events" } else { "" };
         lines.push(format!(
-            "  `cratestack audit sinks replay {} {}` delivers the dead ones again",
+            "  `cratestack audit sinks replay {} {}{switch}` delivers the dead ones again",
             desk.path, sink.name
         ));
     }
@@ -67,7 +69,7 @@ fn human(desk: &Desk, sink: &SinkStatus) -> String {
 }
 
 /// `cratestack audit sinks replay`.
-pub(super) async fn replay(desk: &Desk, args: &ArgMatches) -> Result<Outcome, Failure> {
+pub(super) async fn replay(desk: &Desk, log: &'static Log, args: &ArgMatches) -> Result<Outcome, Failure> {
     let (sink, confirmed) = (string(args, "sink"), args.get_flag("confirm"));
     let (which, word) = match args.get_one::<i64>("since") {
         Some(seq) => (Which::Since(*seq), "since"),
@@ -75,13 +77,13 @@ pub(super) async fn replay(desk: &Desk, args: &ArgMatches) -> Result<Outcome, Fa
         None => (Which::Dead, "dead"),
     };
     let done = if confirmed {
-        AUDIT.replay(&desk.engine, sink, which).await
+        log.replay(&desk.engine, sink, which).await
     } else {
-        AUDIT.replayable(&desk.engine, sink, which).await
+        log.replayable(&desk.engine, sink, which).await
     };
     let events = match done {
         Ok(events) => events,
-        Err(relay::Error::Unknown(_)) => return Err(unknown(desk, sink).await?),
+        Err(relay::Error::Unknown(_)) => return Err(unknown(desk, log, sink).await?),
         Err(error) => return Err(failure(&error)),
     };
     let what = if which == Which::Dead { "dead events" } else { "events" };
@@ -94,8 +96,8 @@ pub(super) async fn replay(desk: &Desk, args: &ArgMatches) -> Result<Outcome, Fa
     Ok(Outcome::Clean)
 }
 
-async fn unknown(desk: &Desk, sink: &str) -> Result<Failure, Failure> {
-    let all = AUDIT.status(&desk.engine, false).await.map_err(|error| failure(&error))?;
+async fn unknown(desk: &Desk, log: &'static Log, sink: &str) -> Result<Failure, Failure> {
+    let all = log.status(&desk.engine, false).await.map_err(|error| failure(&error))?;
     let names = || all.iter().map(|sink| sink.name.as_str());
     let help = match fuzzy::nearest(sink, names()) {
         Some(near) => format!("did you mean `{near}`?"),
