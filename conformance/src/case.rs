@@ -195,6 +195,10 @@ impl<'c> Run<'c> {
             let lines = runtime.block_on(self.database.trail(&self.schema));
             self.sections.push(Section { title: "trail".to_owned(), content: Content::Lines(lines) });
         }
+        if self.case.script.outbox {
+            let lines = runtime.block_on(self.database.outbox(&self.schema));
+            self.sections.push(Section { title: "outbox".to_owned(), content: Content::Lines(lines) });
+        }
         Ok(())
     }
 

@@ -188,6 +188,24 @@ impl TestDatabase {
         entries.iter().map(ToString::to_string).collect()
     }
 
+    /// The events of the outbox: what each says that does not differ from run to run. Those of one row are in their
+    /// order; between rows there is none.
+    pub async fn outbox(&mut self, schema: &Schema) -> Vec<String> {
+        if !cratestack_engine::outbox::any(schema) {
+            return vec!["no outbox".to_owned()];
+        }
+        let rows = self.query("SELECT entry FROM cratestack_outbox ORDER BY model, primary_key, seq", 1).await;
+        let entry = |row: &Vec<Option<String>>| {
+            let mut entry: serde_json::Value = serde_json::from_str(row[0].as_deref().unwrap_or_default()).unwrap();
+            let members = entry.as_object_mut().expect("an entry is an object");
+            for varies in ["id", "time"] {
+                members.remove(varies).expect("an entry has every member");
+            }
+            entry.to_string()
+        };
+        rows.iter().map(entry).collect()
+    }
+
     /// Name, columns, uniqueness and partiality of a table's indexes but that of the primary key, by name.
     pub async fn indexes(&mut self, table: &str) -> Vec<String> {
         let sql = match &self.connection {

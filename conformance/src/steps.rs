@@ -19,6 +19,8 @@ pub struct Script {
     pub indexes: Vec<String>,
     /// `@trail all`: the audit trail stands at the end.
     pub trail: bool,
+    /// `@outbox all`: the events of the outbox stand at the end.
+    pub outbox: bool,
     /// `@show Header`: shown besides the usual headers.
     pub show: Vec<String>,
     /// Why no step of the case can be run in process.
@@ -169,6 +171,7 @@ impl Script {
             ("table", true) => self.tables.push(rest.to_owned()),
             ("indexes", true) => self.indexes.push(rest.to_owned()),
             ("trail", true) if rest == "all" => self.trail = true,
+            ("outbox", true) if rest == "all" => self.outbox = true,
             ("show", true) => self.show.push(rest.to_ascii_lowercase()),
             ("http-only", true) => self.http_only = Some(rest.to_owned()),
             ("backend", true) => {
