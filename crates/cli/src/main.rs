@@ -224,8 +224,8 @@ fn command() -> Command {
 }
 
 const GRANTS: &str = "\
-Make the tables with another role, their owner: only that one can change them, or the audit trail. Run this when they are
-there, and again after each change of the schema. A role that is not there yet is made without a password.
+Make the tables with another role, their owner: only that one can change them, the audit trail or the outbox. Run this
+when they are there, and again after each change of the schema. A role that is not there yet is made without a password.
 
 Example:
   cratestack migrate grants bank.cstack --role bank_app | psql -v ON_ERROR_STOP=1 postgres://owner@db/bank";

@@ -56,9 +56,10 @@
 //! # });
 //! ```
 //!
-//! # Where the audit trail goes
+//! # Where the audit trail and events go
 //!
-//! What `@@audit` records is in the database, committed with the write. A [sink](sinks) gets it from there:
+//! What `@@audit` records is in the database, committed with the write, and so are the events of `@@emit`. A
+//! [sink](sinks) gets them from there, [`RouterBuilder::with_event_sink`] the events as here the trail:
 //!
 //! ```no_run
 //! use cratestack::sinks::{FileOptions, JsonLinesSink};
