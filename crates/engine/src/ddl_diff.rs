@@ -290,8 +290,10 @@ impl<'a> Plan<'a> {
         all
     }
 
-    /// Triggers to remove first and to make last. When columns change under them, all of them.
+    /// Triggers to remove first and to make last. When columns change under them, all of them; and on SQLite always, which
+    /// runs those of one event in the reverse order of their making.
     fn triggers(&self, all: bool) -> (Vec<&'a Trigger>, Vec<&'a Trigger>) {
+        let all = all || self.dialect == Dialect::Sqlite && self.old.triggers != self.new.triggers;
         let without = |from: &'a [Trigger], known: &[Trigger]| {
             from.iter().filter(|trigger| all || !known.contains(trigger)).collect::<Vec<_>>()
         };

@@ -57,8 +57,10 @@ pub(crate) fn triggers(schema: &Schema, dialect: Dialect) -> Vec<Trigger> {
                 all.push(sqlite_trigger(name, &model.table, &when, &insert_guards(schema, id, model, false)));
             }
         }
-        all.extend(logs::triggers(schema, id, dialect));
+        // Before those of the logs, so that SQLite runs it after them: the change has its event first, and the version that
+        // moves along the next one.
         all.extend(Referred::of(model).map(|referred| referred.trigger(dialect)));
+        all.extend(logs::triggers(schema, id, dialect));
         if let Some(family) = Family::of(schema, &links, id) {
             match dialect {
                 Dialect::Postgres => all.push(family.postgres()),

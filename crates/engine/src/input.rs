@@ -25,6 +25,7 @@ use cratestack_schema::value::{Invalid, Value, parse_text};
 use crate::api::{FieldError, Principal};
 use crate::audit::KEY_LIMIT;
 use crate::json::{Json, MAX_NUMBER_DIGITS, plain_number, push_pointer};
+use crate::logs;
 use crate::storage::push_json_string;
 use crate::validate::Validators;
 
@@ -273,7 +274,7 @@ impl<'a> Reader<'a> {
             return true;
         };
         let detail = format!(
-            "takes {length} octets in the keys of the audit trail, where it may take {most}; quotes, backslashes, control \
+            "takes {length} octets in the keys of recorded events, where it may take {most}; quotes, backslashes, control \
              characters and `Bytes` take more than one each"
         );
         self.fail(at, "too_long", detail);
@@ -478,12 +479,12 @@ fn longest_indexed(model: &Model, id: FieldId) -> Option<usize> {
     indexes.map(share).min()
 }
 
-/// The octets that a part of a key has in the audit trail, and those that it may have: an equal share of what the trail
-/// takes. `None` where no trail has it.
+/// The octets that a part of a key has in the audit trail or the outbox, and those that it may have: an equal share of
+/// what these take. `None` where neither has it.
 fn recorded(model: &Model, id: FieldId, value: &Value) -> Option<(usize, usize)> {
     /// What a part of fixed length takes at most, with quotes and a comma.
     const FIXED: usize = 48;
-    if model.audit.is_none() || !model.key.contains(&id) {
+    if !logs::recorded(model) || !model.key.contains(&id) {
         return None;
     }
     let varying = model.key.iter().filter(|id| longest_indexed(model, **id).is_some()).count().max(1);

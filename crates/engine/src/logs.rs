@@ -54,7 +54,7 @@ pub(crate) fn objects() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// Whether changes of a model's rows are written to a log.
-fn recorded(model: &Model) -> bool {
+pub(crate) fn recorded(model: &Model) -> bool {
     model.audit.is_some() || !model.emit.is_empty()
 }
 

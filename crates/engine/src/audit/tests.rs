@@ -831,6 +831,30 @@ async fn a_page_of_the_trail_looks_at_so_many_events() {
 }
 
 #[tokio::test]
+async fn an_event_begins_where_the_one_before_it_ended() {
+    let text = "model Team {\n  id Int @id\n  staff Member[]\n  @@allow(\"all\", true)\n}\n\nmodel Member {\n  id Int @id\n  teamId \
+                Int?\n  version Int @version\n  team Team? @relation(fields: [teamId], references: [id], onDelete: SetNull)\n  \
+                @@audit\n  @@allow(\"all\", true)\n}\n";
+    for mut base in Base::durable(text).await {
+        // Made again by an edit, in whatever order.
+        let edited = text.replace("  teamId", "  note String?\n  teamId");
+        let schema = edit(&base, &edited).await;
+        reopened(&mut base, schema).await;
+        base.create("", "Team", r#"{"id":1}"#).await.unwrap();
+        base.create("", "Member", r#"{"id":1,"teamId":1}"#).await.unwrap();
+        base.delete("", "Team", "1", -1).await.unwrap();
+        base.create("", "Team", r#"{"id":2}"#).await.unwrap();
+        base.patch("", "Member", "1", 2, r#"{"teamId":2}"#).await.unwrap();
+        sql(&base, "DELETE FROM teams").await.unwrap();
+        let all = entries(&base).await;
+        for pair in all.windows(2) {
+            assert_eq!(pair[0]["after"], pair[1]["before"], "{}", base.name);
+        }
+        assert_eq!(all.last().unwrap()["after"], json!({"id": 1, "note": null, "teamId": null, "version": 4}));
+    }
+}
+
+#[tokio::test]
 async fn whoever_hangs_up_is_refused_all_the_same() {
     use futures_util::FutureExt as _;
     for base in Base::durable(BANK).await {
