@@ -1,7 +1,7 @@
 /// The schema's text, as it was when this crate was compiled.
 pub const SOURCE: &str = ::core::include_str!("/schemas/shapes.cstack");
 /// Identifies what the schema means; a database carries the fingerprint of its schema.
-pub const FINGERPRINT: &str = "75952b08d617d72ddf307c69abfc8f83db9fb6baa5d20e01e5e1cbe7a90e5614";
+pub const FINGERPRINT: &str = "c9e0b451c54dc63aac11004144c7d2f922180bb4c082b5243a1ba92652ce860b";
 const SCHEMA: ::cratestack::typed::Source = ::cratestack::typed::Source {
     name: "shapes",
     text: SOURCE,

@@ -1,7 +1,7 @@
 /// The schema's text, as it was when this crate was compiled.
 pub const SOURCE: &str = ::core::include_str!("/schemas/small.cstack");
 /// Identifies what the schema means; a database carries the fingerprint of its schema.
-pub const FINGERPRINT: &str = "a0cd761066aa29eec5e4277a1382c6749f95f7a97d176f47da8faf02ac0658b7";
+pub const FINGERPRINT: &str = "d56fdd527bce3a619b49438c85613443ff439c2d4a539a0c8cc2c5efd8b61931";
 const SCHEMA: ::cratestack::typed::Source = ::cratestack::typed::Source {
     name: "small",
     text: SOURCE,

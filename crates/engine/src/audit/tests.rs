@@ -598,8 +598,12 @@ async fn the_role_of_the_application_cannot_touch_the_trail() {
     for _ in 0..2 {
         sqlx::raw_sql(sqlx::AssertSqlSafe(script.as_str())).execute(&mut connection).await.unwrap();
     }
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("ALTER ROLE {role} PASSWORD 'secret'")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
     let (scheme, rest) = database.url.split_once("://").unwrap();
-    let url = format!("{scheme}://{role}@{}", rest.split_once('@').map_or(rest, |(_, host)| host));
+    let url = format!("{scheme}://{role}:secret@{}", rest.split_once('@').map_or(rest, |(_, host)| host));
 
     // It serves everything.
     let options = crate::engine::Options::default();
