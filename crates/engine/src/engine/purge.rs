@@ -1,8 +1,8 @@
 //! The end of tombstones: rows of a `@@soft_delete` model that were deleted long ago are removed for good, in batches,
 //! each a transaction. In the audit trail they are `erase` events of the system.
 //!
-//! A foreign key decides about each row: `Cascade` takes children without `@@soft_delete` along, and a row that others
-//! still refer to stays and is counted.
+//! A foreign key decides about each row: `Cascade` takes children along, tombstones of any age among them, which are not
+//! counted; and a row that others still refer to stays and is counted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
