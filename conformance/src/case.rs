@@ -317,7 +317,7 @@ async fn open(schema: &Arc<Schema>, database: &TestDatabase, clock: &Arc<Seeded>
 async fn serve(engine: Engine) -> Result<(SocketAddr, tokio::sync::oneshot::Sender<()>), String> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let router = cratestack::router(engine).auth(cratestack::DevAuth::new()).into_service();
+    let router = cratestack::router(engine, cratestack::NoProcedures).auth(cratestack::DevAuth::new()).into_service();
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let shutdown = async move {
         let _dropped_is_as_good = stopped.await;

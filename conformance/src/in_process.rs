@@ -1,10 +1,14 @@
 //! The engine without HTTP: this module maps a request to an [`Operation`] itself, and the answer back to what HTTP
 //! should have said. It shares no code with the facade, so that the two check each other.
 
+use std::sync::Arc;
+
 use cratestack_engine::Engine;
 use cratestack_engine::api::{
-    Answer, AuthMethod, BatchItem, Caller, Code, Expected, Failure, Key, Operation, Origin, Principal, Row, Verb,
+    Answer, AuthMethod, Authority, BatchItem, Caller, Code, Expected, Failure, Key, Operation, Origin, Principal, Row,
+    Verb,
 };
+use cratestack_engine::engine::procedures::{Bodies, NoProcedures};
 use cratestack_engine::json::{self, Json};
 use cratestack_schema::ir::{Model, ModelId};
 use percent_encoding::percent_decode_str;
@@ -32,7 +36,8 @@ pub async fn run(engine: &Engine, request: &Request, request_id: &str) -> Result
         let Some(procedure) = engine.schema().procedures.iter().find(|procedure| procedure.name == *name) else {
             return inexpressible(format!("there is no procedure `{name}`"));
         };
-        let outcome = engine.call(&caller, procedure, body(request)?).await;
+        let bodies: Arc<dyn Bodies> = Arc::new(NoProcedures);
+        let outcome = engine.call(&caller, procedure, body(request)?, &bodies).await;
         return Ok(match outcome {
             Ok(text) => shown(procedure.status.unwrap_or(200), None, None, &text),
             Err(failure) => problem(&failure),
@@ -128,7 +133,7 @@ fn caller(engine: &Engine, request: &Request, request_id: &str) -> Result<Result
     };
     let deadline = std::time::Duration::from_secs(30);
     let origin = Origin { auth: principal.is_some().then_some(AuthMethod::Dev), ..Origin::default() };
-    Ok(Ok(Caller { principal, request_id: request_id.to_owned(), deadline, origin }))
+    Ok(Ok(Caller { principal, authority: Authority::Rules, request_id: request_id.to_owned(), deadline, origin }))
 }
 
 fn body(request: &Request) -> Result<Option<Json>, Inexpressible> {
@@ -260,6 +265,7 @@ fn status_and_word(code: Code) -> (u16, &'static str) {
         Code::VersionMismatch => (412, "version_mismatch"),
         Code::VersionRequired => (428, "version_required"),
         Code::ValidationFailed => (422, "validation_failed"),
+        Code::Rejected => (422, "rejected"),
         Code::Internal => (500, "internal"),
         Code::NotImplemented => (501, "not_implemented"),
         Code::Unavailable => (503, "unavailable"),

@@ -61,7 +61,9 @@ impl World {
         options.limits.include_limit = 2;
         options.limits.list_default = 5;
         let engine = Engine::open(Arc::clone(schema), &database.database(), options).await.unwrap();
-        let router = cratestack::router(engine.clone()).auth(cratestack::DevAuth::new()).into_service();
+        let router = cratestack::router(engine.clone(), cratestack::NoProcedures)
+            .auth(cratestack::DevAuth::new())
+            .into_service();
         Self { router, engine, sources, database }
     }
 

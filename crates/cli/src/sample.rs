@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cratestack_engine::api::{Answer, Caller, Operation, Origin, Principal, Verb};
+use cratestack_engine::api::{Answer, Authority, Caller, Operation, Origin, Principal, Verb};
 use cratestack_engine::{Engine, input};
 use cratestack_schema::ir::{
     Action, Default as IrDefault, Expr, Field, FieldId, FieldType, Model, ModelId, RelationKind, Scalar, Schema,
@@ -251,6 +251,7 @@ async fn succeeds(engine: &Engine, model: ModelId, principal: Option<&Principal>
     let Some(verb) = verb else { return false };
     let caller = Caller {
         principal: principal.cloned(),
+        authority: Authority::Rules,
         request_id: "sample".to_owned(),
         deadline: Duration::from_secs(5),
         origin: Origin::default(),

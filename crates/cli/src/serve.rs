@@ -210,7 +210,7 @@ pub(crate) fn app(
         problem_base: settings.text("problem-base").map_or(standard.problem_base.clone(), str::to_owned),
         ..standard
     };
-    let builder = cratestack::router(engine.clone()).config(config);
+    let builder = cratestack::router(engine.clone(), cratestack::NoProcedures).config(config);
     let builder = match auth {
         Auth::Dev => builder.auth(DevAuth::new()),
         Auth::Told(ui) => builder.auth(Told { ui, schema: Arc::clone(engine.schema()), last: Mutex::default() }),

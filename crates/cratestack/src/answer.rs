@@ -176,7 +176,7 @@ impl Shape<'_> {
     fn push_failure(&self, body: &mut String, failure: Failure) {
         let problem = Problem::from(failure);
         problem.log(self.request_id);
-        body.extend(["{\"status\":", problem.code.status().as_str()]);
+        body.extend(["{\"status\":", problem.status().as_str()]);
         if let Some(version) = problem.current_version {
             body.extend([",\"etag\":", &quoted(&version_tag(version, self.format).text())]);
         }

@@ -10,7 +10,10 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::{ConnectInfo, OriginalUri, Request};
 use axum::response::Response;
 use cratestack_engine::Engine;
-use cratestack_engine::api::{Answer, Caller, Code, Expected, Failure, Key, Operation, Origin, Principal, Verb};
+use cratestack_engine::api::{
+    Answer, Authority, Caller, Code, Expected, Failure, Key, Operation, Origin, Principal, Verb,
+};
+use cratestack_engine::engine::procedures::Bodies;
 use cratestack_engine::json::Json;
 use cratestack_engine::relay::{self, Log, MulticastAuditSink, Relay, RelayOptions};
 use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
@@ -69,13 +72,19 @@ pub(crate) trait Backend: Send + Sync + 'static {
     ) -> Result<Relay, relay::Error>;
 }
 
-impl Backend for Engine {
+/// An engine, and the bodies of its schema's procedures.
+pub(crate) struct Hosted {
+    pub(crate) engine: Engine,
+    pub(crate) bodies: Arc<dyn Bodies>,
+}
+
+impl Backend for Hosted {
     fn schema(&self) -> &Arc<Schema> {
-        Self::schema(self)
+        self.engine.schema()
     }
 
     fn run<'a>(&'a self, caller: &'a Caller, operation: Operation) -> BoxFuture<'a, Result<Answer, Failure>> {
-        Box::pin(Self::run(self, caller, operation))
+        Box::pin(self.engine.run(caller, operation))
     }
 
     fn call<'a>(
@@ -84,7 +93,7 @@ impl Backend for Engine {
         procedure: &'a Procedure,
         body: Option<Json>,
     ) -> BoxFuture<'a, Result<String, Failure>> {
-        Box::pin(Self::call(self, caller, procedure, body))
+        Box::pin(self.engine.call(caller, procedure, body, &self.bodies))
     }
 
     fn trail<'a>(
@@ -92,19 +101,19 @@ impl Backend for Engine {
         caller: &'a Caller,
         params: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<Answer, Failure>> {
-        Box::pin(Self::trail(self, caller, params))
+        Box::pin(self.engine.trail(caller, params))
     }
 
     fn principal(&self, claims: &Json) -> Result<Principal, String> {
-        Self::principal(self, claims)
+        self.engine.principal(claims)
     }
 
     fn admit(&self, caller: &Caller, model: ModelId, actions: &[Action]) -> Result<(), Failure> {
-        Self::admit(self, caller, model, actions)
+        self.engine.admit(caller, model, actions)
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(Self::ready(self))
+        Box::pin(self.engine.ready())
     }
 
     fn relay(
@@ -113,7 +122,7 @@ impl Backend for Engine {
         sinks: MulticastAuditSink,
         options: &RelayOptions,
     ) -> Result<Relay, relay::Error> {
-        Relay::start(self, log, sinks, options)
+        Relay::start(&self.engine, log, sinks, options)
     }
 }
 
@@ -521,10 +530,11 @@ impl Exchange<'_> {
         let origin = Origin {
             op: Arc::clone(&route.op),
             auth: principal.is_some().then(|| self.api.auth.method()),
+            job: None,
             client_ip: peer.map(|ConnectInfo(peer)| peer.ip()),
             trace_id: trace.map(|trace| trace.trace_id.to_owned()),
         };
-        Ok(Caller { principal, request_id: self.request_id.clone(), deadline, origin })
+        Ok(Caller { principal, authority: Authority::Rules, request_id: self.request_id.clone(), deadline, origin })
     }
 
     fn deadline(&self) -> Instant {
@@ -568,7 +578,7 @@ impl Exchange<'_> {
     fn refuse(&self, mut problem: Problem) -> Response {
         problem.log(&self.request_id);
         let missing = |problem: &Problem, name: HeaderName| !problem.headers.iter().any(|(other, _)| *other == name);
-        if problem.code.status() == StatusCode::UNAUTHORIZED
+        if problem.status() == StatusCode::UNAUTHORIZED
             && let Ok(challenge) = HeaderValue::from_str(&self.api.auth.challenge())
         {
             problem.headers.push((header::WWW_AUTHENTICATE, challenge));

@@ -8,14 +8,14 @@
 //!
 //! use cratestack::axum::{Router, routing::get};
 //! use cratestack::engine::{Database, Options};
-//! use cratestack::{DevAuth, Engine, ServerConfig, router, serve};
+//! use cratestack::{DevAuth, Engine, NoProcedures, ServerConfig, router, serve};
 //!
 //! async fn run(text: &str) -> Result<(), Box<dyn std::error::Error>> {
 //!     let (schema, diagnostics) = cratestack::schema::compile("bank", text);
 //!     let schema = schema.ok_or_else(|| format!("the schema has {} findings", diagnostics.len()))?;
 //!     let engine = Engine::open(Arc::new(schema), &Database::SqliteMemory, Options::default()).await?;
 //!
-//!     let api = router(engine.clone()).auth(DevAuth::new()).into_router();
+//!     let api = router(engine.clone(), NoProcedures).auth(DevAuth::new()).into_router();
 //!     let app = Router::new().nest("/api", api).route("/hello", get(|| async { "hello" }));
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
 //!     let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
@@ -64,7 +64,7 @@
 //! ```no_run
 //! use cratestack::sinks::{FileOptions, JsonLinesSink};
 //! # use std::time::Duration;
-//! # use cratestack::{Engine, ServerConfig, router, serve};
+//! # use cratestack::{Engine, NoProcedures, ServerConfig, router, serve};
 //!
 //! # async fn run(
 //! #     engine: Engine,
@@ -72,7 +72,7 @@
 //! #     interrupted: impl Future<Output = ()>,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! let file = JsonLinesSink::open("audit.jsonl", FileOptions::default())?;
-//! let api = router(engine.clone()).with_audit_sink(file)?;
+//! let api = router(engine.clone(), NoProcedures).with_audit_sink(file)?;
 //! let deliveries = api.deliveries();
 //! serve(listener, api.into_router(), ServerConfig::default(), interrupted).await?;
 //! deliveries.stop(Duration::from_secs(10)).await;
@@ -116,6 +116,7 @@ mod body;
 mod cbor;
 mod config;
 pub mod database;
+pub mod decimal;
 mod deliveries;
 mod deprecation;
 mod exchange;
@@ -146,13 +147,16 @@ pub struct Guide;
 
 pub use axum;
 pub use chrono;
+pub use rusqlite;
 pub use rust_decimal;
+pub use sqlx;
 pub use uuid;
 
 pub use auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
 pub use chrono::{DateTime, NaiveDate, Utc};
 pub use config::{HttpConfig, ServerConfig};
 pub use cratestack_engine::api::{AuthMethod, Code, FieldError};
+pub use cratestack_engine::engine::procedures::NoProcedures;
 pub use cratestack_engine::isolated::{
     IsolationLevel, Tx, TxError, TxOptions, run_in_isolated_tx, run_in_isolated_tx_with,
 };
@@ -162,7 +166,7 @@ pub use cratestack_schema as schema;
 pub use deliveries::Deliveries;
 pub use router::{RouterBuilder, router};
 pub use routes::{RouteInfo, RouteTarget, RouteVerb, routes};
-pub use rust_decimal::{Decimal, dec};
+pub use rust_decimal::Decimal;
 pub use server::{Switch, serve};
 pub use typed::{Change, Children, Error, Filter, Page, RequestContext, Written};
 pub use uuid::Uuid;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use axum::body::Body;
 use axum::response::Response;
-use cratestack_engine::api::{Code, Failure, FieldError};
+use cratestack_engine::api::{Code, Failure, FieldError, Rejection};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
@@ -54,6 +54,8 @@ impl ProblemCode {
                     ("version_required", S::PRECONDITION_REQUIRED, "The expected version is missing")
                 }
                 Code::ValidationFailed => ("validation_failed", S::UNPROCESSABLE_ENTITY, "The input is not valid"),
+                // The code of the service has words of its own.
+                Code::Rejected => ("rejected", S::UNPROCESSABLE_ENTITY, "The request was refused"),
                 Code::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "Something went wrong here"),
                 Code::NotImplemented => ("not_implemented", S::NOT_IMPLEMENTED, "This service cannot do that"),
                 Code::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The service cannot answer now"),
@@ -71,11 +73,6 @@ impl ProblemCode {
                 ("headers_too_large", S::REQUEST_HEADER_FIELDS_TOO_LARGE, "The header fields are too large")
             }
         }
-    }
-
-    /// The status.
-    pub(crate) fn status(self) -> StatusCode {
-        self.row().1
     }
 }
 
@@ -100,6 +97,8 @@ pub(crate) struct Problem {
     pub(crate) current_version: Option<i64>,
     /// Headers that this refusal brings along.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// What code of the service says in place of the table.
+    pub(crate) rejection: Option<Rejection>,
     /// For the log alone.
     pub(crate) internal: Option<String>,
 }
@@ -114,8 +113,22 @@ impl Problem {
             item: None,
             current_version: None,
             headers: Vec::new(),
+            rejection: None,
             internal: None,
         }
+    }
+
+    /// Its code, status and title.
+    fn row(&self) -> (&str, StatusCode, &'static str) {
+        let row @ (_, _, title) = self.code.row();
+        let own = self.rejection.as_ref();
+        let own = own.and_then(|own| Some((own.code.as_str(), StatusCode::from_u16(own.status).ok()?, title)));
+        own.unwrap_or(row)
+    }
+
+    /// Its status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.row().1
     }
 
     /// The 400 that no other code names.
@@ -136,7 +149,7 @@ impl Problem {
 
     /// Writes what the caller must not see to the log, under the request id: the request's span may be filtered out.
     pub(crate) fn log(&self, request_id: &str) {
-        let (code, status, _) = self.code.row();
+        let (code, status, _) = self.row();
         let internal = self.internal.as_deref().unwrap_or_default();
         if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
             tracing::error!(request_id, code, detail = %self.detail, internal, "request failed");
@@ -147,7 +160,7 @@ impl Problem {
 
     /// The body, as JSON text.
     pub(crate) fn json(&self, type_base: &str, request_id: &str) -> String {
-        let (code, status, title) = self.code.row();
+        let (code, status, title) = self.row();
         let hidden = self.code == ProblemCode::Engine(Code::Internal);
         let detail = if hidden { "the log has the details under this request id" } else { self.detail.as_ref() };
         let body = ProblemBody {
@@ -167,7 +180,7 @@ impl Problem {
     /// The answer.
     pub(crate) fn into_response(self, type_base: &str, request_id: &str) -> Response {
         let mut response = Response::new(Body::from(self.json(type_base, request_id)));
-        *response.status_mut() = self.code.status();
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -187,6 +200,7 @@ impl From<Failure> for Problem {
             item: failure.item,
             current_version: failure.current_version,
             headers: Vec::new(),
+            rejection: failure.rejection,
             internal: failure.internal,
         }
     }
@@ -243,7 +257,8 @@ mod tests {
         );
     }
 
-    const ALL: [ProblemCode; 23] = [
+    const ALL: [ProblemCode; 24] = [
+        ProblemCode::Engine(Code::Rejected),
         ProblemCode::Engine(Code::BadRequest),
         ProblemCode::Engine(Code::InvalidQuery),
         ProblemCode::Engine(Code::InvalidCursor),
@@ -284,7 +299,7 @@ mod tests {
             })
             .collect();
         written.sort_unstable();
-        let mut known: Vec<(u16, &str)> = ALL.iter().map(|code| (code.status().as_u16(), code.row().0)).collect();
+        let mut known: Vec<(u16, &str)> = ALL.iter().map(|code| (code.row().1.as_u16(), code.row().0)).collect();
         known.sort_unstable();
         assert_eq!(written, known);
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{MethodRouter, any_service};
-use cratestack_engine::Engine;
 use cratestack_engine::relay::{AUDIT, OUTBOX};
 use futures_util::FutureExt as _;
 use tower::service_fn;
@@ -13,14 +12,21 @@ use crate::auth::{AuthProvider, NoAuth};
 use crate::config::HttpConfig;
 use crate::deliveries::Deliveries;
 use crate::deprecation;
-use crate::exchange::{Api, Backend, Endpoint, Place, handle};
+use crate::exchange::{Api, Backend, Endpoint, Hosted, Place, handle};
 use crate::routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 use crate::sinks::{MulticastAuditSink, RelayOptions, SetupError};
+use crate::typed::{Implements, hosted};
 
-/// Begins the router of an engine's API. Without further settings every caller is anonymous.
-pub fn router(engine: Engine) -> RouterBuilder {
+/// Begins the router of an API: of a typed database with the bodies of its procedures, or of an [`Engine`](crate::Engine) with
+/// [`NoProcedures`](crate::NoProcedures), whose procedures answer 501. Without further settings every caller is anonymous.
+pub fn router<D, P>(database: D, procedures: P) -> RouterBuilder
+where
+    D: Implements<P> + 'static,
+    P: Send + Sync + 'static,
+{
+    let (engine, bodies) = hosted(database, procedures);
     RouterBuilder {
-        backend: Arc::new(engine),
+        backend: Arc::new(Hosted { engine, bodies }),
         auth: Arc::new(NoAuth),
         config: HttpConfig::default(),
         deliveries: Deliveries::default(),

@@ -7,7 +7,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
-use cratestack_engine::api::{Answer, Caller, Code, Failure, FieldError, Operation, Origin, Principal, Row, Verb};
+use cratestack_engine::api::{
+    Answer, Authority, Caller, Code, Failure, FieldError, Operation, Origin, Principal, Row, Verb,
+};
 use cratestack_engine::json::Json;
 use cratestack_engine::relay::{self, MulticastAuditSink, Relay, RelayOptions};
 use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
@@ -182,7 +184,13 @@ fn by_verb(_: &Caller, operation: &Operation) -> Result<Answer, Failure> {
 }
 
 fn caller() -> Caller {
-    Caller { principal: None, request_id: String::new(), deadline: Duration::ZERO, origin: Origin::default() }
+    Caller {
+        principal: None,
+        authority: Authority::Rules,
+        request_id: String::new(),
+        deadline: Duration::ZERO,
+        origin: Origin::default(),
+    }
 }
 
 // The client.

@@ -20,7 +20,7 @@ use axum::extract::ConnectInfo;
 use cratestack::engine::migrate::{Db, apply_create};
 use cratestack::engine::{Database, Engine, Options};
 use cratestack::schema::ir::Schema;
-use cratestack::{DevAuth, router};
+use cratestack::{DevAuth, NoProcedures, router};
 use http::{HeaderMap, Request};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
@@ -227,7 +227,7 @@ impl Service {
             }
         };
         let engine = Engine::open(Arc::new(schema), &at, Options::default()).await.unwrap();
-        Self { router: router(engine).auth(DevAuth::new()).into_service(), _database: database }
+        Self { router: router(engine, NoProcedures).auth(DevAuth::new()).into_service(), _database: database }
     }
 
     /// `GET /accounts` below `/api`, as `who`, with headers as `name: value`.

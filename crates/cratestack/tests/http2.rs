@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use cratestack::engine::{Database, Engine, Options};
-use cratestack::{ServerConfig, router, serve};
+use cratestack::{NoProcedures, ServerConfig, router, serve};
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Request, StatusCode, Version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -40,7 +40,8 @@ async fn start(config: ServerConfig) -> Running {
             "done"
         }
     };
-    let app = Router::new().nest("/api", router(engine).into_router()).route("/slow", axum::routing::get(slow));
+    let app =
+        Router::new().nest("/api", router(engine, NoProcedures).into_router()).route("/slow", axum::routing::get(slow));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();

@@ -14,7 +14,7 @@ use cratestack::schema::ir::Schema;
 use cratestack::sinks::{
     AuditEvent, AuditSink, BoxFuture, FileOptions, JsonLinesSink, MulticastAuditSink, RelayOptions, SinkError,
 };
-use cratestack::{RouterBuilder, router};
+use cratestack::{NoProcedures, RouterBuilder, router};
 use http::Request;
 use tokio::sync::Notify;
 use tower::ServiceExt as _;
@@ -79,7 +79,7 @@ impl Base {
     }
 
     fn router(&self) -> RouterBuilder {
-        router(self.engine.clone())
+        router(self.engine.clone(), NoProcedures)
     }
 }
 
@@ -222,7 +222,7 @@ async fn what_cannot_work_is_an_error_at_the_start() {
     let named = JsonLinesSink::open(base.path("other"), FileOptions::default()).unwrap().named("Other");
     assert_eq!(error(base.router(), named.into()), "`Other` is no name of a sink");
     let plain = Engine::open(Arc::new(schema("")), &Database::SqliteMemory, Options::default()).await.unwrap();
-    let failure = router(plain).with_audit_sink(hanging()).unwrap_err();
+    let failure = router(plain, NoProcedures).with_audit_sink(hanging()).unwrap_err();
     assert_eq!(failure.to_string(), "`bank` has no audit trail, and a sink for it is configured");
     assert!(failure.help().contains("write `@@audit`"));
     let failure = base.router().with_event_sink(hanging()).unwrap_err();

@@ -1,6 +1,7 @@
 //! The engine's vocabulary: what can be asked ([`Operation`]), what comes back ([`Answer`]), and how it is refused
 //! ([`Failure`]). Nothing here knows of HTTP: the facade maps codes to statuses and versions to entity tags.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,26 @@ use crate::json::Json;
 pub struct Caller {
     /// The verified principal; `None` is the anonymous caller.
     pub principal: Option<Principal>,
+    /// Whether the rules bind it.
+    pub authority: Authority,
     /// Identifies the request in logs, problems and the audit trail.
     pub request_id: String,
     /// How long the operation may take from now; the connection is closed when it passes.
     pub deadline: Duration,
     /// How the request came in.
     pub origin: Origin,
+}
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Authority {
+    /// What the rules of the schema allow.
+    #[default]
+    Rules,
+    /// What code of the service itself does, for which no rule is asked: every row is there, and fields that no request may
+    /// send may be written: `@readonly` and `@server_only` ones and, in new rows, those whose default is `now()` or a claim.
+    /// Validators, checks, versions, `@immutable`, `@@append_only` and the trail hold all the same.
+    Service,
 }
 
 /// How a request came in: what the audit trail says besides who asked.
@@ -30,6 +45,8 @@ pub struct Origin {
     pub op: Arc<str>,
     /// How the caller was authenticated; `None` is a caller without credentials.
     pub auth: Option<AuthMethod>,
+    /// The job of the service that acts where there is no principal; the subject in the trail.
+    pub job: Option<Arc<str>>,
     /// The address of the peer.
     pub client_ip: Option<IpAddr>,
     /// The trace id of a W3C `traceparent`: 32 hexadecimal digits.
@@ -204,8 +221,19 @@ pub struct Failure {
     pub current_version: Option<i64>,
     /// The failing item of an atomic batch.
     pub item: Option<usize>,
+    /// What the code of the service says in place of [`Code::Rejected`]'s own words.
+    pub rejection: Option<Rejection>,
     /// For the log alone.
     pub internal: Option<String>,
+}
+
+/// A business refusal: what code of the service, and no rule of the schema, does not allow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The stable code, in snake case: `insufficient_funds`.
+    pub code: String,
+    /// An HTTP status of the class 4xx.
+    pub status: u16,
 }
 
 /// One member of a problem's `errors`.
@@ -246,6 +274,8 @@ pub enum Code {
     VersionRequired,
     /// The input is not valid; see [`Failure::errors`].
     ValidationFailed,
+    /// Code of the service refused; see [`Failure::rejection`].
+    Rejected,
     /// A bug or an unforeseen database error.
     Internal,
     /// Asked for something that this build cannot do.
@@ -257,7 +287,37 @@ pub enum Code {
 impl Failure {
     /// A failure with a sentence for the caller.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), current_version: None, item: None, internal: None }
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            current_version: None,
+            item: None,
+            rejection: None,
+            internal: None,
+        }
+    }
+
+    /// A business refusal, with a sentence for the caller. A code that is not snake case, and a status that is not of the
+    /// class 4xx or that the service itself has to answer with (401), make it [`Code::Internal`].
+    ///
+    /// ```
+    /// use cratestack_engine::api::{Code, Failure};
+    ///
+    /// let refused = Failure::reject("insufficient_funds", 409, "the account does not hold that much");
+    /// assert_eq!(refused.code, Code::Rejected);
+    /// assert_eq!(Failure::reject("done", 200, "is no refusal").code, Code::Internal);
+    /// ```
+    pub fn reject(code: &str, status: u16, detail: impl Into<String>) -> Self {
+        let snake = code.starts_with(|first: char| first.is_ascii_lowercase())
+            && code.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'_');
+        if snake && (400..500).contains(&status) && status != 401 {
+            let rejection = Some(Rejection { code: code.to_owned(), status });
+            return Self { rejection, ..Self::new(Code::Rejected, detail) };
+        }
+        let why =
+            format!("a refusal needs a code in snake case and a status 4xx other than 401, not `{code}`, {status}");
+        Self::new(Code::Internal, "an internal error").with_internal(why)
     }
 
     /// The 422 with these errors. `errors` is never empty.
@@ -276,6 +336,18 @@ impl Failure {
         self
     }
 }
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)?;
+        for error in &self.errors {
+            write!(f, "; {} {}", error.pointer, error.detail)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
 
 /// Limits of the engine; each has a name and a default (docs/http.md, "Limits").
 #[derive(Debug, Clone)]

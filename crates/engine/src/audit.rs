@@ -69,7 +69,7 @@ impl Context {
 
     /// What is to be said of this caller.
     pub fn new(schema: &Schema, caller: &Caller, service: &str) -> Self {
-        let Origin { op, auth, client_ip, trace_id } = &caller.origin;
+        let Origin { op, auth, job, client_ip, trace_id } = &caller.origin;
         let claim = |id: Option<FieldId>| {
             let id = id?;
             let field = schema.auth.as_ref()?.fields.get(id.index())?;
@@ -77,7 +77,7 @@ impl Context {
             Some(key_text(schema, field.ty, value))
         };
         let declared = schema.auth.as_ref();
-        let subject = claim(declared.and_then(|auth| auth.subject));
+        let subject = claim(declared.and_then(|auth| auth.subject)).or_else(|| job.as_deref().map(str::to_owned));
         let tenant = claim(declared.and_then(|auth| auth.tenant));
         let mut claims = claims(schema, caller);
         if claims.len() > CLAIMS_LIMIT {

@@ -15,17 +15,19 @@
 mod cache;
 mod denials;
 mod futures;
+pub mod procedures;
 pub mod purge;
 mod read;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod trail;
+pub mod tx;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cratestack_schema::ir::{Action, Default as IrDefault, FieldId, Model, ModelId, Procedure, Schema};
+use cratestack_schema::ir::{Action, Default as IrDefault, FieldId, Model, ModelId, Schema};
 use cratestack_schema::value::{Value, instant};
 use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
@@ -33,12 +35,15 @@ use tokio::sync::Semaphore;
 use self::cache::Cache;
 use self::denials::{Allowances, Watched};
 use self::futures::{Detached, now};
-use crate::api::{Answer, Caller, Code, Expected, Failure, Key, Limits, Operation, Principal, Row, Verb};
+use self::tx::Tx;
+use crate::api::{
+    Answer, Authority, Caller, Code, Expected, Failure, FieldError, Key, Limits, Operation, Principal, Row, Verb,
+};
 use crate::audit::{Context, Trail};
 use crate::cursor::CursorKeys;
 use crate::fault::{self, Class, Remedy, StoreError};
 use crate::input;
-use crate::json::Json;
+use crate::json::{Json, push_pointer};
 use crate::logs;
 use crate::migrate::{self, Db, State};
 use crate::plan::write::{self, Dependents, Form, Kind, Plan, Verdict, VersionTest};
@@ -212,6 +217,38 @@ impl Engine {
         Ok(Self { core: Arc::new(core) })
     }
 
+    /// Makes everything that `schema` needs in an empty database, which is then ready to be [opened](Self::open). A database
+    /// that carries this very schema stays as it is; one in memory is made when it is opened.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or something else is there.
+    pub async fn apply(schema: Arc<Schema>, database: &Database) -> Result<(), OpenError> {
+        let key = migrate::new_cursor_key()?;
+        match database {
+            Database::SqliteMemory => Ok(()),
+            Database::SqliteFile(path) => {
+                let path = path.clone();
+                let prepare = move |connection: &mut rusqlite::Connection| {
+                    now(migrate::apply_create(&mut Db::Sqlite(connection), &schema, key, &mut |_| ())).map(|_| schema)
+                };
+                let apply = move || crate::store::sqlite::prepared(&path, prepare).map(|_| ());
+                let done = tokio::task::spawn_blocking(apply).await;
+                done.map_err(|_| OpenError::Database("the start of the database was interrupted".to_owned()))?
+            }
+            Database::Postgres(url) => {
+                let pool = Postgres::open(&schema, url, PoolOptions::default(), Arc::default());
+                let pool = pool.map_err(OpenError::Database)?;
+                let deadline = Instant::now() + Duration::from_secs(10);
+                let connected = pool.dedicated(deadline.into()).await;
+                let mut connection = connected.map_err(|error| OpenError::Database(error.message))?;
+                let lost = || OpenError::Database("the connection was lost".to_owned());
+                let connection = connection.connection().ok_or_else(lost)?;
+                migrate::apply_create(&mut Db::Postgres(connection), &schema, key, &mut |_| ()).await?;
+                Ok(())
+            }
+        }
+    }
+
     /// The schema that it serves.
     pub fn schema(&self) -> &Arc<Schema> {
         &self.core.schema
@@ -248,43 +285,26 @@ impl Engine {
     /// Runs one operation in one transaction. A mutation that has begun runs to its end, even if the returned future
     /// is dropped.
     pub async fn run(&self, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {
-        let Some(watched) = Watched::of(&self.core, &operation) else { return self.answer(caller, operation).await };
+        let core = &self.core;
+        let Some(watched) = Watched::of(core, &operation) else {
+            return answer(core, Place::Own, caller, operation).await;
+        };
         // Who hangs up in time is refused all the same.
-        let (engine, caller) = (self.clone(), caller.clone());
+        let (core, caller) = (Arc::clone(core), caller.clone());
         if matches!(operation.verb, Verb::List { .. } | Verb::Read { .. }) {
-            let outcome = self.answer(&caller, operation).await;
+            let outcome = answer(&core, Place::Own, &caller, operation).await;
             let recorded = async move {
-                denials::record(&engine.core, &caller, &watched, &outcome).await;
+                denials::record(&core, &caller, watched.model(), &watched.refused(&outcome)).await;
                 outcome
             };
             return Detached(Some(recorded.boxed())).await;
         }
         let all = async move {
-            let outcome = engine.answer(&caller, operation).await;
-            denials::record(&engine.core, &caller, &watched, &outcome).await;
+            let outcome = answer(&core, Place::Own, &caller, operation).await;
+            denials::record(&core, &caller, watched.model(), &watched.refused(&outcome)).await;
             outcome
         };
         Detached(Some(all.boxed())).await
-    }
-
-    async fn answer(&self, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {
-        let deadline = deadline(caller);
-        let Operation { model, verb } = operation;
-        match verb {
-            Verb::List { params } => return read::list(&self.core, caller, model, &params).await,
-            Verb::Read { key, params } => return read::one(&self.core, caller, model, &key, &params).await,
-            _ => {}
-        }
-        let context = self.core.context(caller, model);
-        let task = match verb {
-            Verb::Batch { atomic, items } => {
-                self.core.prepare_batch(caller, model, atomic, items, context.as_ref()).await?
-            }
-            verb => Task::One(Mutation::prepare(&self.core, caller, model, verb, context.as_ref())?),
-        };
-        let work = Work { task, context };
-        let core = Arc::clone(&self.core);
-        Detached(Some(core.write(work, deadline).boxed())).await
     }
 
     /// A page of the audit trail, newest first, as far as the rules for the action `audit` show it. `params` are decoded
@@ -310,25 +330,6 @@ impl Engine {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Checks the policy and the arguments of a procedure, in that order of refusals; its body needs a Rust host, so
-    /// the best outcome here is [`Code::NotImplemented`].
-    #[expect(clippy::unused_async, reason = "bodies of procedures will wait")]
-    pub async fn call(&self, caller: &Caller, procedure: &Procedure, body: Option<Json>) -> Result<String, Failure> {
-        let core = &self.core;
-        let now = core.now();
-        let allowed = core.policies.view(caller.principal.as_ref(), &now).may_call(&procedure.rules);
-        let refused = |code| Failure::new(code, format!("the rules do not let this caller call `{}`", procedure.name));
-        if !allowed && caller.principal.is_none() {
-            return Err(refused(Code::Unauthenticated));
-        }
-        input::arguments(&core.schema, &core.validators, procedure, body.as_ref()).map_err(Failure::validation)?;
-        if !allowed {
-            return Err(refused(Code::Forbidden));
-        }
-        let detail = format!("the body of `{}` is Rust code, and this server has none for it", procedure.name);
-        Err(Failure::new(Code::NotImplemented, detail))
     }
 
     /// Types the claims of a verified token against the `auth` block; the error says what is wrong, for the log.
@@ -367,6 +368,38 @@ impl Engine {
             Store::Postgres(pool) => pool.close().await,
             Store::Sqlite(database) => database.close().await,
         }
+    }
+}
+
+/// What is added where nobody knows whether a commit was done.
+const UNKNOWN: &str = "; the outcome is unknown: the change may have been made";
+
+/// Where an operation runs.
+#[derive(Debug, Clone, Copy)]
+enum Place<'t> {
+    /// In a transaction of its own.
+    Own,
+    /// In one that goes on.
+    Within(&'t Tx),
+}
+
+async fn answer(core: &Arc<Core>, place: Place<'_>, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {
+    let deadline = deadline(caller);
+    let Operation { model, verb } = operation;
+    match verb {
+        Verb::List { params } => return read::list(core, place, caller, model, &params).await,
+        Verb::Read { key, params } => return read::one(core, place, caller, model, &key, &params).await,
+        _ => {}
+    }
+    let context = core.context(caller, model);
+    let task = match verb {
+        Verb::Batch { atomic, items } => core.prepare_batch(caller, model, atomic, items, context.as_ref()).await?,
+        verb => Task::One(Mutation::prepare(core, caller, model, verb, context.as_ref())?),
+    };
+    let work = Work { task, context };
+    match place {
+        Place::Own => Detached(Some(Arc::clone(core).write(work, deadline).boxed())).await,
+        Place::Within(tx) => tx.write(work).await,
     }
 }
 
@@ -442,7 +475,7 @@ impl Core {
     }
 
     fn view<'a>(&'a self, caller: &'a Caller, now: &'a str) -> View<'a> {
-        self.policies.view(caller.principal.as_ref(), now)
+        self.policies.view(caller.principal.as_ref(), now).with(caller.authority)
     }
 
     async fn prepare_batch(
@@ -504,7 +537,12 @@ impl Core {
                 }
             }
         };
-        done.map_err(|stop| match stop {
+        done.map_err(|stop| self.refusal(model, stop))
+    }
+
+    /// What the caller is told.
+    fn refusal(&self, model: Option<ModelId>, stop: Stop) -> Failure {
+        match stop {
             Stop::Refused(failure) => failure,
             Stop::Database(error) | Stop::Data(error) => {
                 let mut failure = match model {
@@ -512,11 +550,11 @@ impl Core {
                     None => Failure::new(error.class.code(), "the database failed").with_internal(&error.message),
                 };
                 if error.class.outcome_unknown() {
-                    failure.detail.push_str("; the outcome is unknown: the change may have been made");
+                    failure.detail.push_str(UNKNOWN);
                 }
                 failure
             }
-        })
+        }
     }
 
     /// Between nothing and a limit that doubles with each try, so that those who met once do not meet again.
@@ -550,6 +588,17 @@ enum Stop {
     Data(StoreError),
     /// The database could not do its work.
     Database(StoreError),
+}
+
+impl Stop {
+    /// The same where it is certain that nothing was changed.
+    fn harmless(self) -> Self {
+        match self {
+            Self::Refused(failure) => Self::Refused(failure),
+            Self::Data(error) => Self::Data(error.harmless()),
+            Self::Database(error) => Self::Database(error.harmless()),
+        }
+    }
 }
 
 impl From<StoreError> for Stop {
@@ -586,6 +635,7 @@ impl Task {
         match self {
             Self::One(mutation) => match perform(core, session, mutation).await {
                 Err(Stop::Data(error)) => {
+                    session.recover().await?;
                     let explained = explain(core, session, mutation, error).await;
                     Err(Stop::Refused(explained.map_err(StoreError::harmless)?))
                 }
@@ -634,7 +684,7 @@ async fn lock_rows<S: Session>(
     }
     let removes = changes.iter().any(|mutation| mutation.form.kind == Kind::Delete);
     let form = (first.form.model, first.form.atoms.clone(), removes);
-    let view = core.policies.view(first.principal.as_ref(), &first.now);
+    let view = core.policies.view(first.principal.as_ref(), &first.now).with(first.authority);
     let template = core.locks.get(&form, || write::locks(&view, first.form.model, removes));
     let Some(template) = &*template else { return Ok(()) };
     let column = |at| Value::List(changes.iter().filter_map(|mutation| mutation.key.get(at)).cloned().collect());
@@ -710,6 +760,7 @@ struct Mutation {
     fields: Vec<(FieldId, Value)>,
     expected: Vec<i64>,
     principal: Option<Principal>,
+    authority: Authority,
     now: String,
     deletion: String,
     context: Option<Arc<Context>>,
@@ -742,8 +793,10 @@ impl Mutation {
             return Err(unauthenticated(model, action));
         }
         let mut fields = match (kind, &data) {
-            (Kind::Create, Some(data)) => input::create(&core.schema, &core.validators, model_id, data),
-            (_, Some(data)) => input::patch(&core.schema, &core.validators, model_id, data),
+            (Kind::Create, Some(data)) => {
+                input::create(&core.schema, &core.validators, model_id, caller.authority, data)
+            }
+            (_, Some(data)) => input::patch(&core.schema, &core.validators, model_id, caller.authority, data),
             (_, None) => Ok(Vec::new()),
         }
         .map_err(Failure::validation)?;
@@ -776,8 +829,8 @@ impl Mutation {
         };
         let deletion = if kind == Kind::Tombstone { core.options.ids.uuid() } else { String::new() };
         let principal = caller.principal.clone();
-        let context = context.cloned();
-        Ok(Self { form, plan, key, fields, expected, principal, now, deletion, context })
+        let (authority, context) = (caller.authority, context.cloned());
+        Ok(Self { form, plan, key, fields, expected, principal, authority, now, deletion, context })
     }
 
     fn statement(&self, core: &Core, template: &Arc<Template>) -> Result<Statement, StoreError> {
@@ -897,6 +950,12 @@ impl Core {
 }
 
 fn claim_missing(field: &str, caller: &Caller) -> Failure {
+    if caller.authority == Authority::Service {
+        let mut pointer = "#".to_owned();
+        push_pointer(&mut pointer, field);
+        let detail = "is required: its default is a claim, and there is no caller who has it".to_owned();
+        return Failure::validation(vec![FieldError { pointer, code: "required".to_owned(), detail }]);
+    }
     let code = if caller.principal.is_none() { Code::Unauthenticated } else { Code::Forbidden };
     Failure::new(code, format!("`{field}` comes from the caller's credentials, and these do not have it"))
 }
@@ -946,7 +1005,7 @@ async fn explain<S: Session>(
     let here = error.table.as_ref().is_none_or(|table| *table == model.table);
     let goes = matches!(form.kind, Kind::Delete | Kind::Tombstone);
     if matches!(error.class, Class::Check | Class::Unique) && here && !goes {
-        let view = core.policies.view(mutation.principal.as_ref(), &mutation.now);
+        let view = core.policies.view(mutation.principal.as_ref(), &mutation.now).with(mutation.authority);
         let objections = write::objections(&view, dialect, form);
         let rows = session.fetch(&mutation.statement(core, &objections.template)?, &mut NoPages).await?;
         if let Some(failure) = objections.failure(model, error.class, &rows) {

@@ -71,6 +71,8 @@ pub enum Class {
     Recorder,
     /// A trigger that is not ours refused (SQLite).
     Raised,
+    /// A statement of the transaction had failed before (PostgreSQL).
+    Doomed,
     /// Anything else: a bug of ours, or a damaged or foreign database.
     Other,
 }
@@ -303,6 +305,14 @@ const FAULTS: &[Fault] = &[
         sqlite: &[],
     },
     Fault {
+        class: Class::Doomed,
+        code: Code::Internal,
+        remedy: Remedy::None,
+        detail: "a statement of the transaction had failed, and its code went on; nothing was committed",
+        postgres: &["25P02"],
+        sqlite: &[],
+    },
+    Fault {
         class: Class::Other,
         code: Code::Internal,
         remedy: Remedy::None,
@@ -325,6 +335,12 @@ impl Class {
     /// Whether a mutation that failed like this may have been committed.
     pub fn outcome_unknown(self) -> bool {
         matches!(self, Self::ConnectionLost | Self::Deadline)
+    }
+
+    /// What the caller is told where no model is at hand.
+    pub(crate) fn failure(self, internal: &str) -> Failure {
+        let detail = self.fault().map_or("an internal error", |fault| fault.detail);
+        Failure::new(self.code(), detail).with_internal(internal)
     }
 
     /// The code of the answer.

@@ -5,7 +5,7 @@
 //!
 //! | code | the member |
 //! |---|---|
-//! | `unknown_field` | does not exist, is `@server_only`, or is a relation |
+//! | `unknown_field` | does not exist, is `@server_only` (to a request), or is a relation |
 //! | `read_only` | may never be sent, or not in a patch |
 //! | `required` | is missing or null, and must not be |
 //! | `type` | is no value of the type: of another JSON kind, or text of another form |
@@ -22,10 +22,11 @@ use cratestack_schema::ir::{
 };
 use cratestack_schema::value::{Invalid, Value, parse_text};
 
-use crate::api::{FieldError, Principal};
+use crate::api::{Authority, FieldError, Principal};
 use crate::audit::KEY_LIMIT;
 use crate::json::{Json, MAX_NUMBER_DIGITS, plain_number, push_pointer};
 use crate::logs;
+use crate::output;
 use crate::storage::push_json_string;
 use crate::validate::Validators;
 
@@ -66,9 +67,10 @@ pub fn create(
     schema: &Schema,
     validators: &Validators,
     model: ModelId,
+    authority: Authority,
     data: &Json,
 ) -> Result<Vec<(FieldId, Value)>, Vec<FieldError>> {
-    Reader::new(schema, validators).row(schema.model(model), Writable::Create, data)
+    Reader::new(schema, validators).row(schema.model(model), Writable::Create, authority, data)
 }
 
 /// The members of a merge patch, in the order of their fields; null clears an optional field.
@@ -79,9 +81,10 @@ pub fn patch(
     schema: &Schema,
     validators: &Validators,
     model: ModelId,
+    authority: Authority,
     data: &Json,
 ) -> Result<Vec<(FieldId, Value)>, Vec<FieldError>> {
-    Reader::new(schema, validators).row(schema.model(model), Writable::Always, data)
+    Reader::new(schema, validators).row(schema.model(model), Writable::Always, authority, data)
 }
 
 /// The arguments of a procedure, one per parameter. A request without a body is read as an empty object.
@@ -102,6 +105,18 @@ pub fn arguments(
         params => reader.object(&At::Root, params, "parameter", body),
     };
     reader.finish(arguments)
+}
+
+/// The value that the body of a procedure returned, `field` saying what it is to be. Of a model, one argument per field
+/// that answers show. Validators are not asked.
+///
+/// # Errors
+/// Every failing member.
+pub(crate) fn returned(schema: &Schema, field: &Field, value: &Json) -> Result<Argument, Vec<FieldError>> {
+    let validators = Validators::default();
+    let mut reader = Reader { answers: true, ..Reader::new(schema, &validators) };
+    let read = reader.value(&At::Root, field, value);
+    reader.finish(read)
 }
 
 /// Types the claims of a verified caller against the `auth` block. Claims that the block does not declare are no
@@ -169,11 +184,13 @@ struct Reader<'a> {
     schema: &'a Schema,
     validators: &'a Validators,
     errors: Vec<FieldError>,
+    /// Whether it reads what a procedure answers with.
+    answers: bool,
 }
 
 impl<'a> Reader<'a> {
     fn new(schema: &'a Schema, validators: &'a Validators) -> Self {
-        Self { schema, validators, errors: Vec::new() }
+        Self { schema, validators, errors: Vec::new(), answers: false }
     }
 
     /// `made` is there whenever there are no errors.
@@ -202,13 +219,21 @@ impl<'a> Reader<'a> {
     }
 
     /// A new row (`Writable::Create`) or a patch (`Writable::Always`).
-    fn row(mut self, model: &Model, mode: Writable, data: &Json) -> Result<Vec<(FieldId, Value)>, Vec<FieldError>> {
+    fn row(
+        mut self,
+        model: &Model,
+        mode: Writable,
+        authority: Authority,
+        data: &Json,
+    ) -> Result<Vec<(FieldId, Value)>, Vec<FieldError>> {
         let Json::Object(members) = data else {
             self.fail(&At::Root, "type", "must be an object");
             return Err(self.errors);
         };
         let new = mode == Writable::Create;
-        let accepted = |field: &Field| match field.writable() {
+        let rules = authority == Authority::Rules;
+        let writable = |field: &Field| if rules { field.writable() } else { field.writable_by_service() };
+        let accepted = |field: &Field| match writable(field) {
             Writable::Always => true,
             Writable::Create => new,
             Writable::Never => false,
@@ -220,7 +245,7 @@ impl<'a> Reader<'a> {
                 break;
             }
             let at = At::Member(&At::Root, name);
-            let known = model.field_named(name).filter(|id| !model.field(*id).server_only);
+            let known = model.field_named(name).filter(|id| !rules || !model.field(*id).server_only);
             let Some(id) = known else {
                 let names = model.fields.iter().filter(|field| accepted(field)).map(|field| field.name.as_str());
                 let detail = relation_advice(model, name, accepted).unwrap_or_else(|| unknown(name, "field", names));
@@ -232,7 +257,7 @@ impl<'a> Reader<'a> {
                 *seen = true;
             }
             if !accepted(field) {
-                let detail = match field.writable() {
+                let detail = match writable(field) {
                     Writable::Never => "is set by the service and cannot be sent",
                     _ => "cannot be changed once the row exists",
                 };
@@ -379,6 +404,10 @@ impl<'a> Reader<'a> {
                 }
             },
             FieldType::Enum(id) => self.variant(at, id, json)?,
+            FieldType::Model(id) if self.answers => {
+                let fields: Vec<Field> = output::visible(self.schema.model(id)).cloned().collect();
+                return self.object(at, &fields, "field", json).map(Argument::Object);
+            }
             // A procedure answers with models and never takes them.
             FieldType::Model(_) => {
                 self.fail(at, "type", "cannot be sent");

@@ -19,6 +19,8 @@
 //! transaction, and the body runs again from its beginning, after a pause. So a body must not do what cannot be undone:
 //! effects outside of the database belong behind the call. Errors are told apart by their SQLSTATE alone, never by their
 //! text. What the body reports as its own error is rolled back and given to the caller, once.
+//!
+//! This is the one loop that runs transactions again: the procedures of a schema go through it as well ([`Host`]).
 
 use std::error::Error as StdError;
 use std::fmt::Debug;
@@ -65,7 +67,7 @@ impl TxOptions {
     }
 
     /// The level is part of the statement that begins: no round trip more.
-    fn begin(&self) -> String {
+    pub(crate) fn begin(&self) -> String {
         let level = match self.level {
             IsolationLevel::ReadCommitted => "READ COMMITTED",
             IsolationLevel::RepeatableRead => "REPEATABLE READ",
@@ -100,12 +102,59 @@ pub enum TxError<E> {
     /// The deadline passed. Nothing was committed.
     #[error("the transaction was not done before its deadline; nothing was committed")]
     Deadline,
-    /// The database failed before the commit. Nothing was committed.
+    /// The database failed before the commit. Nothing was committed. The source is a [`sqlx::Error`] where the host is a
+    /// [`PgPool`], else a [`Failure`](crate::api::Failure).
     #[error("the database failed; nothing was committed")]
-    Database(#[source] sqlx::Error),
+    Database(#[source] BoxError),
     /// The database failed in the middle of the commit: nobody knows whether it was done.
     #[error("the database failed during the commit, whose outcome is unknown")]
-    OutcomeUnknown(#[source] Option<sqlx::Error>),
+    OutcomeUnknown(#[source] Option<BoxError>),
+}
+
+/// An error without its type.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Where transactions are run: a [`PgPool`], or a database of a schema.
+pub trait Host {
+    /// A transaction that has begun.
+    type Begun: Begun;
+    /// What a body gets of it.
+    type Tx<'t>;
+
+    /// Begins a transaction.
+    fn begin(
+        &self,
+        options: &TxOptions,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Self::Begun, BoxError>> + Send;
+
+    /// Lends it to a body. Fails when it is over.
+    fn lend<'t>(&self, begun: &'t mut Self::Begun) -> Result<Self::Tx<'t>, BoxError>;
+}
+
+/// A transaction that has begun. Dropped, it is rolled back.
+pub trait Begun: Send {
+    /// Commits.
+    fn commit(self) -> impl Future<Output = Result<(), Uncommitted>> + Send;
+
+    /// Rolls back. Where this fails, the database does it.
+    fn roll_back(self) -> impl Future<Output = ()> + Send;
+
+    /// Whether the transaction as a whole may succeed on another try, given what its body reports.
+    fn may_succeed(&self, error: &(dyn StdError + 'static)) -> bool;
+}
+
+/// Why a commit did not succeed.
+#[derive(Debug)]
+pub enum Uncommitted {
+    /// Other transactions got in the way.
+    Aborted,
+    /// An error that the body passed over made the commit impossible. It may have been a serialisation failure.
+    Doomed(BoxError),
+    /// The database refused, and nothing was committed.
+    Refused(BoxError),
+    /// Nobody knows whether it was committed.
+    Unknown(BoxError),
 }
 
 /// A running transaction. It cannot outlive the body that it was lent to.
@@ -126,15 +175,15 @@ impl Tx<'_> {
 ///
 /// # Errors
 /// As there.
-pub async fn run_in_isolated_tx<T, E>(
-    pool: &PgPool,
+pub async fn run_in_isolated_tx<H: Host, T, E>(
+    host: &H,
     level: IsolationLevel,
-    body: impl AsyncFnMut(&mut Tx<'_>) -> Result<T, E>,
+    body: impl AsyncFnMut(&mut H::Tx<'_>) -> Result<T, E>,
 ) -> Result<T, TxError<E>>
 where
     E: StdError + 'static,
 {
-    run_in_isolated_tx_with(pool, &TxOptions::new(level), body).await
+    run_in_isolated_tx_with(host, &TxOptions::new(level), body).await
 }
 
 /// Runs `body` in a transaction and commits it, again from the beginning where the database asks for that.
@@ -143,49 +192,43 @@ where
 ///
 /// # Errors
 /// [`TxError::Body`] when the body says so, and the reasons for which nothing could be committed.
-pub async fn run_in_isolated_tx_with<T, E>(
-    pool: &PgPool,
+pub async fn run_in_isolated_tx_with<H: Host, T, E>(
+    host: &H,
     options: &TxOptions,
-    mut body: impl AsyncFnMut(&mut Tx<'_>) -> Result<T, E>,
+    mut body: impl AsyncFnMut(&mut H::Tx<'_>) -> Result<T, E>,
 ) -> Result<T, TxError<E>>
 where
     E: StdError + 'static,
 {
     let deadline = Instant::now() + options.deadline;
-    let begin = options.begin();
     let most = options.tries.max(1);
     for tries in 1..=most {
-        let begun = timeout_at(deadline, Begun::new(pool, &begin)).await;
+        let begun = timeout_at(deadline, host.begin(options, deadline)).await;
         let mut begun = begun.map_err(|_| TxError::Deadline)?.map_err(TxError::Database)?;
-        let mut tx = Tx { connection: begun.connection().map_err(TxError::Database)? };
-        let done = timeout_at(deadline, body(&mut tx)).await.map_err(|_| TxError::Deadline)?;
+        let done = {
+            let mut tx = host.lend(&mut begun).map_err(TxError::Database)?;
+            timeout_at(deadline, body(&mut tx)).await.map_err(|_| TxError::Deadline)?
+        };
         match done {
-            Err(error) if !is_transient(&error) => {
-                // Where this fails the connection goes, and the server undoes what it did.
-                let _ = timeout_at(deadline, begun.end("ROLLBACK")).await;
-                return Err(TxError::Body(error));
-            }
-            Err(_) => {
-                let _ = timeout_at(deadline, begun.end("ROLLBACK")).await;
-            }
-            Ok(value) => {
-                // A body may have swallowed an error, after which PostgreSQL takes COMMIT for ROLLBACK and says that all
-                // is well. The statement before it is refused then.
-                match timeout_at(deadline, begun.end("SELECT 1; COMMIT")).await {
-                    Ok(Ok(())) => return Ok(value),
-                    // What was swallowed may have been a serialisation failure.
-                    Ok(Err(error)) if code(&error).is_some_and(|code| code == FAILED) && tries < most => {}
-                    Ok(Err(error)) if is_transient(&error) => {}
-                    Ok(Err(error)) if error.as_database_error().is_some() && !was_cut(&error) => {
-                        return Err(TxError::Database(error));
-                    }
-                    Ok(Err(error)) => return Err(TxError::OutcomeUnknown(Some(error))),
-                    Err(_) => return Err(TxError::OutcomeUnknown(None)),
+            Err(error) => {
+                let again = begun.may_succeed(&error);
+                let _ = timeout_at(deadline, begun.roll_back()).await;
+                if !again {
+                    return Err(TxError::Body(error));
                 }
             }
+            Ok(value) => match timeout_at(deadline, begun.commit()).await {
+                Ok(Ok(())) => return Ok(value),
+                Ok(Err(Uncommitted::Aborted)) => {}
+                Ok(Err(Uncommitted::Doomed(_))) if tries < most => {}
+                Ok(Err(Uncommitted::Doomed(error) | Uncommitted::Refused(error))) => {
+                    return Err(TxError::Database(error));
+                }
+                Ok(Err(Uncommitted::Unknown(error))) => return Err(TxError::OutcomeUnknown(Some(error))),
+                Err(_) => return Err(TxError::OutcomeUnknown(None)),
+            },
         }
-        // The pause must not keep a connection from others.
-        drop(begun);
+        // The pause keeps no connection from others: the transaction is over.
         if tries < most {
             let pause = Instant::now() + options.pause(tries);
             tokio::time::sleep_until(pause.min(deadline)).await;
@@ -206,9 +249,8 @@ fn was_cut(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
 }
 
-/// Whether the transaction as a whole may succeed on another try. The chain of causes is searched for an error of sqlx,
-/// and that one's SQLSTATE decides.
-fn is_transient(error: &(dyn StdError + 'static)) -> bool {
+/// Whether an error of sqlx asks for another try. The chain of causes is searched for one, and its SQLSTATE decides.
+pub(crate) fn is_transient(error: &(dyn StdError + 'static)) -> bool {
     let mut at = Some(error);
     while let Some(error) = at {
         if let Some(found) = error.downcast_ref::<sqlx::Error>() {
@@ -219,35 +261,75 @@ fn is_transient(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// A connection in a transaction. Unless that was ended, the connection is closed when this is dropped, and never lent
-/// again: the pool knows nothing of transactions, and would lend it with this one in it.
-struct Begun {
-    connection: Option<PoolConnection<Postgres>>,
-    ended: bool,
+impl Host for PgPool {
+    type Begun = Borrowed;
+    type Tx<'t> = Tx<'t>;
+
+    async fn begin(&self, options: &TxOptions, _: Instant) -> Result<Borrowed, BoxError> {
+        let mut borrowed = Borrowed(Some(self.acquire().await?));
+        borrowed.send(&options.begin()).await?;
+        Ok(borrowed)
+    }
+
+    fn lend<'t>(&self, begun: &'t mut Borrowed) -> Result<Tx<'t>, BoxError> {
+        Ok(Tx { connection: begun.connection()? })
+    }
 }
 
-impl Begun {
-    async fn new(pool: &PgPool, begin: &str) -> Result<Self, sqlx::Error> {
-        let mut begun = Self { connection: Some(pool.acquire().await?), ended: false };
-        begun.connection()?.execute(AssertSqlSafe(begin)).await?;
-        Ok(begun)
-    }
+/// A connection in a transaction. Unless that is ended, the connection is closed when this is dropped, and never lent
+/// again: the pool knows nothing of transactions, and would lend it with this one in it.
+#[derive(Debug)]
+pub struct Borrowed(Option<PoolConnection<Postgres>>);
 
+impl Borrowed {
     fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
-        // Taken by `drop` alone.
-        self.connection.as_deref_mut().ok_or(sqlx::Error::WorkerCrashed)
+        // Taken at the end alone.
+        self.0.as_deref_mut().ok_or(sqlx::Error::WorkerCrashed)
     }
 
-    async fn end(&mut self, how: &'static str) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql(how).execute(self.connection()?).await?;
-        self.ended = true;
+    async fn send(&mut self, sql: &str) -> Result<(), sqlx::Error> {
+        self.connection()?.execute(AssertSqlSafe(sql)).await.map(|_| ())
+    }
+
+    async fn end(mut self, how: &str) -> Result<(), sqlx::Error> {
+        self.send(how).await?;
+        drop(self.0.take());
         Ok(())
     }
 }
 
-impl Drop for Begun {
+impl Begun for Borrowed {
+    async fn commit(self) -> Result<(), Uncommitted> {
+        // A body may have swallowed an error, after which PostgreSQL takes COMMIT for ROLLBACK and says that all is well.
+        // The statement before it is refused then.
+        let Err(error) = self.end("SELECT 1; COMMIT").await else { return Ok(()) };
+        if is_transient(&error) {
+            return Err(Uncommitted::Aborted);
+        }
+        let certain = error.as_database_error().is_some() && !was_cut(&error);
+        let doomed = code(&error).is_some_and(|code| code == FAILED);
+        let error = Box::new(error);
+        Err(match certain {
+            true if doomed => Uncommitted::Doomed(error),
+            true => Uncommitted::Refused(error),
+            false => Uncommitted::Unknown(error),
+        })
+    }
+
+    async fn roll_back(self) {
+        // Where this fails the connection goes, and the server undoes what it did.
+        let _ = self.end("ROLLBACK").await;
+    }
+
+    fn may_succeed(&self, error: &(dyn StdError + 'static)) -> bool {
+        is_transient(error)
+    }
+}
+
+impl Drop for Borrowed {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take().filter(|_| !self.ended) {
+        if let Some(connection) = self.0.take() {
+            // Not in good order, which would wait for a statement that is still running.
             drop(connection.detach());
         }
     }

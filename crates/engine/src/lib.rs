@@ -16,6 +16,7 @@ pub mod json;
 mod logs;
 pub mod migrate;
 pub mod outbox;
+pub mod output;
 pub mod plan;
 pub mod policy;
 pub mod predicate;

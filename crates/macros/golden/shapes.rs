@@ -11,6 +11,16 @@ const SCHEMA: ::cratestack::typed::Source = ::cratestack::typed::Source {
 #[derive(Debug, Clone)]
 pub struct Db(::cratestack::typed::Engine);
 impl Db {
+    /// Makes the tables in the empty database of a URL, so that it can be opened. A database that carries this very
+    /// schema stays as it is.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or something else is there.
+    pub async fn apply(
+        url: &str,
+    ) -> ::core::result::Result<(), ::cratestack::typed::OpenError> {
+        SCHEMA.apply(url).await
+    }
     /// Opens the database of a URL: `postgres://..` or `sqlite:PATH`, which carry the schema already, or
     /// `sqlite::memory:`, which is made.
     pub async fn connect(
@@ -39,8 +49,8 @@ impl Db {
         &self.0
     }
     /// What a caller without credentials does.
-    pub fn anonymous(&self) -> Session {
-        Session(::cratestack::typed::Session::anonymous(&self.0))
+    pub fn anonymous(&self) -> Session<'static> {
+        ::cratestack::typed::Face::of(::cratestack::typed::Session::anonymous(&self.0))
     }
     /// What a caller does whom the host has authenticated by `method`, which the audit trail tells.
     ///
@@ -50,34 +60,132 @@ impl Db {
         &self,
         principal: &Caller,
         method: ::cratestack::typed::AuthMethod,
-    ) -> ::core::result::Result<Session, ::cratestack::typed::Error> {
-        ::cratestack::typed::Session::of(&self.0, principal, method).map(Session)
+    ) -> ::core::result::Result<Session<'static>, ::cratestack::typed::Error> {
+        ::cratestack::typed::Session::anonymous(&self.0)
+            .principal(principal, method)
+            .map(::cratestack::typed::Face::of)
+    }
+    /// What a job of the service itself does. No rule is asked, so this is not for what a caller has sent; fields can be
+    /// `put` that no request may send. The audit trail has the name of the job.
+    pub fn as_system(&self, job: &str) -> Session<'static> {
+        ::cratestack::typed::Face::of(
+            ::cratestack::typed::Session::anonymous(&self.0).system(job),
+        )
+    }
+    /// Runs `body` in a transaction of level `read_committed` and commits it, again from the beginning where the
+    /// database asks for that. What is done through `tx` itself is done without credentials; `tx.as_principal(..)`
+    /// and `tx.as_system(..)` are for others. [`Session::transaction`] begins as its caller, and
+    /// `cratestack::run_in_isolated_tx` at another level.
+    ///
+    /// # Errors
+    /// The body's own, for which everything was rolled back; and those of the database.
+    pub async fn transaction<T>(
+        &self,
+        body: impl ::core::ops::AsyncFnMut(
+            &mut Tx<'_>,
+        ) -> ::core::result::Result<T, ::cratestack::typed::Error>,
+    ) -> ::core::result::Result<T, ::cratestack::typed::Error> {
+        self.anonymous().transaction(body).await
     }
 }
-/// The database as one caller sees it: every rule of the schema holds.
+impl ::cratestack::typed::Host for Db {
+    type Begun = ::cratestack::typed::Begun;
+    type Tx<'t> = Tx<'t>;
+    async fn begin(
+        &self,
+        options: &::cratestack::typed::TxOptions,
+        deadline: ::cratestack::typed::Instant,
+    ) -> ::core::result::Result<Self::Begun, ::cratestack::typed::BoxError> {
+        ::cratestack::typed::Host::begin(&self.anonymous(), options, deadline).await
+    }
+    fn lend<'t>(
+        &self,
+        begun: &'t mut Self::Begun,
+    ) -> ::core::result::Result<Tx<'t>, ::cratestack::typed::BoxError> {
+        ::cratestack::typed::Host::lend(&self.anonymous(), begun)
+    }
+}
+/// A running transaction, as the body of a mutation procedure and `transaction` get it. Beside its own methods it
+/// has the accessors of a [`Session`].
+pub type Tx<'t> = ::cratestack::typed::Tx<'t, Session<'t>>;
+/// A running transaction that only reads, all of one snapshot, as the body of any other procedure gets it.
+pub type ReadTx<'t> = ::cratestack::typed::Tx<
+    't,
+    Session<'t, ::cratestack::typed::ReadOnly>,
+>;
+/// The database as one caller sees it: every rule of the schema holds. `'t` is the transaction that it is in, if any.
 #[derive(Debug, Clone)]
-pub struct Session(::cratestack::typed::Session);
-impl Session {
+pub struct Session<'t, A = ::cratestack::typed::ReadWrite>(
+    ::cratestack::typed::Session<'t>,
+    ::core::marker::PhantomData<fn() -> A>,
+);
+impl<'t, A> ::cratestack::typed::Face<'t> for Session<'t, A> {
+    type Principal = Caller;
+    fn of(session: ::cratestack::typed::Session<'t>) -> Self {
+        Self(session, ::core::marker::PhantomData)
+    }
+    fn session(&self) -> &::cratestack::typed::Session<'t> {
+        &self.0
+    }
+}
+impl<A> Session<'_, A> {
     /// The same caller, within a request of the host.
     #[must_use]
     pub fn within(self, request: ::cratestack::typed::RequestContext) -> Self {
-        Self(self.0.within(request))
+        Self(self.0.within(request), ::core::marker::PhantomData)
     }
     /// The rows of [`Thing`].
-    pub fn things(&self) -> ::cratestack::typed::Table<'_, Thing> {
+    pub fn things(&self) -> ::cratestack::typed::Table<'_, Thing, A> {
         ::cratestack::typed::Table::new(&self.0)
     }
     /// The rows of [`Owner`].
-    pub fn owners(&self) -> ::cratestack::typed::Table<'_, Owner> {
+    pub fn owners(&self) -> ::cratestack::typed::Table<'_, Owner, A> {
         ::cratestack::typed::Table::new(&self.0)
     }
     /// The rows of [`Part`].
-    pub fn thing_parts(&self) -> ::cratestack::typed::Table<'_, Part> {
+    pub fn thing_parts(&self) -> ::cratestack::typed::Table<'_, Part, A> {
         ::cratestack::typed::Table::new(&self.0)
     }
     /// The rows of [`Seal`].
-    pub fn seals(&self) -> ::cratestack::typed::Table<'_, Seal> {
+    pub fn seals(&self) -> ::cratestack::typed::Table<'_, Seal, A> {
         ::cratestack::typed::Table::new(&self.0)
+    }
+}
+impl Session<'static> {
+    /// Runs `body` in a transaction of level `read_committed`, as this caller, and commits it, again from the
+    /// beginning where the database asks for that. `cratestack::run_in_isolated_tx` takes another level.
+    ///
+    /// # Errors
+    /// The body's own, for which everything was rolled back; and those of the database.
+    pub async fn transaction<T>(
+        &self,
+        body: impl ::core::ops::AsyncFnMut(
+            &mut Tx<'_>,
+        ) -> ::core::result::Result<T, ::cratestack::typed::Error>,
+    ) -> ::core::result::Result<T, ::cratestack::typed::Error> {
+        let options = ::cratestack::typed::TxOptions::new(
+            ::cratestack::typed::IsolationLevel::ReadCommitted,
+        );
+        ::core::result::Result::Ok(
+            ::cratestack::typed::run_in_isolated_tx_with(self, &options, body).await?,
+        )
+    }
+}
+impl ::cratestack::typed::Host for Session<'static> {
+    type Begun = ::cratestack::typed::Begun;
+    type Tx<'t> = Tx<'t>;
+    async fn begin(
+        &self,
+        options: &::cratestack::typed::TxOptions,
+        deadline: ::cratestack::typed::Instant,
+    ) -> ::core::result::Result<Self::Begun, ::cratestack::typed::BoxError> {
+        ::cratestack::typed::begin(&self.0, options, deadline).await
+    }
+    fn lend<'t>(
+        &self,
+        begun: &'t mut Self::Begun,
+    ) -> ::core::result::Result<Tx<'t>, ::cratestack::typed::BoxError> {
+        ::core::result::Result::Ok(::cratestack::typed::lend(&self.0, begun))
     }
 }
 /// The authenticated caller, as the `auth` block declares it.
@@ -98,6 +206,18 @@ impl ::cratestack::typed::Input for Caller {
         out.put("state", &self.state);
         out.put("tenantId", &self.tenant_id);
         out.put("roles", &self.roles);
+    }
+}
+impl ::cratestack::typed::Claims for Caller {
+    fn read(
+        row: &mut ::cratestack::typed::Reader,
+    ) -> ::core::result::Result<Self, ::cratestack::typed::ValueError> {
+        ::core::result::Result::Ok(Self {
+            id: row.take("id")?,
+            state: row.take("state")?,
+            tenant_id: row.take("tenantId")?,
+            roles: row.take("roles")?,
+        })
     }
 }
 /// How it stands.
@@ -185,7 +305,7 @@ impl ::cratestack::typed::Value for Money {
             currency: row.take("currency")?,
             large: row.take("large")?,
             parts: row.take("parts")?,
-            change: row.take("change")?,
+            change: row.given("change")?,
         })
     }
 }
@@ -1149,6 +1269,27 @@ pub mod seal {
         /// The relation `thing`.
         pub fn thing(&self) -> super::thing::Related<R> {
             super::thing::Related(self.0.then("thing"))
+        }
+    }
+}
+/// The bodies of the procedures. Each runs in a transaction, which is committed when it returns `Ok`, and rolled back
+/// when it returns `Err`; where other transactions got in the way it runs again from its beginning.
+pub trait Procedures: ::core::marker::Send + ::core::marker::Sync + 'static {}
+impl Procedures for ::cratestack::typed::NoProcedures {}
+impl<P: Procedures> ::cratestack::typed::Implements<P> for Db {
+    fn into_engine(self) -> ::cratestack::typed::Engine {
+        self.0
+    }
+    #[allow(unused_mut, unused_variables)]
+    fn call<'t>(
+        bodies: &'t P,
+        mut call: ::cratestack::typed::Call<'t>,
+    ) -> ::cratestack::typed::BoxFuture<
+        't,
+        ::core::result::Result<::cratestack::typed::Json, ::cratestack::typed::Error>,
+    > {
+        match call.name() {
+            _ => call.missing(),
         }
     }
 }

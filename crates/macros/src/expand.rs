@@ -3,6 +3,7 @@
 mod fields;
 mod inputs;
 mod models;
+mod procedures;
 
 use cratestack_schema::ir::{Enum, Field, FieldType, Scalar, Schema, TypeId};
 use proc_macro2::TokenStream;
@@ -26,6 +27,7 @@ pub(crate) fn expand(schema: &Schema, absolute: &str) -> Result<TokenStream, Str
         schema.models().map(|(id, of)| models::model(schema, id, of)).collect::<Result<_, _>>()?;
     let database = database(schema);
     let session = session(schema);
+    let (answers, procedures) = (procedures::answers(schema), procedures::procedures(schema)?);
     Ok(quote! {
         /// The schema's text, as it was when this crate was compiled.
         pub const SOURCE: &str = ::core::include_str!(#absolute);
@@ -39,14 +41,25 @@ pub(crate) fn expand(schema: &Schema, absolute: &str) -> Result<TokenStream, Str
         #enums
         #types
         #models
+        #answers
+        #procedures
     })
 }
 
 /// Names of items, modules and accessors are each used once.
 fn check_names(schema: &Schema) -> Result<(), String> {
-    let mut items = Scope::with(&["Db", "Session", "SOURCE", "FINGERPRINT", "SCHEMA"]);
+    let mut items = Scope::with(&["Db", "Session", "Tx", "ReadTx", "Procedures", "SOURCE", "FINGERPRINT", "SCHEMA"]);
     let mut modules = Scope::default();
-    let mut accessors = Scope::with(&["within"]);
+    let mut accessors = Scope::with(&[
+        "within",
+        "transaction",
+        "as_principal",
+        "as_system",
+        "without_rules",
+        "sqlx",
+        "sqlite",
+        "after_commit",
+    ]);
     let rename = "rename one of them";
     for of in &schema.enums {
         items.take(&of.name, &format!("the enum `{}`", of.name), rename)?;
@@ -149,8 +162,10 @@ fn database(schema: &Schema) -> TokenStream {
                 &self,
                 principal: &#principal,
                 method: ::cratestack::typed::AuthMethod,
-            ) -> ::core::result::Result<Session, ::cratestack::typed::Error> {
-                ::cratestack::typed::Session::of(&self.0, principal, method).map(Session)
+            ) -> ::core::result::Result<Session<'static>, ::cratestack::typed::Error> {
+                ::cratestack::typed::Session::anonymous(&self.0)
+                    .principal(principal, method)
+                    .map(::cratestack::typed::Face::of)
             }
         }
     });
@@ -159,6 +174,14 @@ fn database(schema: &Schema) -> TokenStream {
         #[derive(Debug, Clone)]
         pub struct Db(::cratestack::typed::Engine);
         impl Db {
+            /// Makes the tables in the empty database of a URL, so that it can be opened. A database that carries this very
+            /// schema stays as it is.
+            ///
+            /// # Errors
+            /// When the database cannot be reached, or something else is there.
+            pub async fn apply(url: &str) -> ::core::result::Result<(), ::cratestack::typed::OpenError> {
+                SCHEMA.apply(url).await
+            }
             /// Opens the database of a URL: `postgres://..` or `sqlite:PATH`, which carry the schema already, or
             /// `sqlite::memory:`, which is made.
             pub async fn connect(url: &str) -> ::core::result::Result<Self, ::cratestack::typed::OpenError> {
@@ -185,10 +208,47 @@ fn database(schema: &Schema) -> TokenStream {
                 &self.0
             }
             /// What a caller without credentials does.
-            pub fn anonymous(&self) -> Session {
-                Session(::cratestack::typed::Session::anonymous(&self.0))
+            pub fn anonymous(&self) -> Session<'static> {
+                ::cratestack::typed::Face::of(::cratestack::typed::Session::anonymous(&self.0))
             }
             #principal
+            /// What a job of the service itself does. No rule is asked, so this is not for what a caller has sent; fields can be
+            /// `put` that no request may send. The audit trail has the name of the job.
+            pub fn as_system(&self, job: &str) -> Session<'static> {
+                ::cratestack::typed::Face::of(::cratestack::typed::Session::anonymous(&self.0).system(job))
+            }
+            /// Runs `body` in a transaction of level `read_committed` and commits it, again from the beginning where the
+            /// database asks for that. What is done through `tx` itself is done without credentials; `tx.as_principal(..)`
+            /// and `tx.as_system(..)` are for others. [`Session::transaction`] begins as its caller, and
+            /// `cratestack::run_in_isolated_tx` at another level.
+            ///
+            /// # Errors
+            /// The body's own, for which everything was rolled back; and those of the database.
+            pub async fn transaction<T>(
+                &self,
+                body: impl ::core::ops::AsyncFnMut(
+                    &mut Tx<'_>,
+                ) -> ::core::result::Result<T, ::cratestack::typed::Error>,
+            ) -> ::core::result::Result<T, ::cratestack::typed::Error> {
+                self.anonymous().transaction(body).await
+            }
+        }
+        impl ::cratestack::typed::Host for Db {
+            type Begun = ::cratestack::typed::Begun;
+            type Tx<'t> = Tx<'t>;
+            async fn begin(
+                &self,
+                options: &::cratestack::typed::TxOptions,
+                deadline: ::cratestack::typed::Instant,
+            ) -> ::core::result::Result<Self::Begun, ::cratestack::typed::BoxError> {
+                ::cratestack::typed::Host::begin(&self.anonymous(), options, deadline).await
+            }
+            fn lend<'t>(
+                &self,
+                begun: &'t mut Self::Begun,
+            ) -> ::core::result::Result<Tx<'t>, ::cratestack::typed::BoxError> {
+                ::cratestack::typed::Host::lend(&self.anonymous(), begun)
+            }
         }
     }
 }
@@ -199,22 +259,74 @@ fn session(schema: &Schema) -> TokenStream {
         let docs = format!(" The rows of [`{}`].", of.name);
         quote! {
             #[doc = #docs]
-            pub fn #accessor(&self) -> ::cratestack::typed::Table<'_, #name> {
+            pub fn #accessor(&self) -> ::cratestack::typed::Table<'_, #name, A> {
                 ::cratestack::typed::Table::new(&self.0)
             }
         }
     });
+    let principal = schema.auth.as_ref().map(|auth| ident(&auth.name));
+    let principal = principal.map_or(quote!(::cratestack::typed::Nobody), |name| quote!(#name));
     quote! {
-        /// The database as one caller sees it: every rule of the schema holds.
+        /// A running transaction, as the body of a mutation procedure and `transaction` get it. Beside its own methods it
+        /// has the accessors of a [`Session`].
+        pub type Tx<'t> = ::cratestack::typed::Tx<'t, Session<'t>>;
+        /// A running transaction that only reads, all of one snapshot, as the body of any other procedure gets it.
+        pub type ReadTx<'t> = ::cratestack::typed::Tx<'t, Session<'t, ::cratestack::typed::ReadOnly>>;
+        /// The database as one caller sees it: every rule of the schema holds. `'t` is the transaction that it is in, if any.
         #[derive(Debug, Clone)]
-        pub struct Session(::cratestack::typed::Session);
-        impl Session {
+        pub struct Session<'t, A = ::cratestack::typed::ReadWrite>(
+            ::cratestack::typed::Session<'t>,
+            ::core::marker::PhantomData<fn() -> A>,
+        );
+        impl<'t, A> ::cratestack::typed::Face<'t> for Session<'t, A> {
+            type Principal = #principal;
+            fn of(session: ::cratestack::typed::Session<'t>) -> Self {
+                Self(session, ::core::marker::PhantomData)
+            }
+            fn session(&self) -> &::cratestack::typed::Session<'t> {
+                &self.0
+            }
+        }
+        impl<A> Session<'_, A> {
             /// The same caller, within a request of the host.
             #[must_use]
             pub fn within(self, request: ::cratestack::typed::RequestContext) -> Self {
-                Self(self.0.within(request))
+                Self(self.0.within(request), ::core::marker::PhantomData)
             }
             #(#accessors)*
+        }
+        impl Session<'static> {
+            /// Runs `body` in a transaction of level `read_committed`, as this caller, and commits it, again from the
+            /// beginning where the database asks for that. `cratestack::run_in_isolated_tx` takes another level.
+            ///
+            /// # Errors
+            /// The body's own, for which everything was rolled back; and those of the database.
+            pub async fn transaction<T>(
+                &self,
+                body: impl ::core::ops::AsyncFnMut(
+                    &mut Tx<'_>,
+                ) -> ::core::result::Result<T, ::cratestack::typed::Error>,
+            ) -> ::core::result::Result<T, ::cratestack::typed::Error> {
+                let options = ::cratestack::typed::TxOptions::new(::cratestack::typed::IsolationLevel::ReadCommitted);
+                ::core::result::Result::Ok(::cratestack::typed::run_in_isolated_tx_with(self, &options, body).await?)
+            }
+        }
+        impl ::cratestack::typed::Host for Session<'static> {
+            type Begun = ::cratestack::typed::Begun;
+            type Tx<'t> = Tx<'t>;
+            async fn begin(
+                &self,
+                options: &::cratestack::typed::TxOptions,
+                deadline: ::cratestack::typed::Instant,
+            ) -> ::core::result::Result<Self::Begun, ::cratestack::typed::BoxError> {
+                ::cratestack::typed::begin(&self.0, options, deadline).await
+            }
+            fn lend<'t>(
+                &self,
+                begun: &'t mut Self::Begun,
+            ) -> ::core::result::Result<Tx<'t>, ::cratestack::typed::BoxError> {
+                ::core::result::Result::Ok(::cratestack::typed::lend(&self.0, begun))
+            }
         }
     }
 }

@@ -287,6 +287,18 @@ impl Field {
         }
     }
 
+    /// Where code of the service may write the field: where nobody but the database or the engine has to.
+    pub fn writable_by_service(&self) -> Writable {
+        let generated = matches!(self.default, Some(Default::AutoIncrement | Default::DbGenerated(_)));
+        if self.version || self.updated_at || self.synthetic || generated {
+            Writable::Never
+        } else if self.id || self.immutable || matches!(self.default, Some(Default::Now | Default::Auth(_))) {
+            Writable::Create
+        } else {
+            Writable::Always
+        }
+    }
+
     /// The scalar of a non-list scalar field.
     pub fn scalar(&self) -> Option<Scalar> {
         match self.ty {

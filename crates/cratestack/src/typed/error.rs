@@ -3,6 +3,8 @@
 use std::fmt;
 
 use cratestack_engine::api::{Code, Failure, FieldError};
+use cratestack_engine::engine::procedures;
+use cratestack_engine::isolated::TxError;
 
 /// Why an operation was refused or failed.
 ///
@@ -11,6 +13,19 @@ use cratestack_engine::api::{Code, Failure, FieldError};
 pub struct Error(Box<Failure>);
 
 impl Error {
+    /// A business refusal by code of the service: everything is rolled back, and the caller gets a problem with this code
+    /// (snake case), this status (4xx) and this sentence, which holds no values of rows.
+    ///
+    /// ```
+    /// use cratestack::{Code, Error};
+    ///
+    /// let error = Error::reject("insufficient_funds", 409, "the account does not hold that much");
+    /// assert_eq!(error.code(), Code::Rejected);
+    /// ```
+    pub fn reject(code: &str, status: u16, message: impl Into<String>) -> Self {
+        Failure::reject(code, status, message).into()
+    }
+
     /// The stable code: `NotFound`, `VersionMismatch`, `ValidationFailed`, ..
     pub fn code(&self) -> Code {
         self.0.code
@@ -51,12 +66,29 @@ impl fmt::Debug for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.detail)?;
-        for error in &self.0.errors {
-            write!(f, "; {} {}", error.pointer, error.detail)?;
-        }
-        Ok(())
+        self.0.fmt(f)
     }
 }
 
 impl std::error::Error for Error {}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        *error.0
+    }
+}
+
+/// What a transaction reports, in the words that a request would get.
+impl From<TxError<Self>> for Error {
+    fn from(error: TxError<Self>) -> Self {
+        procedures::failure(error).into()
+    }
+}
+
+/// What own SQL in a transaction reports: the code and the sentence of the database's class of errors. The error itself is
+/// for the log.
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        procedures::sql_failure(&error).into()
+    }
+}

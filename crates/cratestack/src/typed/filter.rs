@@ -50,6 +50,11 @@ impl<R, T> Field<R, T> {
         Self { path, of: PhantomData }
     }
 
+    /// The name, after the relations that lead to it.
+    pub(crate) fn name(&self) -> &str {
+        &self.path.text
+    }
+
     /// Whether it has no value; never unknown.
     pub fn is_null(&self) -> Filter<R> {
         Filter::atom(format!("{} == null", self.path.text))

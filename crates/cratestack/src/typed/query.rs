@@ -76,7 +76,7 @@ impl<M: Model> Included for Option<M> {
 /// A list of rows of `M`, not asked for yet.
 #[must_use = "a query does nothing before `fetch`, `first`, `page` or `count`"]
 pub struct Query<'s, M, S> {
-    session: &'s Session,
+    session: &'s Session<'s>,
     filter: Option<Filter<M>>,
     sort: Vec<String>,
     includes: Vec<String>,
@@ -109,7 +109,7 @@ pub struct Page<T> {
 }
 
 impl<'s, M: Model> Query<'s, M, Plain<M>> {
-    pub(crate) fn new(session: &'s Session) -> Self {
+    pub(crate) fn new(session: &'s Session<'s>) -> Self {
         Self {
             session,
             filter: None,

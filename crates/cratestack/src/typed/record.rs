@@ -41,6 +41,12 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// Goes on with an object.
+    pub(crate) fn of(object: Json) -> Self {
+        let members = if let Json::Object(members) = object { members } else { Vec::new() };
+        Self { members, errors: Vec::new() }
+    }
+
     /// A member that is always sent.
     pub fn put<T: Value>(&mut self, name: &str, value: &T) {
         match value.encode() {
@@ -95,7 +101,7 @@ impl Writer {
     }
 }
 
-fn digits(json: &mut Json) {
+pub(crate) fn digits(json: &mut Json) {
     match json {
         Json::Number(text) => *json = Json::String(std::mem::take(text)),
         Json::Array(items) => items.iter_mut().for_each(digits),
@@ -124,6 +130,11 @@ impl Reader {
     /// The value of a member that is not on every row; `None` where it is not.
     pub fn maybe<T: Value>(&mut self, name: &str) -> Result<Option<T>, ValueError> {
         if self.0.iter().any(|(member, _)| member == name) { self.take(name) } else { Ok(None) }
+    }
+
+    /// The value of a member that may be missing or null.
+    pub fn given<T: Value>(&mut self, name: &str) -> Result<Option<T>, ValueError> {
+        self.maybe::<Option<T>>(name).map(Option::flatten)
     }
 
     /// A member as it was sent.

@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cratestack_engine::api::{Answer, AuthMethod, Caller, Code, Failure, Operation, Origin, Principal, Verb};
+use cratestack_engine::api::{Answer, AuthMethod, Authority, Caller, Code, Failure, Operation, Origin, Verb};
+use cratestack_engine::engine::tx::Tx as EngineTx;
 use cratestack_engine::json::{Json, parse};
 use cratestack_engine::{Database, Engine, Limits, OpenError, Options};
 use cratestack_schema::ir::{ModelId, Schema};
@@ -39,6 +40,12 @@ impl Source {
             let why = "was expanded by another version of `cratestack-macros` than the one in use";
             OpenError::Database(format!("the schema `{}` {why}", self.name))
         })
+    }
+
+    /// Makes everything that the schema needs in the empty database of that URL.
+    pub async fn apply(&self, url: &str) -> Result<(), OpenError> {
+        let database = crate::database::parse(url).map_err(|error| OpenError::Database(error.to_string()))?;
+        Engine::apply(Arc::new(self.schema()?), &database).await
     }
 
     /// Opens the database of that URL.
@@ -94,28 +101,78 @@ impl Target {
     }
 }
 
-/// An engine and a caller. Every rule of the schema holds for what is done through it.
+/// An engine and a caller, outside of a transaction or in one.
 #[derive(Debug, Clone)]
-pub struct Session {
+pub struct Session<'t> {
     engine: Engine,
-    principal: Option<Principal>,
-    auth: Option<AuthMethod>,
+    caller: Caller,
+    /// What the caller does under a name of its own: the procedure that it has called.
+    procedure: bool,
     request: RequestContext,
+    tx: Option<&'t EngineTx>,
 }
 
-impl Session {
-    /// The caller without credentials.
+impl Session<'static> {
+    /// The caller without credentials. Every rule of the schema holds for what is done through it.
     pub fn anonymous(engine: &Engine) -> Self {
-        Self { engine: engine.clone(), principal: None, auth: None, request: RequestContext::default() }
+        let caller = Caller {
+            principal: None,
+            authority: Authority::Rules,
+            request_id: String::new(),
+            deadline: Duration::ZERO,
+            origin: Origin::default(),
+        };
+        Self { engine: engine.clone(), caller, procedure: false, request: RequestContext::default(), tx: None }
+    }
+}
+
+impl<'t> Session<'t> {
+    /// The caller without credentials, in a transaction.
+    pub(crate) fn within_tx(tx: &'t EngineTx) -> Self {
+        Session { tx: Some(tx), ..Session::anonymous(&tx.engine()) }
     }
 
-    /// A caller whom the host has authenticated.
-    pub fn of(engine: &Engine, principal: &impl Input, method: AuthMethod) -> Result<Self, Error> {
+    /// The caller of a procedure, in its transaction.
+    pub(crate) fn of_call(tx: &'t EngineTx, caller: &Caller) -> Self {
+        let request = RequestContext { request_id: Some(caller.request_id.clone()), ..RequestContext::default() };
+        Session { caller: caller.clone(), procedure: true, request, ..Self::within_tx(tx) }
+    }
+
+    /// A caller whom the host has authenticated. Every rule of the schema holds.
+    pub fn principal(self, principal: &impl Input, method: AuthMethod) -> Result<Self, Error> {
         let claims = object(principal)?;
-        let principal = engine.principal(&claims).map_err(|sentence| {
+        let principal = self.engine.principal(&claims).map_err(|sentence| {
             Failure::new(Code::Unauthenticated, "the claims are none of the schema's caller").with_internal(sentence)
         })?;
-        Ok(Self { principal: Some(principal), auth: Some(method), ..Self::anonymous(engine) })
+        let mut session = self;
+        session.caller.principal = Some(principal);
+        session.caller.origin.auth = Some(method);
+        session.caller.origin.job = None;
+        session.caller.authority = Authority::Rules;
+        Ok(session)
+    }
+
+    /// A job of the service itself, which no rule binds; the trail has its name.
+    #[must_use]
+    pub fn system(mut self, job: &str) -> Self {
+        self.caller.principal = None;
+        self.caller.authority = Authority::Service;
+        self.caller.origin.auth = Some(AuthMethod::System);
+        self.caller.origin.job = Some(job.into());
+        self
+    }
+
+    /// The same caller, whom no rule binds.
+    #[must_use]
+    pub(crate) fn unbound(mut self) -> Self {
+        self.caller.authority = Authority::Service;
+        self
+    }
+
+    /// The same caller, in a transaction that it has begun.
+    pub(crate) fn moved<'b>(&self, begun: &'b EngineTx) -> Session<'b> {
+        let Session { engine, caller, procedure, request, .. } = self.clone();
+        Session { engine, caller, procedure, request, tx: Some(begun) }
     }
 
     /// The same caller, within a request of the host.
@@ -124,22 +181,38 @@ impl Session {
         Self { request, ..self }
     }
 
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         self.engine.limits()
     }
 
+    /// The caller, as the engine sees it.
+    pub(crate) fn caller(&self, op: Option<Arc<str>>) -> Caller {
+        let RequestContext { request_id, deadline, client_ip, trace_id } = self.request.clone();
+        let mut caller = self.caller.clone();
+        caller.deadline = deadline;
+        caller.request_id = request_id.unwrap_or_else(|| self.engine.ids().uuid());
+        if !self.procedure {
+            let Origin { auth, job, .. } = caller.origin;
+            caller.origin = Origin { op: op.unwrap_or_default(), auth, job, client_ip, trace_id };
+        }
+        caller
+    }
+
     /// Runs a verb on a model. Not generic, and boxed: it is compiled once, and not for each model of each program.
     pub(crate) fn run(&self, target: Target, verb: Verb) -> Boxed<'_, Answer> {
-        let RequestContext { request_id, deadline, client_ip, trace_id } = self.request.clone();
         let Target { id, accessor, action } = target;
-        let op = format!("{accessor}.{action}").into();
-        let caller = Caller {
-            principal: self.principal.clone(),
-            request_id: request_id.unwrap_or_else(|| self.engine.ids().uuid()),
-            deadline,
-            origin: Origin { op, auth: self.auth, client_ip, trace_id },
-        };
-        Box::pin(async move { Ok(self.engine.run(&caller, Operation { model: id, verb }).await?) })
+        let caller = self.caller(Some(format!("{accessor}.{action}").into()));
+        let operation = Operation { model: id, verb };
+        Box::pin(async move {
+            Ok(match self.tx {
+                Some(tx) => tx.run(&caller, operation).await?,
+                None => self.engine.run(&caller, operation).await?,
+            })
+        })
     }
 
     /// Runs what answers with one row.

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use cratestack_engine::api::{Code, Expected, Verb};
+use cratestack_engine::json::Json;
 
 use super::error::Error;
 use super::filter::Filter;
@@ -10,7 +11,7 @@ use super::query::{Plain, Query};
 use super::record::{Reader, Writer};
 use super::session::Session;
 use super::value::{Key, ValueError};
-use super::write::{Delete, Restore, Update, Written, object, segments};
+use super::write::{Create, Delete, Restore, Update, object, segments};
 
 /// A model of the schema. Generated.
 pub trait Model: Sized {
@@ -54,16 +55,24 @@ pub trait Input {
     fn write(&self, out: &mut Writer);
 }
 
-/// The rows of `M`.
+/// What may be done through a handle: reads and changes.
 #[derive(Debug)]
-pub struct Table<'s, M> {
-    session: &'s Session,
-    of: PhantomData<fn() -> M>,
+pub enum ReadWrite {}
+
+/// What may be done through a handle: reads alone.
+#[derive(Debug)]
+pub enum ReadOnly {}
+
+/// The rows of `M`. In a procedure that is no mutation, `A` is [`ReadOnly`], and there are no changes.
+#[derive(Debug)]
+pub struct Table<'s, M, A = ReadWrite> {
+    session: &'s Session<'s>,
+    of: PhantomData<fn() -> (M, A)>,
 }
 
-impl<'s, M: Model> Table<'s, M> {
+impl<'s, M: Model, A> Table<'s, M, A> {
     /// The rows that the caller of the session may see.
-    pub fn new(session: &'s Session) -> Self {
+    pub fn new(session: &'s Session<'s>) -> Self {
         Self { session, of: PhantomData }
     }
 
@@ -91,22 +100,25 @@ impl<'s, M: Model> Table<'s, M> {
             Err(error) => Err(error),
         }
     }
+}
 
-    /// Makes a row.
-    pub async fn create(&self, new: M::New) -> Result<Written<M>, Error>
+impl<'s, M: Model> Table<'s, M> {
+    /// A new row, made when it is awaited.
+    #[expect(clippy::needless_pass_by_value, reason = "a row is made of it once")]
+    pub fn create(&self, new: M::New) -> Create<'s, M>
     where
         M: Creatable,
     {
-        let data = object(&new)?;
-        self.session.written("create", Verb::Create { data }).await
+        Create { session: self.session, data: object(&new), of: PhantomData }
     }
 
-    /// A change of the row with that key; nothing happens before [`Update::set`].
+    /// A change of the row with that key; nothing happens before [`Update::set`], or before it is awaited.
     pub fn update(&self, key: impl Into<M::Key>) -> Update<'s, M>
     where
         M: Changeable,
     {
-        Update { session: self.session, key: key.into(), expected: Expected::Missing }
+        let data = Ok(Json::Object(Vec::new()));
+        Update { session: self.session, key: key.into(), expected: Expected::Missing, data }
     }
 
     /// The removal of the row with that key (a tombstone under `@@soft_delete`), when it is awaited.

@@ -1,13 +1,17 @@
 //! Writes of one row.
 
+use std::marker::PhantomData;
+
 use cratestack_engine::api::{Answer, Code, Expected, Failure, Key as Segments, Verb};
 use cratestack_engine::json::Json;
+use cratestack_schema::ir::{ModelId, Scalar};
 
 use super::error::Error;
+use super::filter::Field;
 use super::record::Writer;
 use super::session::{Boxed, Session, Target};
-use super::table::{Changeable, Input, Model, Versioned};
-use super::value::Key as _;
+use super::table::{Changeable, Creatable, Input, Model, Versioned};
+use super::value::{Key as _, Value};
 
 /// What a write left behind. It is committed, whatever the caller may see of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,20 +74,96 @@ macro_rules! preconditions {
 
 preconditions!(Update Delete Restore);
 
-/// A change of one row.
+/// Adds a member to the object of an input. A `BigInt` is a string of digits there.
+fn put<M: Model, T>(
+    session: &Session<'_>,
+    data: Result<Json, Error>,
+    field: &Field<M, T>,
+    value: &impl Value,
+) -> Result<Json, Error> {
+    let name = field.name();
+    let schema = session.engine().schema();
+    let model = schema.model(ModelId(M::ID));
+    let big = model.field_named(name).is_some_and(|id| model.field(id).scalar() == Some(Scalar::BigInt));
+    let mut out = Writer::of(data?);
+    out.put(name, value);
+    if big {
+        out.big(name);
+    }
+    out.finish()
+}
+
+macro_rules! puts {
+    ($($builder:ident: $bound:ident)*) => { $(
+        impl<M: $bound> $builder<'_, M> {
+            /// Gives a field a value that no input has: one that is `@readonly`, or whose default is `now()` or a claim.
+            /// Sessions that rules bind get [`Code::ValidationFailed`].
+            pub fn put<T: Value>(self, field: Field<M, T>, value: impl Into<T>) -> Self {
+                let data = put(self.session, self.data, &field, &value.into());
+                Self { data, ..self }
+            }
+
+            /// Leaves such a field without a value.
+            pub fn put_null<T: Value>(self, field: Field<M, T>) -> Self {
+                let data = put(self.session, self.data, &field, &None::<T>);
+                Self { data, ..self }
+            }
+        }
+    )* };
+}
+
+puts!(Create: Creatable Update: Changeable);
+
+/// A new row. Awaited, it gives what was written.
 #[derive(Debug)]
-#[must_use = "nothing changes before `set`"]
+#[must_use = "nothing is written before it is awaited"]
+pub struct Create<'s, M> {
+    pub(crate) session: &'s Session<'s>,
+    pub(crate) data: Result<Json, Error>,
+    pub(crate) of: PhantomData<fn() -> M>,
+}
+
+impl<'s, M: Creatable + 's> IntoFuture for Create<'s, M> {
+    type Output = Result<Written<M>, Error>;
+    type IntoFuture = Boxed<'s, Written<M>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { session, data, .. } = self;
+        Box::pin(async move { session.written("create", Verb::Create { data: data? }).await })
+    }
+}
+
+/// A change of one row. Awaited, it makes what was [`put`](Self::put), and gives what was written.
+#[derive(Debug)]
+#[must_use = "nothing changes before `set`, or before it is awaited"]
 pub struct Update<'s, M: Model> {
-    pub(crate) session: &'s Session,
+    pub(crate) session: &'s Session<'s>,
     pub(crate) key: M::Key,
     pub(crate) expected: Expected,
+    pub(crate) data: Result<Json, Error>,
 }
 
 impl<M: Changeable> Update<'_, M> {
-    /// Changes what the patch sets, and nothing else.
+    /// Changes what the patch sets, and nothing else but what was [`put`](Self::put).
     pub async fn set(self, patch: M::Patch) -> Result<Written<M>, Error> {
-        let verb = Verb::Patch { key: segments::<M>(&self.key)?, expected: self.expected, data: object(&patch)? };
+        let mut out = Writer::of(self.data?);
+        patch.write(&mut out);
+        let verb = Verb::Patch { key: segments::<M>(&self.key)?, expected: self.expected, data: out.finish()? };
         self.session.written("update", verb).await
+    }
+}
+
+impl<'s, M: Changeable + 's> IntoFuture for Update<'s, M> {
+    type Output = Result<Written<M>, Error>;
+    type IntoFuture = Boxed<'s, Written<M>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { session, key, expected, data } = self;
+        let key = segments::<M>(&key);
+        Box::pin(async move {
+            let verb = Verb::Patch { key: key?, expected, data: data? };
+            session.written("update", verb).await
+        })
     }
 }
 
@@ -91,7 +171,7 @@ impl<M: Changeable> Update<'_, M> {
 #[derive(Debug)]
 #[must_use = "nothing is removed before it is awaited"]
 pub struct Delete<'s, M: Model> {
-    pub(crate) session: &'s Session,
+    pub(crate) session: &'s Session<'s>,
     pub(crate) key: M::Key,
     pub(crate) expected: Expected,
 }
@@ -116,7 +196,7 @@ impl<'s, M: Model> IntoFuture for Delete<'s, M> {
 #[derive(Debug)]
 #[must_use = "nothing is restored before it is awaited"]
 pub struct Restore<'s, M: Model> {
-    pub(crate) session: &'s Session,
+    pub(crate) session: &'s Session<'s>,
     pub(crate) key: M::Key,
     pub(crate) expected: Expected,
 }

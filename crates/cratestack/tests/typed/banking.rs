@@ -19,7 +19,7 @@ async fn banks() -> Vec<(databases::Database, Db)> {
     banks
 }
 
-fn as_role(db: &Db, id: &str, role: Role) -> Session {
+fn as_role(db: &Db, id: &str, role: Role) -> Session<'static> {
     let principal = Principal { id: id.to_owned(), role, tenant_id: "berlin".to_owned() };
     db.as_principal(&principal, AuthMethod::Jwt).unwrap()
 }
@@ -283,6 +283,7 @@ async fn the_trail_tells_who_did_what_and_how() {
         let claims = cratestack::engine::json::parse(auditor.as_bytes(), 8).unwrap();
         let caller = cratestack::engine::api::Caller {
             principal: Some(engine.principal(&claims).unwrap()),
+            authority: cratestack::engine::api::Authority::Rules,
             request_id: "r".to_owned(),
             deadline: std::time::Duration::from_secs(10),
             origin: cratestack::engine::api::Origin::default(),

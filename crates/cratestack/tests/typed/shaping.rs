@@ -22,7 +22,7 @@ fn schema() -> cratestack::schema::ir::Schema {
     cratestack::schema::compile("shapes", crate::shapes::SOURCE).0.unwrap()
 }
 
-fn session(db: &Db) -> Session {
+fn session(db: &Db) -> Session<'static> {
     let caller = Caller {
         id: "ann".to_owned(),
         state: Some(State::InProgress),
@@ -87,7 +87,7 @@ fn full() -> NewThing {
     }
 }
 
-async fn make(session: &Session, new: NewThing) -> Thing {
+async fn make(session: &Session<'_>, new: NewThing) -> Thing {
     if session.owners().find("o").await.unwrap().is_none() {
         session.owners().create(NewOwner { id: "o".to_owned() }).await.unwrap();
     }

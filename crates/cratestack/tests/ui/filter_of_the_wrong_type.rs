@@ -4,7 +4,7 @@ mod bank {
 
 use bank::{account, customer};
 
-fn filters(session: &bank::Session) {
+fn filters(session: &bank::Session<'_>) {
     let _ = account::balance().eq("12.50");
     let _ = account::status().eq("open");
     // What has no order, and what cannot be compared at all.

@@ -173,6 +173,7 @@ async fn an_event_says_who_did_what() {
         who.origin = Origin {
             op: "POST /accounts".into(),
             auth: Some(crate::api::AuthMethod::Dev),
+            job: None,
             client_ip: Some("::ffff:10.0.0.1".parse().unwrap()),
             trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::api::{Answer, Caller, Code, Expected, Failure, Operation, Origin, Row, Verb};
+use crate::api::{Answer, Authority, Caller, Code, Expected, Failure, Operation, Origin, Row, Verb};
 use crate::json;
 use crate::predicate::register_functions;
 use crate::{Database, Engine, Options};
@@ -61,6 +61,7 @@ impl Seat {
     async fn run(&self, model: &str, verb: Verb) -> Result<Answer, Failure> {
         let caller = Caller {
             principal: None,
+            authority: Authority::Rules,
             request_id: "r".to_owned(),
             deadline: Duration::from_secs(30),
             origin: Origin::default(),

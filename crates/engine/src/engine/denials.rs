@@ -99,10 +99,14 @@ impl Watched {
         Some(Self { model: operation.model, keys, batch })
     }
 
+    pub(super) fn model(&self) -> ModelId {
+        self.model
+    }
+
     /// The keys of what was refused.
-    fn refused(&self, outcome: &Result<Answer, Failure>) -> Vec<&str> {
+    pub(super) fn refused(&self, outcome: &Result<Answer, Failure>) -> Vec<String> {
         let denial = |failure: &Failure| matches!(failure.code, Code::Forbidden | Code::VersionMismatch);
-        let key = |at: usize| self.keys.get(at).map_or("", String::as_str);
+        let key = |at: usize| self.keys.get(at).cloned().unwrap_or_default();
         match outcome {
             Err(failure) if denial(failure) => {
                 vec![key(if self.batch { failure.item.unwrap_or(usize::MAX) } else { 0 })]
@@ -116,13 +120,16 @@ impl Watched {
     }
 }
 
-/// Records what was refused, all of a batch together. The refusal stands whether or not this succeeds: nothing was
-/// changed that could be undone.
-pub(super) async fn record(core: &Arc<Core>, caller: &Caller, watched: &Watched, outcome: &Result<Answer, Failure>) {
-    let model = core.schema.model(watched.model);
+/// Records that changes of these rows were refused, all of a batch together. The refusal stands whether or not this
+/// succeeds: nothing was changed that could be undone.
+pub(super) async fn record(core: &Arc<Core>, caller: &Caller, id: ModelId, keys: &[String]) {
+    if keys.is_empty() {
+        return;
+    }
+    let model = core.schema.model(id);
     let context = Context::new(&core.schema, caller, &core.options.service);
     let limit = core.options.limits.denials_per_minute;
-    let mut keys = watched.refused(outcome);
+    let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     keys.retain(|_| {
         let verdict = core.allowances.take(context.actor(), limit, core.options.clock.now());
         if verdict == Verdict::Enough {
@@ -138,7 +145,7 @@ pub(super) async fn record(core: &Arc<Core>, caller: &Caller, watched: &Watched,
     if keys.is_empty() {
         return;
     }
-    if let Err(error) = write(core, &context, watched.model, &keys).await {
+    if let Err(error) = write(core, &context, id, &keys).await {
         tracing::error!(
             request_id = caller.request_id,
             model = model.name,

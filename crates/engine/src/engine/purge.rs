@@ -11,7 +11,7 @@ use cratestack_schema::ir::{FieldId, ModelId};
 use cratestack_schema::value::Value;
 
 use super::{Core, Engine, Store, now};
-use crate::api::{AuthMethod, Caller, Code, Failure, Origin};
+use crate::api::{AuthMethod, Authority, Caller, Code, Failure, Origin};
 use crate::audit::Context;
 use crate::fault::{self, Class, StoreError};
 use crate::logs::SETTING;
@@ -93,7 +93,7 @@ impl Engine {
         }
         let origin = Origin { op: "purge".into(), auth: Some(AuthMethod::System), ..Origin::default() };
         let request_id = core.options.ids.uuid();
-        let caller = Caller { principal: None, request_id, deadline: PATIENCE, origin };
+        let caller = Caller { principal: None, authority: Authority::Service, request_id, deadline: PATIENCE, origin };
         let context = core.context(&caller, model);
         Ok(Job { core, model, before: before.to_owned(), context })
     }

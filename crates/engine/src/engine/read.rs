@@ -6,15 +6,17 @@ use std::time::Instant;
 use cratestack_schema::ir::{Action, Model, ModelId};
 use cratestack_schema::value::Value;
 
-use super::{Core, Store, deadline, int, key_of, now, unauthenticated, verb};
-use crate::api::{Answer, Caller, Code, Failure, Key, Row};
-use crate::cursor::{Place, SEED};
+use super::{Core, Place, Store, deadline, int, key_of, now, unauthenticated, verb};
+use crate::api::{Answer, Caller, Code, Failure, Key, Principal, Row};
+use crate::cursor::{self, SEED};
 use crate::fault::{self, Class, Remedy, StoreError};
 use crate::plan::read::{self, Cursors, List, Refused};
 use crate::plan::{Values, key_values, write};
 use crate::policy::AtomKey;
 use crate::query::{self, Projection, Query};
-use crate::sql::Template;
+use crate::sql::{Many, Template};
+use crate::storage::{Pager, StorageError};
+use crate::store::sqlite::SqliteSession;
 use crate::store::{Rows, Session as _};
 
 /// The statement of a page, or that the rules let the caller see none.
@@ -40,6 +42,7 @@ pub(super) struct RowForm {
 
 pub(super) async fn list(
     core: &Arc<Core>,
+    place: Place<'_>,
     caller: &Caller,
     model: ModelId,
     params: &[(String, String)],
@@ -53,8 +56,12 @@ pub(super) async fn list(
         None => None,
         Some(cursor) => {
             let binding = query.binding(&core.schema, caller.principal.as_ref());
-            let place = core.cursors.open(cursor, unix, limits.cursor_ttl, &binding)?;
-            Some(if place.is_whole() { place.values } else { whole(core, caller, &query, &place, deadline).await? })
+            let began = core.cursors.open(cursor, unix, limits.cursor_ttl, &binding)?;
+            Some(if began.is_whole() {
+                began.values
+            } else {
+                whole(core, place, caller, &query, &began, deadline).await?
+            })
         }
     };
     let nulls: Option<Vec<bool>> =
@@ -73,7 +80,7 @@ pub(super) async fn list(
         cursor: cursor.as_deref().unwrap_or_default(),
         ..Values::new(&core.schema, dialect, caller.principal.as_ref(), &clock)
     };
-    let rows = fetch(core, caller, model, &plan.template, &values, deadline).await?;
+    let rows = fetch(core, place, caller, model, &plan.template, &values, deadline).await?;
     let page = plan.page(rows);
     let random = random(core);
     let cursors = Cursors {
@@ -92,26 +99,28 @@ pub(super) async fn list(
 /// nothing is left out.
 async fn whole(
     core: &Arc<Core>,
+    place: Place<'_>,
     caller: &Caller,
     query: &Query,
-    place: &Place,
+    began: &cursor::Place,
     deadline: Instant,
 ) -> Result<Vec<Value>, Failure> {
     let clock = core.now();
     let view = core.view(caller, &clock);
     let dialect = core.store.dialect();
-    let only = query.only(&core.schema, &place.values);
+    let only = query.only(&core.schema, &began.values);
     let model = core.schema.model(query.model);
     let plan = read::list(&view, dialect, core.options.limits.include_limit, &only, None)
         .map_err(|Refused| refused(model, caller, Action::List))?;
     let values = Values::new(&core.schema, dialect, caller.principal.as_ref(), &clock);
-    let rows = fetch(core, caller, query.model, &plan.template, &values, deadline).await?;
-    let found = List::place(&rows).and_then(|found| place.completed(found));
-    Ok(found.unwrap_or_else(|| place.before(|at| query.sort.get(at).is_some_and(|sort| sort.descending))))
+    let rows = fetch(core, place, caller, query.model, &plan.template, &values, deadline).await?;
+    let found = List::place(&rows).and_then(|found| began.completed(found));
+    Ok(found.unwrap_or_else(|| began.before(|at| query.sort.get(at).is_some_and(|sort| sort.descending))))
 }
 
 pub(super) async fn one(
     core: &Arc<Core>,
+    place: Place<'_>,
     caller: &Caller,
     model: ModelId,
     key: &Key,
@@ -131,7 +140,7 @@ pub(super) async fn one(
     let Ok(template) = &*plan else { return Err(refused(declared, caller, Action::Detail)) };
     let key = key_values(&core.schema, declared, key).ok_or_else(|| write::not_found(declared))?;
     let values = Values { key: &key, ..Values::new(&core.schema, dialect, caller.principal.as_ref(), &clock) };
-    let rows = fetch(core, caller, model, template, &values, deadline).await?;
+    let rows = fetch(core, place, caller, model, template, &values, deadline).await?;
     if rows.is_empty() {
         return Err(write::not_found(declared));
     }
@@ -161,6 +170,7 @@ pub(super) fn refused(model: &Model, caller: &Caller, action: Action) -> Failure
 /// Runs a statement that only reads; once more on another connection if the first one is lost.
 pub(super) async fn fetch(
     core: &Arc<Core>,
+    place: Place<'_>,
     caller: &Caller,
     model: ModelId,
     template: &Arc<Template>,
@@ -171,35 +181,22 @@ pub(super) async fn fetch(
     let statement = template
         .fill(|slot| values.bind(slot))
         .map_err(|error| failed(StoreError::new(Class::Other, error.to_string())))?;
+    // What makes the cursors of includes goes where the statement runs.
+    let (shared, principal) = (Arc::clone(core), caller.principal.clone());
+    let pager = move || Pages { core: Arc::clone(&shared), principal: principal.clone(), now: unix(&shared) };
+    if let Place::Within(tx) = place {
+        return tx.read(statement, pager, failed).await;
+    }
     match &core.store {
         Store::Sqlite(database) => {
-            let (core, principal) = (Arc::clone(core), caller.principal.clone());
-            let work = move |session: &mut crate::store::sqlite::SqliteSession<'_>| {
-                let random = random(&core);
-                let mut cursors = Cursors {
-                    schema: &core.schema,
-                    keys: &core.cursors,
-                    principal: principal.as_ref(),
-                    now: unix(&core),
-                    random: &random,
-                };
-                now(session.fetch(&statement, &mut cursors))
-            };
+            let work = move |session: &mut SqliteSession<'_>| now(session.fetch(&statement, &mut pager()));
             database.read(deadline, work).await.map_err(failed)
         }
         Store::Postgres(pool) => {
             let mut again = true;
             loop {
-                let random = random(core);
-                let mut cursors = Cursors {
-                    schema: &core.schema,
-                    keys: &core.cursors,
-                    principal: caller.principal.as_ref(),
-                    now: unix(core),
-                    random: &random,
-                };
                 let done = match pool.session(deadline.into()).await {
-                    Ok(mut session) => session.fetch(&statement, &mut cursors).await,
+                    Ok(mut session) => session.fetch(&statement, &mut pager()).await,
                     Err(error) => Err(error),
                 };
                 match done {
@@ -208,5 +205,26 @@ pub(super) async fn fetch(
                 }
             }
         }
+    }
+}
+
+/// Makes the cursors of to-many includes.
+struct Pages {
+    core: Arc<Core>,
+    principal: Option<Principal>,
+    now: i64,
+}
+
+impl Pager for Pages {
+    fn next(&mut self, include: &Many, control: &[Value]) -> Result<String, StorageError> {
+        let random = random(&self.core);
+        let mut cursors = Cursors {
+            schema: &self.core.schema,
+            keys: &self.core.cursors,
+            principal: self.principal.as_ref(),
+            now: self.now,
+            random: &random,
+        };
+        cursors.next(include, control)
     }
 }

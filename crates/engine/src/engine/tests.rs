@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::api::{BatchItem, Origin};
+use crate::api::{Authority, BatchItem, Origin};
 use crate::sources::Fixed;
 use crate::testing::{PgDatabase, Proxy, pending};
 
@@ -205,7 +205,13 @@ pub(crate) fn caller(engine: &Engine, who: &str) -> Caller {
         let (role, tenant) = who.split_once('@').unwrap_or((who, "t1"));
         engine.principal(&json(&format!(r#"{{"id":"ann","role":"{role}","tenantId":"{tenant}"}}"#))).unwrap()
     });
-    Caller { principal, request_id: "r".to_owned(), deadline: Duration::from_secs(20), origin: Origin::default() }
+    Caller {
+        principal,
+        authority: Authority::Rules,
+        request_id: "r".to_owned(),
+        deadline: Duration::from_secs(20),
+        origin: Origin::default(),
+    }
 }
 
 fn members(row: &Row) -> BTreeMap<String, serde_json::Value> {
@@ -768,6 +774,7 @@ async fn credentials_that_lack_what_a_row_takes_from_them() {
         let create = |principal| {
             let caller = Caller {
                 principal,
+                authority: Authority::Rules,
                 request_id: String::new(),
                 deadline: Duration::from_secs(5),
                 origin: Origin::default(),
@@ -827,6 +834,7 @@ async fn a_filter_over_the_caller_is_worked_out_for_each_caller() {
             let principal = (!claims.is_empty()).then(|| base.engine.principal(&json(claims)).unwrap());
             let caller = Caller {
                 principal,
+                authority: Authority::Rules,
                 request_id: String::new(),
                 deadline: Duration::from_secs(5),
                 origin: Origin::default(),

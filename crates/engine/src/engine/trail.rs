@@ -22,10 +22,10 @@ use cratestack_schema::ir::{Action, Expr, FieldId, FieldType, Model, ModelId, Re
 use cratestack_schema::value::{Value, parse_text};
 
 use super::read::{fetch, random, refused, unix};
-use super::{Core, deadline, int};
+use super::{Core, Place, deadline, int};
 use crate::api::{Answer, Caller, Code, Failure, Principal};
 use crate::audit::TABLE;
-use crate::cursor::{Binding, Place};
+use crate::cursor::{self, Binding};
 use crate::json::{self, Json};
 use crate::plan::Values;
 use crate::plan::write::flag;
@@ -89,12 +89,12 @@ pub(super) async fn page(core: &Arc<Core>, caller: &Caller, params: &[(String, S
     let before = if let Some(before) = place {
         before
     } else {
-        let newest = fetch(core, caller, *first, &newest(), &values, deadline).await?;
+        let newest = fetch(core, Place::Own, caller, *first, &newest(), &values, deadline).await?;
         newest.control(0).first().and_then(int).unwrap_or_default().saturating_add(1)
     };
     let floor = if query.key.is_some() { 0 } else { before.saturating_sub(i64::from(limits.trail_window)).max(0) };
     let planner = Planner { view: &view, dialect: core.store.dialect(), query: &query, within: (floor, before) };
-    let rows = fetch(core, caller, *first, &planner.template(&open), &values, deadline).await?;
+    let rows = fetch(core, Place::Own, caller, *first, &planner.template(&open), &values, deadline).await?;
     let (items, shown) = items(&core.schema, &rows, query.limit as usize);
     let next = match shown.checked_sub(1) {
         Some(last) if shown < rows.len() => rows.control(last).first().and_then(int),
@@ -111,7 +111,7 @@ fn newest() -> Arc<Template> {
 
 fn seal(core: &Arc<Core>, binding: &Binding, before: i64) -> Result<String, Failure> {
     let seed = random(core)().ok_or_else(|| Failure::new(Code::Internal, "there is no randomness"))?;
-    core.cursors.seal(seed, unix(core), binding, &Place::of(&[Value::Int(before)], |_| true))
+    core.cursors.seal(seed, unix(core), binding, &cursor::Place::of(&[Value::Int(before)], |_| true))
 }
 
 impl<'p> Query<'p> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::api::{Answer, Caller, Code, Expected, Failure, Operation, Origin, Row, Verb};
+use crate::api::{Answer, Authority, Caller, Code, Expected, Failure, Operation, Origin, Row, Verb};
 use crate::json::{self, Json};
 use crate::testing::PgDatabase;
 use crate::{Database, Engine, Options, migrate};
@@ -96,6 +96,7 @@ const CASES: &[(&str, &str, &str)] = &[
 async fn run_any(engine: &Engine, verb: Verb) -> Result<Answer, Failure> {
     let caller = Caller {
         principal: None,
+        authority: Authority::Rules,
         request_id: "test".into(),
         deadline: Duration::from_secs(30),
         origin: Origin::default(),

@@ -158,14 +158,20 @@ fn read(text: &str) -> Json {
 
 type Row = Result<Vec<(FieldId, Value)>, Vec<FieldError>>;
 
-fn run(test: fn(&Schema, &Validators, ModelId, &Json) -> Row, text: &str) -> Row {
+type Test = fn(&Schema, &Validators, ModelId, Authority, &Json) -> Row;
+
+fn run(test: Test, text: &str) -> Row {
+    run_as(Authority::Rules, test, text)
+}
+
+fn run_as(authority: Authority, test: Test, text: &str) -> Row {
     static COMPILED: LazyLock<(Schema, Validators)> = LazyLock::new(|| {
         let schema = schema();
         let validators = Validators::compile(&schema).unwrap();
         (schema, validators)
     });
     let (schema, validators) = &*COMPILED;
-    test(schema, validators, ModelId(0), &read(text))
+    test(schema, validators, ModelId(0), authority, &read(text))
 }
 
 fn lines(errors: &[FieldError]) -> Vec<String> {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cratestack_schema::value::Value;
 
 use crate::fault::{Class, StoreError};
-use crate::sql::{Many, Statement};
+use crate::sql::{Dialect, Many, Statement};
 use crate::storage::{Cells, Pager, RowReader, StorageError};
 
 /// Octets that most rows fit into, so that their text does not grow by doubling from nothing.
@@ -102,6 +102,54 @@ pub trait Session: Send {
 
     /// Runs one of the fixed words of [`Control`].
     fn control(&mut self, word: Control) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Makes the session usable for further statements after one outside of any savepoint has failed. Only a
+    /// [`Nested`] one has something to do.
+    fn recover(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(Ok(()))
+    }
+}
+
+/// A session inside of a transaction that goes on afterwards: what would begin and end a transaction is a savepoint.
+#[derive(Debug)]
+pub struct Nested<'s, S> {
+    session: &'s mut S,
+    /// Whether a statement that fails takes the transaction with it, as on PostgreSQL.
+    fragile: bool,
+    /// Whether the transaction was given up.
+    pub(crate) given_up: bool,
+}
+
+impl<'s, S> Nested<'s, S> {
+    pub(crate) fn new(session: &'s mut S, dialect: Dialect) -> Self {
+        Self { session, fragile: dialect == Dialect::Postgres, given_up: false }
+    }
+}
+
+impl<S: Session> Session for Nested<'_, S> {
+    fn fetch(
+        &mut self,
+        statement: &Statement,
+        pager: &mut (dyn Pager + Send),
+    ) -> impl Future<Output = Result<Rows, StoreError>> + Send {
+        self.session.fetch(statement, pager)
+    }
+
+    fn control(&mut self, word: Control) -> impl Future<Output = Result<(), StoreError>> + Send {
+        self.session.control(match word {
+            Control::Begin => Control::Savepoint,
+            Control::Commit => Control::Release,
+            Control::Rollback => Control::RollbackTo,
+            word => word,
+        })
+    }
+
+    /// A savepoint before each statement would cost a round trip each, so it is the transaction that ends here: its code
+    /// is told why, and can do nothing more in it.
+    async fn recover(&mut self) -> Result<(), StoreError> {
+        self.given_up = true;
+        if self.fragile { self.session.control(Control::Rollback).await } else { Ok(()) }
+    }
 }
 
 /// The [`Pager`] of statements without to-many includes.

@@ -297,6 +297,30 @@ impl PgSession {
     }
 }
 
+impl PgSession {
+    /// Begins a transaction by a statement that says how.
+    pub(crate) async fn begin(&mut self, text: &str) -> Result<(), StoreError> {
+        self.in_transaction = true;
+        self.with(async |connection| connection.execute(AssertSqlSafe(text)).await.map(|_| ())).await
+    }
+
+    /// Commits. PostgreSQL takes COMMIT for ROLLBACK after a statement that failed, and says that all is well; the code of
+    /// the transaction may have passed over that. The statement before it is refused then.
+    pub(crate) async fn commit(&mut self) -> Result<(), StoreError> {
+        let done = self.with(async |connection| connection.execute("SELECT 1; COMMIT").await.map(|_| ())).await;
+        if done.is_ok() {
+            self.in_transaction = false;
+            self.lease.reusable = true;
+        }
+        done
+    }
+
+    /// Rolls back what is under way.
+    pub(crate) async fn roll_back(&mut self) -> Result<(), StoreError> {
+        if self.in_transaction { self.control(Control::Rollback).await } else { Ok(()) }
+    }
+}
+
 impl Session for PgSession {
     async fn fetch(&mut self, statement: &Statement, pager: &mut (dyn Pager + Send)) -> Result<Rows, StoreError> {
         let fetched = match self.rows(statement).await {
@@ -339,6 +363,11 @@ pub(crate) struct Dedicated {
 }
 
 impl Dedicated {
+    /// The connection itself, for what is no statement of a plan. `None` when it was lost.
+    pub(crate) fn connection(&mut self) -> Option<&mut PgConnection> {
+        self.connection.as_mut()
+    }
+
     /// Until when the next statements may take.
     pub(crate) fn until(&mut self, deadline: Instant) {
         self.deadline = deadline;

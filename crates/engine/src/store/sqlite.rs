@@ -4,6 +4,8 @@
 //! connection's own thread. The writer takes what is queued, gives each job a savepoint, commits them together and
 //! answers every caller after the commit: one flush to the disk serves many. A job may therefore run twice: when the
 //! commit of a group fails, its jobs run again, each in a transaction of its own.
+//!
+//! A transaction whose statements depend on code elsewhere ([`Held`]) has the writer for itself while it lasts.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -54,6 +56,10 @@ struct Queues {
 
 /// What the threads run. Type-erased: a [`Task`] knows what it answers.
 trait Job: Send {
+    /// Whether it needs a transaction that it shares with nobody, and cannot run twice.
+    fn alone(&self) -> bool {
+        false
+    }
     /// How long there is use in the work.
     fn patience(&self) -> Patience;
     /// Does the work; `true` keeps its changes. May be called again if the changes are lost.
@@ -121,6 +127,133 @@ where
     }
 }
 
+/// What a transaction may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Reads, all of one snapshot.
+    Read,
+    /// Reads and changes.
+    Write,
+}
+
+type Step = Box<dyn FnOnce(&mut SqliteSession<'_>) + Send>;
+
+enum Order {
+    Run(Step),
+    Commit,
+}
+
+/// Orders that wait for the thread: the one at hand, and that of somebody who no longer waits for it.
+const ORDERS: usize = 2;
+
+/// A transaction whose statements are ordered one by one, by a task elsewhere. Nobody else writes meanwhile. It is rolled
+/// back when it is dropped, and when its deadline passes.
+#[derive(Debug)]
+pub(crate) struct Held {
+    orders: std::sync::mpsc::SyncSender<Order>,
+    ended: oneshot::Receiver<Result<(), StoreError>>,
+}
+
+impl Held {
+    /// Runs `work` on the connection's thread.
+    pub(crate) async fn run<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut SqliteSession<'_>) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (sender, answer) = oneshot::channel();
+        let step: Step = Box::new(move |session| {
+            // Nobody listens when the caller has gone.
+            let _ = sender.send(work(session));
+        });
+        self.orders.try_send(Order::Run(step)).map_err(|_| over())?;
+        answer.await.map_err(|_| over())
+    }
+
+    /// Commits, and waits for the disk.
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        self.orders.try_send(Order::Commit).map_err(|_| over())?;
+        self.ended.await.map_err(|_| over())?
+    }
+}
+
+fn over() -> StoreError {
+    StoreError::new(
+        Class::Timeout,
+        "the transaction was over before its end: its deadline passed, or its code panicked",
+    )
+}
+
+/// The thread's side of a [`Held`].
+struct Hold {
+    patience: Patience,
+    access: Access,
+    orders: std::sync::mpsc::Receiver<Order>,
+    begun: Option<oneshot::Sender<()>>,
+    result: Result<(), StoreError>,
+    ended: Option<oneshot::Sender<Result<(), StoreError>>>,
+}
+
+impl Hold {
+    /// Whether to keep the changes.
+    fn obey(&mut self, session: &mut SqliteSession<'_>) -> bool {
+        if self.begun.take().is_none_or(|begun| begun.send(()).is_err()) {
+            return false;
+        }
+        loop {
+            let left = self.patience.deadline.saturating_duration_since(Instant::now());
+            match self.orders.recv_timeout(left) {
+                Ok(Order::Run(step)) => {
+                    if catch_unwind(AssertUnwindSafe(|| step(session))).is_err() {
+                        self.result = Err(over());
+                        return false;
+                    }
+                }
+                Ok(Order::Commit) => {
+                    self.result = Ok(());
+                    return true;
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+impl Job for Hold {
+    fn alone(&self) -> bool {
+        true
+    }
+
+    fn patience(&self) -> Patience {
+        self.patience.clone()
+    }
+
+    fn run(&mut self, session: &mut SqliteSession<'_>) -> bool {
+        if self.access == Access::Write {
+            return self.obey(session);
+        }
+        // On a reader, outside of any transaction, the savepoint begins one.
+        let begun = session.read_only(true).and_then(|()| session.word(Control::Begin));
+        if let Err(error) = begun {
+            self.result = Err(error);
+            return false;
+        }
+        self.obey(session);
+        let done = session.word(Control::Rollback);
+        self.result = session.read_only(false).and(done);
+        true
+    }
+
+    fn fail(&mut self, error: StoreError) {
+        self.result = Err(error);
+    }
+
+    fn answer(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            let _ = ended.send(std::mem::replace(&mut self.result, Ok(())));
+        }
+    }
+}
+
 impl Sqlite {
     /// Opens (and creates) the file at `path`, or a database in memory for `None`, and lets `prepare` look at it before
     /// anybody else does. Its rows are those of `schema`. Blocks.
@@ -134,11 +267,7 @@ impl Sqlite {
         statistics: Arc<Statistics>,
         prepare: impl FnOnce(&mut Connection) -> Result<(), E>,
     ) -> Result<Self, OpenError> {
-        if let Some(directory) = path.and_then(Path::parent).filter(|directory| !directory.as_os_str().is_empty()) {
-            std::fs::create_dir_all(directory)
-                .map_err(|error| format!("cannot create the directory `{}`: {error}", directory.display()))
-                .map_err(OpenError::Database)?;
-        }
+        make_directory(path)?;
         let (writer, jobs) = mpsc::channel(QUEUE);
         let mut thread = Thread::open(schema, path, Role::Writer, &statistics)?;
         prepare(&mut thread.connection).map_err(E::into)?;
@@ -183,6 +312,37 @@ impl Sqlite {
         self.submit(Role::Reader, deadline, work).await
     }
 
+    /// Begins a transaction, as soon as the thread is free for it.
+    pub(crate) async fn hold(&self, access: Access, deadline: Instant) -> Result<Held, StoreError> {
+        let (orders, received) = std::sync::mpsc::sync_channel(ORDERS);
+        let (sender, begun) = oneshot::channel();
+        let (ended_sender, ended) = oneshot::channel();
+        let hold: Box<dyn Job> = Box::new(Hold {
+            patience: Patience { deadline, gone: Arc::default() },
+            access,
+            orders: received,
+            begun: Some(sender),
+            result: Err(over()),
+            ended: Some(ended_sender),
+        });
+        let role = if access == Access::Write { Role::Writer } else { Role::Reader };
+        self.place(role, deadline, hold).await?;
+        match begun.await {
+            Ok(()) => Ok(Held { orders, ended }),
+            // It did not begin, and the answer says why.
+            Err(_) => Err(ended.await.map_err(|_| closed())?.err().unwrap_or_else(over)),
+        }
+    }
+
+    /// Puts a job into its queue, as soon as there is room.
+    async fn place(&self, role: Role, deadline: Instant, job: Box<dyn Job>) -> Result<(), StoreError> {
+        if let Some((queue, job)) = self.enqueue(role, job)? {
+            let room = tokio::time::timeout_at(deadline.into(), queue.send(job)).await;
+            room.map_err(|_| late())?.map_err(|_| closed())?;
+        }
+        Ok(())
+    }
+
     async fn submit<W, T, E>(&self, role: Role, deadline: Instant, work: W) -> Result<T, E>
     where
         W: FnMut(&mut SqliteSession<'_>) -> Result<T, E> + Send + 'static,
@@ -194,10 +354,7 @@ impl Sqlite {
         // Nothing is lost with a read, and others wait for the thread. A write runs to its end.
         let _goodbye = (role == Role::Reader).then(|| Goodbye(Arc::clone(&patience.gone)));
         let task: Box<dyn Job> = Box::new(Task { patience, work, result: None, caller: Some(caller) });
-        if let Some((queue, task)) = self.enqueue(role, task)? {
-            let room = tokio::time::timeout_at(deadline.into(), queue.send(task)).await;
-            room.map_err(|_| late())?.map_err(|_| closed())?;
-        }
+        self.place(role, deadline, task).await?;
         answer.await.map_err(|_| closed())?
     }
 
@@ -241,6 +398,37 @@ impl Sqlite {
     }
 }
 
+fn make_directory(path: Option<&Path>) -> Result<(), OpenError> {
+    if let Some(directory) = path.and_then(Path::parent).filter(|directory| !directory.as_os_str().is_empty()) {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| format!("cannot create the directory `{}`: {error}", directory.display()))
+            .map_err(OpenError::Database)?;
+    }
+    Ok(())
+}
+
+/// Opens (and creates) the file at `path`, and lets `prepare` do what it does once. Blocks.
+pub(crate) fn prepared<T, E: Into<OpenError>>(
+    path: &Path,
+    prepare: impl FnOnce(&mut Connection) -> Result<T, E>,
+) -> Result<T, OpenError> {
+    make_directory(Some(path))?;
+    let mut connection = opened(Some(path), Role::Writer)?;
+    prepare(&mut connection).map_err(E::into)
+}
+
+fn opened(path: Option<&Path>, role: Role) -> Result<Connection, OpenError> {
+    connect(path, role).map_err(|error| {
+        let path = path.map_or_else(|| PathBuf::from(":memory:"), Path::to_owned);
+        OpenError::Database(match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => {
+                format!("`{}` is not a SQLite database; name another file, or move this one away", path.display())
+            }
+            _ => format!("cannot open the SQLite database `{}`: {error}", path.display()),
+        })
+    })
+}
+
 fn late() -> StoreError {
     StoreError::new(Class::Timeout, "the deadline passed before the operation could start")
 }
@@ -258,6 +446,7 @@ enum Role {
 /// A connection on the way to its thread.
 struct Thread {
     schema: Arc<Schema>,
+    role: Role,
     connection: Connection,
     clock: Clock,
     statistics: Arc<Statistics>,
@@ -284,21 +473,13 @@ impl Thread {
         role: Role,
         statistics: &Arc<Statistics>,
     ) -> Result<Self, OpenError> {
-        let connection = connect(path, role).map_err(|error| {
-            let path = path.map_or_else(|| PathBuf::from(":memory:"), Path::to_owned);
-            OpenError::Database(match error.sqlite_error_code() {
-                Some(ErrorCode::NotADatabase) => {
-                    format!("`{}` is not a SQLite database; name another file, or move this one away", path.display())
-                }
-                _ => format!("cannot open the SQLite database `{}`: {error}", path.display()),
-            })
-        })?;
+        let connection = opened(path, role)?;
         let clock = Clock::default();
         let watch = clock.clone();
         let watched = connection.progress_handler(STEPS, Some(move || watch.passed()));
         watched.map_err(|error| OpenError::Database(error.to_string()))?;
         let (schema, statistics) = (Arc::clone(schema), Arc::clone(statistics));
-        Ok(Self { schema, connection, clock, statistics })
+        Ok(Self { schema, role, connection, clock, statistics })
     }
 
     fn spawn<J: Send + 'static>(self, name: &str, body: fn(Self, J), jobs: J) -> Result<JoinHandle<()>, OpenError> {
@@ -311,6 +492,7 @@ impl Thread {
             connection: &mut self.connection,
             statistics: &self.statistics,
             schema: &self.schema,
+            reader: self.role == Role::Reader,
             fatal: None,
         }
     }
@@ -378,21 +560,24 @@ fn connect(path: Option<&Path>, role: Role) -> rusqlite::Result<Connection> {
 fn write_loop(mut thread: Thread, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
     let mut group = Vec::with_capacity(GROUP);
     while jobs.blocking_recv_many(&mut group, GROUP) > 0 {
-        if let Err(error) = commit_together(&mut thread, &mut group) {
-            match group.as_mut_slice() {
-                [only] => only.fail(error),
-                several => {
-                    for job in several {
-                        if let Err(error) = commit_together(&mut thread, std::slice::from_mut(job)) {
-                            job.fail(error);
+        for together in group.chunk_by_mut(|one, next| !one.alone() && !next.alone()) {
+            if let Err(error) = commit_together(&mut thread, together) {
+                match &mut *together {
+                    [only] => only.fail(error),
+                    several => {
+                        for job in several {
+                            if let Err(error) = commit_together(&mut thread, std::slice::from_mut(job)) {
+                                job.fail(error);
+                            }
                         }
                     }
                 }
             }
+            for job in together {
+                job.answer();
+            }
         }
-        for mut job in group.drain(..) {
-            job.answer();
-        }
+        group.clear();
     }
 }
 
@@ -448,6 +633,8 @@ pub struct SqliteSession<'c> {
     connection: &'c mut Connection,
     statistics: &'c Statistics,
     schema: &'c Schema,
+    /// Whether the connection is one that never changes anything.
+    reader: bool,
     /// The first error that puts the transaction as a whole in doubt.
     fatal: Option<StoreError>,
 }
@@ -481,6 +668,26 @@ impl SqliteSession<'_> {
             self.fatal.get_or_insert_with(|| error.clone());
         }
         error
+    }
+
+    /// The connection itself, for what is no statement of a plan.
+    pub(crate) fn connection(&self) -> &Connection {
+        self.connection
+    }
+
+    /// Notes what an error of [`Self::connection`] means for the transaction.
+    pub(crate) fn note(&mut self, error: &rusqlite::Error) -> StoreError {
+        self.failed(error)
+    }
+
+    /// Whether changes are refused from now on, on a connection that is not a reader's.
+    fn read_only(&mut self, yes: bool) -> Result<(), StoreError> {
+        // A reader's stays as it is.
+        if self.reader {
+            return Ok(());
+        }
+        let done = self.connection.pragma_update(None, "query_only", yes);
+        done.map_err(|error| self.failed(&error))
     }
 
     fn word(&mut self, word: Control) -> Result<(), StoreError> {

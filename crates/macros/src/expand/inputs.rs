@@ -101,8 +101,22 @@ pub(super) fn principal(schema: &Schema, auth: &Auth) -> Result<TokenStream, Str
         let (name, member, big) = (&field.name, ident(&snake(&field.name)), big(field));
         quote!(out.put(#name, &self.#member); #big)
     });
+    let reads = auth.fields.iter().map(|field| {
+        let (name, member) = (&field.name, ident(&snake(&field.name)));
+        quote!(#member: row.take(#name)?,)
+    });
     let (record, input) = (record(&docs, &TokenStream::new(), &name, &fields), input(&name, writes));
-    Ok(quote!(#record #input))
+    Ok(quote! {
+        #record
+        #input
+        impl ::cratestack::typed::Claims for #name {
+            fn read(
+                row: &mut ::cratestack::typed::Reader,
+            ) -> ::core::result::Result<Self, ::cratestack::typed::ValueError> {
+                ::core::result::Result::Ok(Self { #(#reads)* })
+            }
+        }
+    })
 }
 
 /// A `type`.
@@ -118,7 +132,8 @@ pub(super) fn value_object(schema: &Schema, of: &TypeDef) -> Result<TokenStream,
     });
     let reads = of.fields.iter().map(|field| {
         let (name, member) = (&field.name, ident(&snake(&field.name)));
-        quote!(#member: row.take(#name)?,)
+        // An argument may leave it out.
+        if field.optional { quote!(#member: row.given(#name)?,) } else { quote!(#member: row.take(#name)?,) }
     });
     let record = record(&docs, &TokenStream::new(), &name, &fields);
     Ok(quote! {

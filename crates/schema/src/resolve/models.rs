@@ -45,6 +45,7 @@ pub(super) const BUILT_IN_CODES: &[&str] = &[
     "read_only",
     "reference_not_found",
     "regex",
+    "rejected",
     "request_timeout",
     "required",
     "transaction_aborted",

@@ -15,7 +15,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::*;
-use crate::api::{Answer, Caller, Code, Limits, Operation, Origin, Verb};
+use crate::api::{Answer, Authority, Caller, Code, Limits, Operation, Origin, Verb};
 use crate::json::{self, Json};
 use crate::migrate::{self, Db};
 use crate::plan::Values;
@@ -252,7 +252,13 @@ fn without_cursors(json: &str) -> String {
 fn caller(claims: Option<[&str; 3]>) -> Caller {
     let principal = claims
         .map(|claims| Principal { claims: claims.iter().map(|claim| Value::Text((*claim).to_owned())).collect() });
-    Caller { principal, request_id: "test".to_owned(), deadline: Duration::from_secs(10), origin: Origin::default() }
+    Caller {
+        principal,
+        authority: Authority::Rules,
+        request_id: "test".to_owned(),
+        deadline: Duration::from_secs(10),
+        origin: Origin::default(),
+    }
 }
 
 fn manager() -> Caller {

@@ -1,0 +1,6 @@
+//! Procedures over HTTP: the anomalies of the literature, which `@isolation` rules out, and what bodies are given.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod histories;
+mod support;

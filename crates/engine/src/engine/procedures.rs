@@ -1,0 +1,173 @@
+//! The life of a call: rules (401), arguments (422), rules (403), a transaction around the body, its answer.
+//!
+//! A `mutation procedure` runs in a transaction of its `@isolation`, `read_committed` unless it says otherwise; any other in
+//! one that only reads, and sees one snapshot. Where other transactions got in the way the whole body runs again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cratestack_schema::ir::{Isolation, Procedure};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use super::futures::Detached;
+use super::tx::{Opener, Tx};
+use super::{Engine, LONGEST, UNKNOWN};
+use crate::api::{Caller, Code, Failure};
+use crate::fault::StoreError;
+use crate::input;
+use crate::isolated::{BoxError, TxError, TxOptions, run_in_isolated_tx_with};
+use crate::json::Json;
+use crate::output;
+
+/// The bodies of a schema's procedures.
+pub trait Bodies: Send + Sync + 'static {
+    /// Runs the body of one procedure inside of its transaction, and gives what it returns, encoded like a member of an
+    /// input. It may run several times for one call. `arguments` are checked already, one for each parameter; an optional
+    /// one that was not sent is null.
+    fn call<'t>(
+        &'t self,
+        tx: &'t Tx,
+        procedure: &'t Procedure,
+        caller: &'t Caller,
+        arguments: Vec<Json>,
+    ) -> BoxFuture<'t, Result<Json, Failure>>;
+}
+
+/// What has no bodies: every call is [`Code::NotImplemented`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoProcedures;
+
+impl Bodies for NoProcedures {
+    fn call<'t>(
+        &'t self,
+        _: &'t Tx,
+        procedure: &'t Procedure,
+        _: &'t Caller,
+        _: Vec<Json>,
+    ) -> BoxFuture<'t, Result<Json, Failure>> {
+        std::future::ready(Err(missing(procedure))).boxed()
+    }
+}
+
+fn missing(procedure: &Procedure) -> Failure {
+    let detail = format!("the body of `{}` is Rust code, and this server has none for it", procedure.name);
+    Failure::new(Code::NotImplemented, detail)
+}
+
+impl Engine {
+    /// Calls a procedure. Gives its answer as JSON. A mutation that has begun runs to its end, even if the returned future
+    /// is dropped.
+    ///
+    /// # Errors
+    /// As the module says, in that order; then what the body reports, for which everything was rolled back.
+    pub async fn call(
+        &self,
+        caller: &Caller,
+        procedure: &Procedure,
+        body: Option<Json>,
+        bodies: &Arc<dyn Bodies>,
+    ) -> Result<String, Failure> {
+        let core = &self.core;
+        let now = core.now();
+        let allowed = core.view(caller, &now).may_call(&procedure.rules);
+        let refused = |code| Failure::new(code, format!("the rules do not let this caller call `{}`", procedure.name));
+        if !allowed && caller.principal.is_none() {
+            return Err(refused(Code::Unauthenticated));
+        }
+        input::arguments(&core.schema, &core.validators, procedure, body.as_ref()).map_err(Failure::validation)?;
+        if !allowed {
+            return Err(refused(Code::Forbidden));
+        }
+        let call = Call {
+            engine: self.clone(),
+            caller: caller.clone(),
+            procedure: procedure.clone(),
+            arguments: arguments(procedure, body),
+            bodies: Arc::clone(bodies),
+        };
+        if procedure.mutation { Detached(Some(call.run().boxed())).await } else { call.run().await }
+    }
+}
+
+/// One member of the body for each parameter.
+fn arguments(procedure: &Procedure, body: Option<Json>) -> Vec<Json> {
+    if procedure.args_is_body {
+        return vec![body.unwrap_or(Json::Object(Vec::new()))];
+    }
+    let mut members = match body {
+        Some(Json::Object(members)) => members,
+        _ => Vec::new(),
+    };
+    let params = procedure.params.iter();
+    let taken = params.map(|param| {
+        let found = members.iter_mut().find(|(name, _)| *name == param.name);
+        found.map_or(Json::Null, |(_, json)| std::mem::replace(json, Json::Null))
+    });
+    taken.collect()
+}
+
+struct Call {
+    engine: Engine,
+    caller: Caller,
+    procedure: Procedure,
+    arguments: Vec<Json>,
+    bodies: Arc<dyn Bodies>,
+}
+
+impl Call {
+    fn options(&self) -> TxOptions {
+        let mutation = self.procedure.mutation;
+        let level = self.procedure.isolation;
+        let level = level.unwrap_or(if mutation { Isolation::ReadCommitted } else { Isolation::RepeatableRead });
+        let deadline: Duration = self.caller.deadline.min(LONGEST);
+        TxOptions { read_only: !mutation, deadline, ..TxOptions::new(level) }
+    }
+
+    async fn run(self) -> Result<String, Failure> {
+        let opener = Opener::new(&self.engine, &self.caller);
+        let options = self.options();
+        let call = Arc::new(self);
+        let body = async move |tx: &mut &Tx| call.once(tx).await;
+        run_in_isolated_tx_with(&opener, &options, body).await.map_err(failure)
+    }
+
+    /// One try.
+    async fn once(&self, tx: &Tx) -> Result<String, Failure> {
+        let returned = self.bodies.call(tx, &self.procedure, &self.caller, self.arguments.clone()).await?;
+        // Before the commit, so that what cannot be told is not done.
+        output::answer(self.engine.schema(), &self.procedure.returns, &returned)
+            .map_err(|why| Failure::new(Code::Internal, "an internal error").with_internal(why))
+    }
+}
+
+/// What the caller is told of an error of SQL that is the host's own.
+pub fn sql_failure(error: &sqlx::Error) -> Failure {
+    let error = StoreError::postgres(error);
+    error.class.failure(&error.message)
+}
+
+/// What the caller of a transaction is told.
+pub fn failure<E: Into<Failure>>(error: TxError<E>) -> Failure {
+    let own = |source: BoxError| match source.downcast::<Failure>() {
+        Ok(failure) => *failure,
+        Err(error) => Failure::new(Code::Unavailable, "the database failed").with_internal(error.to_string()),
+    };
+    match error {
+        TxError::Body(error) => error.into(),
+        TxError::Aborted { tries } => {
+            let detail = "concurrent transactions got in each other's way; nothing was committed";
+            Failure::new(Code::TransactionAborted, detail).with_internal(format!("after {tries} tries"))
+        }
+        TxError::Deadline => {
+            Failure::new(Code::Unavailable, "the transaction was not done before its deadline; nothing was committed")
+        }
+        TxError::Database(source) => own(source),
+        TxError::OutcomeUnknown(source) => {
+            let failed = || Failure::new(Code::Unavailable, "the database failed during the commit");
+            let mut failure = source.map_or_else(failed, own);
+            failure.detail.push_str(UNKNOWN);
+            failure
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Transactions that code of the host runs: operations of several callers, and SQL of its own, in one.
+//!
+//! An operation that is refused (403, 404, 412, 422 by the rules) leaves the transaction as it was. What the *database*
+//! refuses ends it: every later operation gets the same failure, and nothing can be committed. That is PostgreSQL's rule,
+//! and holds on SQLite as well, so that code does not work on one and fail on the other.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cratestack_schema::ir::ModelId;
+use sqlx::PgConnection;
+use tokio::sync::{MappedMutexGuard, MutexGuard};
+use tokio::time::Instant;
+
+use super::denials::{self, Watched};
+use super::futures::now;
+use super::{Core, Engine, Place, Stop, Store, Work, answer};
+use crate::api::{Answer, Caller, Code, Failure, Operation};
+use crate::audit::Context;
+use crate::fault::{Class, Remedy, StoreError};
+use crate::isolated::{Begun, BoxError, Host, TxOptions, Uncommitted, is_transient};
+use crate::logs;
+use crate::sql::{Dialect, Statement};
+use crate::storage::Pager;
+use crate::store::postgres::PgSession;
+use crate::store::sqlite::{Access, Held, SqliteSession};
+use crate::store::{Control, Nested, NoPages, Rows, Session as _};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::type_complexity, reason = "tests")]
+mod tests;
+
+/// A transaction of an engine. Made by [`run_in_isolated_tx`](crate::isolated::run_in_isolated_tx) over [`Opener`].
+pub struct Tx {
+    core: Arc<Core>,
+    access: Access,
+    context: Option<Arc<Context>>,
+    state: tokio::sync::Mutex<State>,
+    refusals: Mutex<Vec<Refusal>>,
+    afterwards: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+}
+
+impl fmt::Debug for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").field("access", &self.access).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    link: Link,
+    /// Why nothing more can be done in it.
+    failed: Option<Failure>,
+    /// Whether the reason is other transactions.
+    aborted: bool,
+}
+
+#[derive(Debug)]
+enum Link {
+    Postgres(Box<PgSession>),
+    Sqlite(Held),
+}
+
+/// A refusal that `@@audit(denials)` records, in a transaction of its own once this one is over.
+#[derive(Debug)]
+struct Refusal {
+    caller: Caller,
+    model: ModelId,
+    keys: Vec<String>,
+}
+
+/// Begins transactions of an engine.
+#[derive(Debug, Clone)]
+pub struct Opener {
+    engine: Engine,
+    context: Option<Arc<Context>>,
+}
+
+impl Opener {
+    /// For what `caller` does. SQL of one's own in these transactions is recorded as the caller's.
+    pub fn new(engine: &Engine, caller: &Caller) -> Self {
+        let core = &engine.core;
+        let recorded = core.trailed.contains(&true);
+        let context = recorded.then(|| Arc::new(Context::new(&core.schema, caller, &core.options.service)));
+        Self { engine: engine.clone(), context }
+    }
+}
+
+impl Host for Opener {
+    type Begun = Tx;
+    type Tx<'t> = &'t Tx;
+
+    async fn begin(&self, options: &TxOptions, deadline: Instant) -> Result<Tx, BoxError> {
+        let core = Arc::clone(&self.engine.core);
+        let link = open(&core.store, options, self.context.as_deref(), deadline).await;
+        let link = link.map_err(|error| error.class.failure(&error.message))?;
+        Ok(Tx {
+            core,
+            access: if options.read_only { Access::Read } else { Access::Write },
+            context: self.context.clone(),
+            state: tokio::sync::Mutex::new(State { link, failed: None, aborted: false }),
+            refusals: Mutex::default(),
+            afterwards: Mutex::default(),
+        })
+    }
+
+    fn lend<'t>(&self, begun: &'t mut Tx) -> Result<&'t Tx, BoxError> {
+        Ok(begun)
+    }
+}
+
+async fn open(
+    store: &Store,
+    options: &TxOptions,
+    context: Option<&Context>,
+    deadline: Instant,
+) -> Result<Link, StoreError> {
+    match store {
+        Store::Postgres(pool) => {
+            let mut session = Box::new(pool.session(deadline).await?);
+            let mut begin = options.begin();
+            if let Some(context) = context.filter(|_| !options.read_only) {
+                begin.push_str(&told(context));
+            }
+            session.begin(&begin).await?;
+            Ok(Link::Postgres(session))
+        }
+        Store::Sqlite(database) => {
+            let access = if options.read_only { Access::Read } else { Access::Write };
+            Ok(Link::Sqlite(database.hold(access, deadline.into()).await?))
+        }
+    }
+}
+
+/// The statement that tells the triggers of PostgreSQL who acts, in the round trip of BEGIN, which takes no bound values.
+/// Its text is quoted by a mark that it does not contain, and so cannot end.
+fn told(context: &Context) -> String {
+    let text = context.lines();
+    let mut mark = "$told".to_owned();
+    while text.contains(&mark) {
+        mark.push('_');
+    }
+    format!("; SELECT set_config('{}', {mark}${text}{mark}$, true)", logs::SETTING)
+}
+
+impl Tx {
+    /// The engine.
+    pub fn engine(&self) -> Engine {
+        Engine { core: Arc::clone(&self.core) }
+    }
+
+    /// Whether it may change rows.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Runs one operation in this transaction. The deadline is the transaction's, whatever the caller's is.
+    ///
+    /// # Errors
+    /// As [`Engine::run`]; and the failure that has ended the transaction.
+    pub async fn run(&self, caller: &Caller, operation: Operation) -> Result<Answer, Failure> {
+        let watched = Watched::of(&self.core, &operation);
+        let outcome = answer(&self.core, Place::Within(self), caller, operation).await;
+        if let Some(watched) = watched {
+            let keys = watched.refused(&outcome);
+            if !keys.is_empty() {
+                let refusal = Refusal { caller: caller.clone(), model: watched.model(), keys };
+                self.refusals.lock().unwrap_or_else(PoisonError::into_inner).push(refusal);
+            }
+        }
+        outcome
+    }
+
+    /// The connection of a PostgreSQL database, for SQL of one's own inside of the transaction. What it changes is recorded
+    /// as the caller's. `BEGIN`, `COMMIT` and `ROLLBACK` are not the code's to send; savepoints are.
+    ///
+    /// # Errors
+    /// [`Code::NotImplemented`] on SQLite; the failure that has ended the transaction; [`Code::Internal`] while another
+    /// operation of the transaction is under way.
+    pub fn sqlx(&self) -> Result<Sqlx<'_>, Failure> {
+        let busy = "another operation of the transaction is still under way";
+        let state = self.state.try_lock().map_err(|_| Failure::new(Code::Internal, busy))?;
+        if let Some(failed) = &state.failed {
+            return Err(failed.clone());
+        }
+        let connection = MutexGuard::try_map(state, |state| match &mut state.link {
+            Link::Postgres(session) => session.connection(),
+            Link::Sqlite(_) => None,
+        });
+        connection.map(Sqlx).map_err(|_| {
+            let detail = "this database is SQLite, which sqlx does not serve here; `sqlite` has its connection";
+            Failure::new(Code::NotImplemented, detail)
+        })
+    }
+
+    /// Runs SQL of one's own on the connection of an SQLite database, on that connection's thread, inside of the
+    /// transaction. What it changes is recorded as the caller's. It neither begins nor ends a transaction.
+    ///
+    /// # Errors
+    /// [`Code::NotImplemented`] on PostgreSQL; the failure that has ended the transaction; what the database refuses.
+    pub async fn sqlite<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let mut state = self.enter().await?;
+        let Link::Sqlite(held) = &mut state.link else {
+            state.failed = None;
+            let detail = "this database is PostgreSQL; `sqlx` has its connection";
+            return Err(Failure::new(Code::NotImplemented, detail));
+        };
+        let statements = self.context.as_ref().map(|context| (self.core.trail.set(context), self.core.trail.clear()));
+        let statements = statements.filter(|_| self.access == Access::Write);
+        let run = move |session: &mut SqliteSession<'_>| -> Result<T, StoreError> {
+            if let Some((set, _)) = &statements {
+                now(session.fetch(set, &mut NoPages))?;
+            }
+            let done = work(session.connection()).map_err(|error| session.note(&error))?;
+            if let Some((_, clear)) = &statements {
+                now(session.fetch(clear, &mut NoPages))?;
+            }
+            Ok(done)
+        };
+        let done = held.run(run).await.and_then(|done| done);
+        let done = done.map_err(|error| {
+            state.aborted |= error.class.remedy() == Remedy::Again;
+            error.class.failure(&error.message)
+        });
+        state.failed = done.as_ref().err().cloned();
+        done
+    }
+
+    /// Does something once the transaction has been committed, and not otherwise. It must not block.
+    pub fn after_commit(&self, work: impl FnOnce() + Send + 'static) {
+        self.afterwards.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(work));
+    }
+
+    /// The transaction, for one operation. Until that has told how it went, the transaction counts as failed: one that is
+    /// given up in the middle leaves nobody knows what.
+    async fn enter(&self) -> Result<MutexGuard<'_, State>, Failure> {
+        let mut state = self.state.lock().await;
+        if let Some(failed) = &state.failed {
+            return Err(failed.clone());
+        }
+        let given_up = "an operation of the transaction was given up before its end";
+        state.failed = Some(Failure::new(Code::Internal, given_up));
+        Ok(state)
+    }
+
+    pub(super) async fn write(&self, work: Work) -> Result<Answer, Failure> {
+        if self.access == Access::Read {
+            return Err(Failure::new(Code::Internal, "a transaction that only reads cannot change rows"));
+        }
+        let model = work.model();
+        let mut state = self.enter().await?;
+        let (done, given_up) = match &mut state.link {
+            Link::Postgres(session) => {
+                let mut nested = Nested::new(session.as_mut(), Dialect::Postgres);
+                let done = work.run(&self.core, &mut nested).await;
+                (done, nested.given_up)
+            }
+            Link::Sqlite(held) => {
+                let core = Arc::clone(&self.core);
+                let done = held.run(move |session| in_savepoint(&core, &work, session)).await;
+                done.unwrap_or_else(|error| (Err(Stop::Database(error)), true))
+            }
+        };
+        let aborted = match &done {
+            Err(Stop::Database(error) | Stop::Data(error)) => error.class.remedy() == Remedy::Again,
+            _ => false,
+        };
+        let over = given_up || matches!(done, Err(Stop::Database(_) | Stop::Data(_)));
+        let done = done.map_err(|stop| self.core.refusal(model, stop.harmless()));
+        state.failed = done.as_ref().err().filter(|_| over).cloned();
+        state.aborted |= aborted;
+        done
+    }
+
+    /// Runs a statement that only reads. `pager` is made where it runs.
+    pub(super) async fn read<P: Pager + Send>(
+        &self,
+        statement: Statement,
+        pager: impl FnOnce() -> P + Send + 'static,
+        failure: impl FnOnce(StoreError) -> Failure,
+    ) -> Result<Rows, Failure> {
+        let mut state = self.enter().await?;
+        let done = match &mut state.link {
+            Link::Postgres(session) => session.fetch(&statement, &mut pager()).await,
+            Link::Sqlite(held) => {
+                let run = move |session: &mut SqliteSession<'_>| now(session.fetch(&statement, &mut pager()));
+                held.run(run).await.and_then(|done| done)
+            }
+        };
+        state.aborted |= done.as_ref().is_err_and(|error| error.class.remedy() == Remedy::Again);
+        let done = done.map_err(|error| failure(error.harmless()));
+        state.failed = done.as_ref().err().cloned();
+        done
+    }
+
+    /// Records the refusals. On SQLite the writer is free only now.
+    async fn record(core: &Arc<Core>, refusals: Vec<Refusal>) {
+        for Refusal { caller, model, keys } in refusals {
+            denials::record(core, &caller, model, &keys).await;
+        }
+    }
+}
+
+/// Runs a write so that nothing is left of it where it is refused: neither its changes nor what the triggers were told.
+fn in_savepoint(core: &Core, work: &Work, session: &mut SqliteSession<'_>) -> (Result<Answer, Stop>, bool) {
+    let mut nested = Nested::new(session, Dialect::Sqlite);
+    let done = now(async {
+        nested.control(Control::Savepoint).await?;
+        let done = work.run(core, &mut nested).await;
+        nested.control(if done.is_ok() { Control::Release } else { Control::RollbackTo }).await?;
+        done
+    });
+    let given_up = nested.given_up;
+    (done, given_up)
+}
+
+impl Begun for Tx {
+    async fn commit(self) -> Result<(), Uncommitted> {
+        let Self { core, state, refusals, afterwards, .. } = self;
+        let State { link, failed, aborted } = state.into_inner();
+        let refusals = refusals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let done = match failed {
+            Some(_) if aborted => Err(Uncommitted::Aborted),
+            Some(failed) => Err(Uncommitted::Refused(failed.into())),
+            None => committed(link).await,
+        };
+        Self::record(&core, refusals).await;
+        done?;
+        for work in afterwards.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            work();
+        }
+        Ok(())
+    }
+
+    async fn roll_back(self) {
+        let Self { core, state, refusals, .. } = self;
+        if let Link::Postgres(mut session) = state.into_inner().link {
+            // Where this fails the connection goes, and the server undoes what it did.
+            let _ = session.roll_back().await;
+        }
+        Self::record(&core, refusals.into_inner().unwrap_or_else(PoisonError::into_inner)).await;
+    }
+
+    fn may_succeed(&self, error: &(dyn StdError + 'static)) -> bool {
+        self.state.try_lock().is_ok_and(|state| state.aborted) || is_transient(error)
+    }
+}
+
+async fn committed(link: Link) -> Result<(), Uncommitted> {
+    let done = match link {
+        Link::Postgres(mut session) => session.commit().await,
+        Link::Sqlite(held) => held.commit().await,
+    };
+    done.map_err(|error| {
+        let failure = error.class.failure(&error.message).into();
+        match error.class {
+            class if class.remedy() == Remedy::Again => Uncommitted::Aborted,
+            Class::Doomed => Uncommitted::Doomed(failure),
+            class if class.outcome_unknown() => Uncommitted::Unknown(failure),
+            _ => Uncommitted::Refused(failure),
+        }
+    })
+}
+
+/// The connection of a transaction on PostgreSQL, for SQL of one's own.
+///
+/// ```no_run
+/// # async fn example(tx: &cratestack_engine::engine::tx::Tx) -> Result<(), Box<dyn std::error::Error>> {
+/// let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM accounts").fetch_one(&mut *tx.sqlx()?).await?;
+/// # assert!(rows >= 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Sqlx<'t>(MappedMutexGuard<'t, PgConnection>);
+
+impl Deref for Sqlx<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Sqlx<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}

@@ -1,0 +1,490 @@
+//! Transactions of code, on all databases.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::super::procedures::{self, Bodies};
+use super::super::tests::{Base, caller, json};
+use super::*;
+use crate::api::{Authority, Expected, Row, Verb};
+use crate::engine::tests::at;
+use crate::isolated::{IsolationLevel, TxError, run_in_isolated_tx, run_in_isolated_tx_with};
+use crate::json::Json;
+
+const TEXT: &str = r#"
+auth User {
+  id   String
+  role String
+  team String @tenant
+}
+
+model Account {
+  id       Int @id
+  owner    String @length(min: 1, max: 20)
+  email    String? @unique
+  balance  Decimal(18, 4) @default(0) @readonly
+  secret   String? @server_only
+  teamId   String @default(auth().team)
+  madeAt   DateTime @default(now())
+  code     String @default("c") @immutable
+  version  Int @version
+
+  @@check(balance >= 0, "insufficient funds", name: "funds")
+  @@audit(denials)
+  @@emit(created, updated)
+  @@allow("read",   teamId == auth().team)
+  @@allow("update", auth().role == "teller")
+}
+
+model Entry {
+  id   Int @id
+  text String
+  @@append_only
+  @@allow("read", true)
+}
+
+mutation procedure move(amount: Decimal(18, 4), note: String?): Account
+  @isolation("serializable")
+  @allow(auth().role == "teller")
+
+procedure total(): Decimal(18, 4)
+  @allow(auth() != null)
+"#;
+
+fn who(base: &Base, authority: Authority) -> Caller {
+    let claims = json(r#"{"id":"ann","role":"teller","team":"t1"}"#);
+    let principal = Some(base.engine.principal(&claims).unwrap());
+    let mut caller = Caller { principal, authority, ..caller_of_nobody(base) };
+    caller.origin.op = "move".into();
+    caller
+}
+
+fn caller_of_nobody(base: &Base) -> Caller {
+    caller(&base.engine, "")
+}
+
+async fn run(base: &Base, tx: &Tx, authority: Authority, model: &str, verb: Verb) -> Result<Row, Failure> {
+    let model = base.engine.schema().model_named(model).unwrap();
+    match tx.run(&who(base, authority), Operation { model, verb }).await? {
+        Answer::Row(row) => Ok(row),
+        Answer::Page { items, .. } => Ok(Row { body: Some(items), ..nothing() }),
+        _ => Ok(nothing()),
+    }
+}
+
+fn nothing() -> Row {
+    Row { body: None, key: Vec::new(), version: None, full: false, created: false }
+}
+
+fn create(data: &str) -> Verb {
+    Verb::Create { data: json(data) }
+}
+
+fn patch(key: &str, expected: Expected, data: &str) -> Verb {
+    Verb::Patch { key: vec![key.to_owned()], expected, data: json(data) }
+}
+
+fn read(key: &str) -> Verb {
+    Verb::Read { key: vec![key.to_owned()], params: Vec::new() }
+}
+
+fn opener(base: &Base) -> Opener {
+    Opener::new(&base.engine, &who(base, Authority::Rules))
+}
+
+/// Runs a body at `read_committed`.
+async fn within<T>(base: &Base, body: impl AsyncFnMut(&mut &Tx) -> Result<T, Failure>) -> Result<T, Failure> {
+    let done = run_in_isolated_tx(&opener(base), IsolationLevel::ReadCommitted, body).await;
+    done.map_err(procedures::failure)
+}
+
+/// The rows, the events of the trail and those of the outbox.
+async fn counts(base: &Base) -> [i64; 3] {
+    let mut counts = [0; 3];
+    for (count, table) in counts.iter_mut().zip(["accounts", "cratestack_audit", "cratestack_outbox"]) {
+        let sql = format!("SELECT count(*) FROM {table}");
+        *count = within(base, async |tx: &mut &Tx| int(tx, &sql).await).await.unwrap();
+    }
+    counts
+}
+
+/// A number, by SQL of one's own.
+async fn int(tx: &Tx, sql: &str) -> Result<i64, Failure> {
+    if matches!(tx.core.store, Store::Sqlite(_)) {
+        let sql = sql.to_owned();
+        tx.sqlite(move |connection| connection.query_row(&sql, [], |row| row.get(0))).await
+    } else {
+        let fetched = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&mut *tx.sqlx()?).await;
+        fetched.map_err(|error| procedures::sql_failure(&error))
+    }
+}
+
+async fn execute(tx: &Tx, sql: &'static str) -> Result<(), Failure> {
+    if matches!(tx.core.store, Store::Sqlite(_)) {
+        tx.sqlite(move |connection| connection.execute_batch(sql)).await
+    } else {
+        let done = sqlx::raw_sql(sql).execute(&mut *tx.sqlx()?).await;
+        done.map(|_| ()).map_err(|error| procedures::sql_failure(&error))
+    }
+}
+
+#[tokio::test]
+async fn all_of_it_or_nothing() {
+    for base in Base::all(TEXT).await {
+        let name = base.name;
+        let two = async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Service, "Account", create(r#"{"id":1,"owner":"Ann","balance":"5"}"#)).await?;
+            // It sees what it has done itself.
+            let row = run(&base, tx, Authority::Rules, "Account", read("1")).await?;
+            assert!(row.body.unwrap().contains(r#""balance":"5.0000","teamId":"t1""#), "{name}");
+            let patched = patch("1", at(1), r#"{"balance":"4.5","secret":"s"}"#);
+            run(&base, tx, Authority::Service, "Account", patched).await
+        };
+        assert_eq!(within(&base, two).await.unwrap().version, Some(2), "{name}");
+        assert_eq!(counts(&base).await, [1, 2, 2], "{name}");
+
+        let refused = within(&base, async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Service, "Account", create(r#"{"id":2,"owner":"Bob"}"#)).await?;
+            Err::<(), _>(Failure::reject("no_more", 409, "there are enough accounts"))
+        });
+        let refused = refused.await.unwrap_err();
+        assert_eq!((refused.code, refused.rejection.unwrap().code.as_str()), (Code::Rejected, "no_more"), "{name}");
+        assert_eq!(counts(&base).await, [1, 2, 2], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_rules_refuse_goes_on_and_what_the_database_refuses_ends_it() {
+    for base in Base::all(TEXT).await {
+        let name = base.name;
+        let done = within(&base, async |tx: &mut &Tx| {
+            let new = create(r#"{"id":1,"owner":"Ann","email":"a@b.c"}"#);
+            run(&base, tx, Authority::Service, "Account", new.clone()).await?;
+            for (authority, verb, code) in [
+                (Authority::Rules, new, Code::Forbidden),
+                (Authority::Rules, read("7"), Code::NotFound),
+                (Authority::Rules, patch("1", at(1), r#"{"balance":"1"}"#), Code::ValidationFailed),
+                (Authority::Rules, patch("1", at(9), r#"{"owner":"Bob"}"#), Code::VersionMismatch),
+                (Authority::Service, patch("1", at(1), r#"{"owner":""}"#), Code::ValidationFailed),
+                (Authority::Service, patch("1", at(1), r#"{"code":"d"}"#), Code::ValidationFailed),
+                (Authority::Service, patch("1", at(1), r#"{"version":7}"#), Code::ValidationFailed),
+                (Authority::Service, patch("1", Expected::Missing, r#"{"owner":"Bob"}"#), Code::VersionRequired),
+            ] {
+                let refused = run(&base, tx, authority, "Account", verb).await.unwrap_err();
+                assert_eq!(refused.code, code, "{name} {refused:?}");
+            }
+            run(&base, tx, Authority::Rules, "Account", patch("1", at(1), r#"{"owner":"Bob"}"#)).await
+        });
+        assert_eq!(done.await.unwrap().version, Some(2), "{name}");
+        // Two events of what was done, and two of what was refused: recorded once it was over.
+        assert_eq!(counts(&base).await, [1, 4, 2], "{name}");
+
+        for (bad, code, detail) in [
+            (r#"{"id":1,"owner":"Eve"}"#, Code::UniqueViolation, "another row has the same `id`"),
+            (r#"{"id":2,"owner":"Eve","email":"a@b.c"}"#, Code::UniqueViolation, "another row has the same `email`"),
+            (r#"{"id":2,"owner":"Eve","balance":"-1"}"#, Code::ValidationFailed, "insufficient funds"),
+        ] {
+            let tries = AtomicUsize::new(0);
+            let swallowed = within(&base, async |tx: &mut &Tx| {
+                tries.fetch_add(1, Ordering::SeqCst);
+                run(&base, tx, Authority::Service, "Account", create(r#"{"id":3,"owner":"Ann"}"#)).await?;
+                let refused = run(&base, tx, Authority::Service, "Account", create(bad)).await.unwrap_err();
+                assert_eq!((refused.code, refused.detail.as_str()), (code, detail), "{name}");
+                assert_eq!(
+                    run(&base, tx, Authority::Rules, "Account", read("1")).await.unwrap_err(),
+                    refused,
+                    "{name}"
+                );
+                assert_eq!(execute(tx, "SELECT 1").await.unwrap_err(), refused, "{name}");
+                Ok(())
+            });
+            assert_eq!(swallowed.await.unwrap_err().code, code, "{name}");
+            assert_eq!(tries.into_inner(), 1, "{name}");
+        }
+        assert_eq!(counts(&base).await, [1, 4, 2], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_without_a_caller_gives_what_claims_would() {
+    for base in Base::all(TEXT).await {
+        let refused = within(&base, async |tx: &mut &Tx| {
+            let model = base.engine.schema().model_named("Account").unwrap();
+            let job = Caller { authority: Authority::Service, ..caller_of_nobody(&base) };
+            let new = |data| Operation { model, verb: create(data) };
+            tx.run(&job, new(r#"{"id":1,"owner":"Ann","teamId":"t9","madeAt":"2020-01-01T00:00:00Z"}"#)).await?;
+            tx.run(&job, new(r#"{"id":2,"owner":"Ann"}"#)).await
+        });
+        let refused = refused.await.unwrap_err();
+        assert_eq!(refused.code, Code::ValidationFailed, "{}", base.name);
+        assert_eq!((refused.errors[0].pointer.as_str(), refused.errors[0].code.as_str()), ("#/teamId", "required"));
+        // Append-only means everybody.
+        let gone = within(&base, async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Service, "Entry", create(r#"{"id":1,"text":"a"}"#)).await?;
+            let verb = Verb::Delete { key: vec!["1".to_owned()], expected: Expected::Missing };
+            run(&base, tx, Authority::Service, "Entry", verb).await
+        });
+        assert_eq!(gone.await.unwrap_err().code, Code::Forbidden, "{}", base.name);
+    }
+}
+
+#[tokio::test]
+async fn own_sql_takes_part_and_is_the_callers() {
+    for base in Base::all(TEXT).await {
+        let name = base.name;
+        within(&base, async |tx: &mut &Tx| {
+            // The claims hold quotes, dollars and what ends quoted text.
+            execute(
+                tx,
+                "INSERT INTO accounts (id, owner, balance, team_id, made_at, code, version) \
+                         SELECT 1, 'Ann', 0, 't1', '2026-01-31T10:00:00.000000Z', 'c', 1",
+            )
+            .await?;
+            run(&base, tx, Authority::Service, "Account", patch("1", at(1), r#"{"owner":"Bob"}"#)).await?;
+            execute(tx, "UPDATE accounts SET owner = 'Cat', version = 3").await
+        })
+        .await
+        .unwrap();
+        let outside = "SELECT count(*) FROM cratestack_audit WHERE out_of_band OR entry NOT LIKE '%\"op\":\"move\"%' \
+                       OR entry NOT LIKE '%\"subject\":\"ann\"%'";
+        let [rows, events, _] = counts(&base).await;
+        assert_eq!((rows, events), (1, 3), "{name}");
+        assert_eq!(within(&base, async |tx: &mut &Tx| int(tx, outside).await).await.unwrap(), 0, "{name}");
+        // A swallowed error of one's own SQL is no commit either.
+        let swallowed = within(&base, async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Service, "Account", patch("1", at(3), r#"{"owner":"Dan"}"#)).await?;
+            let _ = execute(tx, "SELECT nothing").await;
+            Ok(())
+        });
+        swallowed.await.unwrap_err();
+        assert_eq!(counts(&base).await[1], 3, "{name}");
+    }
+}
+
+/// The text that tells PostgreSQL's triggers who acts goes without a bound value.
+#[tokio::test]
+async fn claims_cannot_end_the_text_that_holds_them() {
+    let Some(base) = Base::postgres(TEXT).await else { return };
+    let bad = r#"$told$ $told_$; DROP TABLE accounts; -- ' '' \\' \" $$"#;
+    let claims = format!(r#"{{"id":"{bad}","role":"teller","team":"{bad}"}}"#);
+    let mut caller = who(&base, Authority::Service);
+    caller.principal = Some(base.engine.principal(&json(&claims)).unwrap());
+    let opener = Opener::new(&base.engine, &caller);
+    let body = async |tx: &mut &Tx| {
+        let new = "INSERT INTO accounts (id, owner, balance, team_id, made_at, code, version) \
+                   VALUES (1, 'Ann', 0, 't1', now(), 'c', 1)";
+        execute(tx, new).await?;
+        int(tx, "SELECT count(*) FROM cratestack_audit WHERE NOT out_of_band AND entry LIKE '%DROP TABLE%'").await
+    };
+    assert_eq!(run_in_isolated_tx(&opener, IsolationLevel::Serializable, body).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_only_reads_sees_one_snapshot_and_changes_nothing() {
+    for base in Base::durable(TEXT).await {
+        let name = base.name;
+        let options = TxOptions { read_only: true, ..TxOptions::new(IsolationLevel::RepeatableRead) };
+        let opener = opener(&base);
+        let body = async |tx: &mut &Tx| {
+            let before = int(tx, "SELECT count(*) FROM accounts").await?;
+            let made = within(&base, async |tx: &mut &Tx| {
+                run(&base, tx, Authority::Service, "Account", create(r#"{"id":1,"owner":"Ann"}"#)).await
+            });
+            made.await?;
+            let page = run(&base, tx, Authority::Rules, "Account", Verb::List { params: Vec::new() }).await?;
+            assert_eq!((before, page.body.as_deref()), (0, Some("[]")), "{name}");
+            let refused = run(&base, tx, Authority::Service, "Account", create(r#"{"id":2,"owner":"Bob"}"#)).await;
+            assert_eq!(refused.unwrap_err().detail, "a transaction that only reads cannot change rows", "{name}");
+            execute(tx, "DELETE FROM accounts").await
+        };
+        let refused = run_in_isolated_tx_with(&opener, &options, body).await.map_err(procedures::failure).unwrap_err();
+        assert_eq!(refused.code, Code::Unavailable, "{name} {refused:?}");
+        assert_eq!(counts(&base).await[0], 1, "{name}");
+    }
+    // In memory the one connection does it, and is free for changes again.
+    let base = Base::all(TEXT).await.remove(0);
+    let options = TxOptions { read_only: true, ..TxOptions::new(IsolationLevel::RepeatableRead) };
+    let body = async |tx: &mut &Tx| execute(tx, "DELETE FROM entries").await;
+    run_in_isolated_tx_with(&opener(&base), &options, body).await.unwrap_err();
+    within(&base, async |tx: &mut &Tx| execute(tx, "DELETE FROM accounts").await).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_given_up_leaves_nothing_and_holds_nobody_up() {
+    for base in Base::all(TEXT).await {
+        let name = base.name;
+        let new = || create(r#"{"id":1,"owner":"Ann"}"#);
+        let options =
+            TxOptions { deadline: Duration::from_millis(300), ..TxOptions::new(IsolationLevel::Serializable) };
+        let hang = async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Service, "Account", new()).await?;
+            std::future::pending::<Result<(), Failure>>().await
+        };
+        let late = run_in_isolated_tx_with(&opener(&base), &options, hang).await.unwrap_err();
+        assert!(matches!(late, TxError::Deadline), "{name} {late:?}");
+
+        // One whose caller goes away in the middle of a statement.
+        let given_up = within(&base, async |tx: &mut &Tx| {
+            let mut pending_write = Box::pin(run(&base, tx, Authority::Service, "Account", new()));
+            crate::testing::pending(pending_write.as_mut()).await;
+            drop(pending_write);
+            run(&base, tx, Authority::Rules, "Account", read("1")).await
+        });
+        let given_up = given_up.await.unwrap_err();
+        assert_eq!(given_up.detail, "an operation of the transaction was given up before its end", "{name}");
+
+        let panicking = {
+            let engine = base.engine.clone();
+            let opener = opener(&base);
+            tokio::spawn(async move {
+                let model = engine.schema().model_named("Entry").unwrap();
+                let caller = Caller { authority: Authority::Service, ..caller(&engine, "") };
+                let body = async move |tx: &mut &Tx| -> Result<(), Failure> {
+                    tx.run(&caller, Operation { model, verb: create(r#"{"id":1,"text":"a"}"#) }).await?;
+                    panic!("the body");
+                };
+                run_in_isolated_tx(&opener, IsolationLevel::Serializable, body).await
+            })
+        };
+        assert!(panicking.await.unwrap_err().is_panic(), "{name}");
+        assert_eq!(counts(&base).await, [0, 0, 0], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn afterwards_is_after_the_commit() {
+    for base in Base::all(TEXT).await {
+        let told = Arc::new(AtomicUsize::new(0));
+        for (commit, expected) in [(true, 1), (false, 1), (true, 2)] {
+            let counter = Arc::clone(&told);
+            let done = within(&base, async |tx: &mut &Tx| {
+                let counter = Arc::clone(&counter);
+                tx.after_commit(move || {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                });
+                if commit { Ok(()) } else { Err(Failure::reject("no", 409, "no")) }
+            });
+            assert_eq!(done.await.is_ok(), commit);
+            assert_eq!(told.load(Ordering::SeqCst), expected, "{}", base.name);
+        }
+    }
+}
+
+/// While one transaction writes, others wait for it, and none is lost.
+#[tokio::test]
+async fn writers_wait_for_each_other() {
+    for base in Base::all(TEXT).await {
+        let one = within(&base, async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Service, "Account", create(r#"{"id":1,"owner":"Ann"}"#)).await
+        });
+        one.await.unwrap();
+        let add = async || {
+            let body = async |tx: &mut &Tx| {
+                let row = run(&base, tx, Authority::Rules, "Account", read("1")).await?;
+                let text = row.body.unwrap();
+                let balance: i64 =
+                    text.split_once(r#""balance":""#).unwrap().1.split_once('.').unwrap().0.parse().unwrap();
+                tokio::task::yield_now().await;
+                let data = format!(r#"{{"balance":"{}"}}"#, balance + 1);
+                run(&base, tx, Authority::Service, "Account", patch("1", at(row.version.unwrap()), &data)).await
+            };
+            let options = TxOptions { tries: 100, ..TxOptions::new(IsolationLevel::Serializable) };
+            run_in_isolated_tx_with(&opener(&base), &options, body).await.map_err(procedures::failure)
+        };
+        let all = futures_util::future::join_all((0..12).map(|_| add())).await;
+        assert!(all.iter().all(Result::is_ok), "{} {all:?}", base.name);
+        let sum = "SELECT CAST(version AS bigint) FROM accounts";
+        assert_eq!(within(&base, async |tx: &mut &Tx| int(tx, sum).await).await.unwrap(), 13, "{}", base.name);
+    }
+}
+
+/// Bodies that count their runs.
+struct Counting {
+    runs: AtomicUsize,
+    started: tokio::sync::Notify,
+    go_on: tokio::sync::Semaphore,
+}
+
+impl Bodies for Arc<Counting> {
+    fn call<'t>(
+        &'t self,
+        tx: &'t Tx,
+        procedure: &'t cratestack_schema::ir::Procedure,
+        caller: &'t Caller,
+        arguments: Vec<Json>,
+    ) -> futures_util::future::BoxFuture<'t, Result<Json, Failure>> {
+        Box::pin(async move {
+            self.runs.fetch_add(1, Ordering::SeqCst);
+            let model = tx.core.schema.model_named("Account").unwrap();
+            if !procedure.mutation {
+                tx.run(caller, Operation { model, verb: Verb::List { params: Vec::new() } }).await?;
+                return Ok(json("\"1.5\""));
+            }
+            let [Json::String(amount), note] = arguments.as_slice() else { panic!("{arguments:?}") };
+            if *note != Json::Null {
+                self.started.notify_one();
+                self.go_on.acquire().await.unwrap().forget();
+            }
+            let service = Caller { authority: Authority::Service, ..caller.clone() };
+            let data = format!(r#"{{"id":{},"owner":"Ann","balance":"{amount}"}}"#, self.runs.load(Ordering::SeqCst));
+            match tx.run(&service, Operation { model, verb: create(&data) }).await? {
+                Answer::Row(row) if amount == "13" => Ok(Json::String(row.body.unwrap())),
+                Answer::Row(row) => Ok(json(&row.body.unwrap())),
+                other => panic!("{other:?}"),
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn the_life_of_a_call() {
+    for base in Base::all(TEXT).await {
+        let name = base.name;
+        let counting = Arc::new(Counting {
+            runs: AtomicUsize::new(0),
+            started: tokio::sync::Notify::new(),
+            go_on: tokio::sync::Semaphore::new(0),
+        });
+        let bodies: Arc<dyn Bodies> = Arc::new(Arc::clone(&counting));
+        let find =
+            |called: &str| base.engine.schema().procedures.iter().find(|one| one.name == called).unwrap().clone();
+        let (moving, total) = (find("move"), find("total"));
+        let teller = who(&base, Authority::Rules);
+        let clerk = base.engine.principal(&json(r#"{"id":"bob","role":"clerk","team":"t1"}"#)).unwrap();
+        let clerk = Caller { principal: Some(clerk), ..teller.clone() };
+        let nobody = caller_of_nobody(&base);
+        for (caller, body, code) in [
+            (&nobody, "{}", Code::Unauthenticated),
+            (&clerk, r#"{"amount":"x"}"#, Code::ValidationFailed),
+            (&clerk, r#"{"amount":"1"}"#, Code::Forbidden),
+            (&teller, r#"{"amount":"1","more":1}"#, Code::ValidationFailed),
+        ] {
+            let refused = base.engine.call(caller, &moving, Some(json(body)), &bodies).await.unwrap_err();
+            assert_eq!(refused.code, code, "{name}");
+        }
+        assert_eq!(counting.runs.load(Ordering::SeqCst), 0, "{name}");
+
+        let answered = base.engine.call(&teller, &moving, Some(json(r#"{"amount":"2.5"}"#)), &bodies).await.unwrap();
+        assert!(answered.starts_with(r#"{"id":1,"owner":"Ann","email":null,"balance":"2.5000""#), "{name} {answered}");
+        assert!(!answered.contains("secret"), "{name} {answered}");
+        assert_eq!(base.engine.call(&clerk, &total, None, &bodies).await.unwrap(), r#"{"value":"1.5000"}"#, "{name}");
+
+        // What cannot be told is not done, and the caller is not told what it was.
+        let broken = base.engine.call(&teller, &moving, Some(json(r#"{"amount":"13"}"#)), &bodies).await.unwrap_err();
+        assert_eq!((broken.code, broken.detail.as_str()), (Code::Internal, "an internal error"), "{name}");
+        assert!(broken.internal.unwrap().ends_with("`#` must be an object"), "{name}");
+        assert_eq!(counts(&base).await, [1, 1, 1], "{name}");
+
+        // A caller who hangs up when the body has begun.
+        let body = Some(json(r#"{"amount":"1","note":"n"}"#));
+        let mut call = Box::pin(base.engine.call(&teller, &moving, body, &bodies));
+        tokio::select! {
+            _ = &mut call => panic!("{name}: it waits"),
+            () = counting.started.notified() => {}
+        }
+        drop(call);
+        counting.go_on.add_permits(1);
+        let done = async { while counts(&base).await[0] < 2 {} };
+        tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
+    }
+}
