@@ -149,6 +149,7 @@ pub use axum;
 pub use chrono;
 pub use rusqlite;
 pub use rust_decimal;
+pub use serde_json;
 pub use sqlx;
 pub use uuid;
 

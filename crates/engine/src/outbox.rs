@@ -11,21 +11,26 @@
 //! A tombstone counts as no row: neither its changes nor its end are events. As in the trail, an UPDATE that changes no
 //! field is none, and on SQLite a foreign key's own action on a model with `@version` is two.
 //!
+//! Code of the service adds events of its own in a transaction ([`own`]): `<schema>.<name>`, with data that it gives.
+//!
 //! The entry is an event of CloudEvents 1.0 in its JSON form, compact, with sorted members, at most 65,535 octets: data
 //! that do not fit are replaced by their length and (on PostgreSQL) their SHA-256. Fields are as in the audit trail.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use cratestack_schema::ir::{Emitted, Schema};
 
-use crate::audit::ENTRY_LIMIT;
+use crate::api::{Code, Failure};
+use crate::audit::{Context, ENTRY_LIMIT, KEY_LIMIT, Trail};
 use crate::ddl::Trigger;
+use crate::json::Json;
 use crate::logs::{
     self, HERE, Piece, Told, Writer, context, digest, mark, octets, postgres_trigger, render, sqlite_context,
     sqlite_triggers, time_and_id,
 };
 use crate::relay::OUTBOX;
-use crate::sql::Dialect;
+use crate::sql::{Bind, Dialect, Statement, Template};
 use crate::storage::{literal, push_json_string};
 
 #[cfg(test)]
@@ -61,7 +66,118 @@ pub(crate) fn objects() -> [(&'static str, &'static str); 3] {
 
 /// The statements that make the outbox where it is not there yet; they may run any number of times.
 pub(crate) fn tables(dialect: Dialect) -> Vec<String> {
-    [logs::table(&OUTBOX, None, dialect), OUTBOX.ddl(dialect)].concat()
+    let own = if dialect == Dialect::Postgres { own_postgres() } else { Vec::new() };
+    [logs::table(&OUTBOX, None, dialect), OUTBOX.ddl(dialect), own].concat()
+}
+
+/// The function by which a role that serves adds an event of its own on PostgreSQL.
+pub(crate) const EMIT: &str = "cratestack_outbox_emit";
+
+/// The types of its parameters: context, schema, name, key and data.
+pub(crate) const EMIT_TYPES: &str = "text, text, text, text, text";
+
+/// The class of the advisory locks that keep the events of one name and key in the order of their commits.
+const EMIT_LOCK: i32 = 0x6372_6174;
+
+/// An event of the service's own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own<'e> {
+    pub(crate) name: &'e str,
+    pub(crate) subject: &'e str,
+    pub(crate) data: &'e Json,
+}
+
+/// The statements that add an event.
+///
+/// # Errors
+/// [`Code::NotImplemented`] where the schema has no outbox; [`Code::Internal`] for a name that is not snake case, and for what
+/// does not fit into an entry.
+pub(crate) fn own(
+    schema: &Schema,
+    dialect: Dialect,
+    context: &Context,
+    event: Own<'_>,
+) -> Result<Vec<Statement>, Failure> {
+    let refused = |code, detail: &str| Err(Failure::new(code, detail));
+    if !any(schema) {
+        return refused(Code::NotImplemented, "the schema has no `@@emit`, and so no outbox");
+    }
+    let Own { name, subject, data } = event;
+    let snake = name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'_');
+    if !snake {
+        return refused(Code::Internal, "the name of an event is in snake case: `transfer_settled`");
+    }
+    let (mut text, mut quoted) = (String::new(), String::new());
+    data.write_canonical(&mut text);
+    push_json_string(&mut quoted, subject);
+    let length = text.len() + quoted.len() + name.len() + schema.name.len() + context.lines().len() + OWN_MORE;
+    if length > ENTRY_LIMIT || name.len() + subject.len() > KEY_LIMIT || subject.contains('\0') {
+        return refused(Code::Internal, "the event is too large, or its subject holds a NUL character");
+    }
+    let given = [&schema.name, name, subject, &text].map(|text| Bind::Text(text.to_owned()));
+    let statement = |sql: &str, binds: Vec<Bind>| Statement { template: Arc::new(Template::fixed(sql, &[])), binds };
+    Ok(match dialect {
+        Dialect::Postgres => {
+            let binds = [Bind::Text(context.lines())].into_iter().chain(given).collect();
+            let places = "$1::text, $2::text, $3::text, $4::text, $5::text";
+            vec![statement(&format!("SELECT {EMIT}({places}) IS NULL"), binds)]
+        }
+        Dialect::Sqlite => {
+            let trail = Trail::new(Dialect::Sqlite);
+            vec![trail.set(context), statement(&own_sqlite(), given.into()), trail.clear()]
+        }
+    })
+}
+
+/// Octets of such an entry besides what was given: names of members, time and id.
+const OWN_MORE: usize = 256;
+
+/// What comes after the data, given SQL for what was given.
+fn own_tail(dialect: Dialect, schema: &str, kind: &str, key: &str) -> Vec<Piece> {
+    let (time, id) = time_and_id(dialect);
+    vec![
+        Piece::text(",\"datacontenttype\":\"application/json\",\"id\":\""),
+        id,
+        Piece::text("\",\"source\":"),
+        Piece::Sql(context(dialect, "source")),
+        Piece::text(",\"specversion\":\"1.0\",\"subject\":"),
+        Piece::sql(key),
+        Piece::text(",\"time\":\""),
+        time,
+        Piece::text("\",\"type\":"),
+        Piece::Sql(match dialect {
+            Dialect::Postgres => format!("to_json(concat({schema}, '.', {kind}))::text"),
+            Dialect::Sqlite => format!("json_quote({schema} || '.' || {kind})"),
+        }),
+        Piece::text("}"),
+    ]
+}
+
+fn own_postgres() -> Vec<String> {
+    let tail = own_tail(Dialect::Postgres, "of_schema", "of_name", "to_json(of_key)::text");
+    let body = format!(
+        "\nDECLARE\n{declarations}BEGIN\n{check}  \
+         PERFORM pg_advisory_xact_lock({EMIT_LOCK}, hashtext(concat(of_name, '/', of_key)));\n  \
+         moment := clock_timestamp();\n  \
+         INSERT INTO {HERE}.{TABLE} (occurred_at, model, primary_key, entry)\n  \
+         VALUES (moment, of_name, of_key, concat('{HEAD}', data::json::text, {tail}));\nEND\n",
+        declarations = logs::declarations("context"),
+        check = logs::context_check(),
+        tail = render(Dialect::Postgres, &tail),
+    );
+    let parameters = "context text, of_schema text, of_name text, of_key text, data text";
+    logs::definer(&format!("{EMIT}({parameters}) RETURNS void"), &format!("{EMIT}({EMIT_TYPES})"), &body).into()
+}
+
+fn own_sqlite() -> String {
+    let tail = own_tail(Dialect::Sqlite, "?1", "?2", "json_quote(c.key)");
+    format!(
+        "INSERT INTO {TABLE} (occurred_at, model, primary_key, entry) \
+         SELECT c.at, ?2, c.key, '{HEAD}' || ?4 || {tail} FROM {context} AS c LIMIT 1",
+        tail = render(Dialect::Sqlite, &tail),
+        context = sqlite_context(&[("key", "?3")]),
+    )
 }
 
 /// The triggers that write the events of one model.

@@ -248,6 +248,11 @@ pub mod note {
         }
     }
 }
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no bodies for the procedures of the schema `small`",
+    label = "without bodies",
+    note = "implement the trait `Procedures` for it"
+)]
 /// The bodies of the procedures. Each runs in a transaction, which is committed when it returns `Ok`, and rolled back
 /// when it returns `Err`; where other transactions got in the way it runs again from its beginning.
 pub trait Procedures: ::core::marker::Send + ::core::marker::Sync + 'static {}

@@ -58,6 +58,7 @@ fn check_names(schema: &Schema) -> Result<(), String> {
         "without_rules",
         "sqlx",
         "sqlite",
+        "emit",
         "after_commit",
     ]);
     let rename = "rename one of them";

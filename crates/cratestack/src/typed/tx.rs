@@ -123,6 +123,26 @@ impl<'t, S: Face<'t>> Tx<'t, S> {
         Ok(self.link.sqlite(work).await?)
     }
 
+    /// Adds an event of the service's own to the outbox of `@@emit`, which the sinks of events get once the transaction is
+    /// committed: its CloudEvents type is `<schema>.<name>`. Events of one name and subject come in the order of their commits.
+    ///
+    /// ```
+    /// # mod desk { cratestack::include_schema!("tests/procedures/desk.cstack"); }
+    /// # use cratestack::{Error, serde_json::json};
+    /// async fn tell(tx: &mut desk::Tx<'_>, ticket: &desk::Ticket) -> Result<(), Error> {
+    ///     tx.emit("ticket_escalated", ticket.id, json!({"text": ticket.text})).await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Code::NotImplemented`] where the schema has no `@@emit`; [`Code::Internal`] for a name that is not snake case, and for
+    /// what is too large (65,535 octets with its frame).
+    pub async fn emit(&mut self, name: &str, subject: impl fmt::Display, data: serde_json::Value) -> Result<(), Error> {
+        let caller = self.caller.session().caller(Some("transaction".into()));
+        let data = data.encode().map_err(|error| broken("the event", &error.to_string()))?;
+        Ok(self.link.emit(&caller, name, &subject.to_string(), &data).await?)
+    }
+
     /// Does something once the transaction has been committed, and not otherwise. It must not block.
     pub fn after_commit(&mut self, work: impl FnOnce() + Send + 'static) {
         self.link.after_commit(work);

@@ -20,7 +20,7 @@ use crate::logs::{
     self, EVENT_ID, HERE, NOISE, Piece, Told, Writer, context_check, declarations, definer, digest, octets,
     postgres_trigger, render, sqlite_context, sqlite_triggers, time_and_id,
 };
-use crate::outbox;
+use crate::outbox::{self, EMIT, EMIT_TYPES};
 use crate::relay::{AUDIT, Log, OUTBOX};
 use crate::sql::{Dialect, ident};
 use crate::storage::literal;
@@ -176,6 +176,7 @@ pub fn grants(schema: &Schema, role: &str, namespace: &str) -> Vec<String> {
     };
     if outbox::any(schema) {
         statements.extend(log(&OUTBOX, &[]));
+        statements.push(format!("GRANT EXECUTE ON FUNCTION {namespace}.{EMIT}({EMIT_TYPES}) TO {role};"));
     }
     if super::any(schema) {
         statements.extend(log(&AUDIT, &[VIEW]));

@@ -21,12 +21,14 @@ use crate::api::{Answer, Caller, Code, Failure, Operation};
 use crate::audit::Context;
 use crate::fault::{Class, Remedy, StoreError};
 use crate::isolated::{Begun, BoxError, Host, TxOptions, Uncommitted, is_transient};
+use crate::json::Json;
 use crate::logs;
+use crate::outbox;
 use crate::sql::{Dialect, Statement};
 use crate::storage::Pager;
 use crate::store::postgres::PgSession;
 use crate::store::sqlite::{Access, Held, SqliteSession};
-use crate::store::{Control, Nested, NoPages, Rows, Session as _};
+use crate::store::{Control, Nested, NoPages, Rows, Session};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::type_complexity, reason = "tests")]
@@ -57,11 +59,27 @@ struct State {
     aborted: bool,
 }
 
+impl State {
+    /// Notes how an operation went, after which a failure of the database ends the transaction.
+    fn settle<T>(
+        &mut self,
+        done: Result<T, StoreError>,
+        failure: impl FnOnce(StoreError) -> Failure,
+    ) -> Result<T, Failure> {
+        self.aborted |= done.as_ref().is_err_and(|error| error.class.remedy() == Remedy::Again);
+        let done = done.map_err(failure);
+        self.failed = done.as_ref().err().cloned();
+        done
+    }
+}
+
 #[derive(Debug)]
 enum Link {
     Postgres(Box<PgSession>),
     Sqlite(Held),
 }
+
+const READ_ONLY: &str = "a transaction that only reads cannot change rows";
 
 /// A refusal that `@@audit(denials)` records, in a transaction of its own once this one is over.
 #[derive(Debug)]
@@ -223,12 +241,32 @@ impl Tx {
             Ok(done)
         };
         let done = held.run(run).await.and_then(|done| done);
-        let done = done.map_err(|error| {
-            state.aborted |= error.class.remedy() == Remedy::Again;
-            error.class.failure(&error.message)
-        });
-        state.failed = done.as_ref().err().cloned();
-        done
+        state.settle(done, |error| error.class.failure(&error.message))
+    }
+
+    /// Adds an event of the service's own to the outbox of `@@emit`, to be delivered once the transaction is committed: its
+    /// CloudEvents type is `<schema>.<name>`. Events of one name and subject are delivered in the order of their commits.
+    ///
+    /// # Errors
+    /// [`Code::NotImplemented`] where the schema has no `@@emit`; [`Code::Internal`] for a name that is not snake case, and for
+    /// what is too large (65,535 octets with its frame); the failure that has ended the transaction.
+    pub async fn emit(&self, caller: &Caller, name: &str, subject: &str, data: &Json) -> Result<(), Failure> {
+        let core = &self.core;
+        let context = Context::new(&core.schema, caller, &core.options.service);
+        let event = outbox::Own { name, subject, data };
+        let statements = outbox::own(&core.schema, core.store.dialect(), &context, event)?;
+        if self.access == Access::Read {
+            return Err(Failure::new(Code::Internal, READ_ONLY));
+        }
+        let mut state = self.enter().await?;
+        let done = match &mut state.link {
+            Link::Postgres(session) => run_all(session.as_mut(), &statements).await,
+            Link::Sqlite(held) => {
+                let run = move |session: &mut SqliteSession<'_>| now(run_all(session, &statements));
+                held.run(run).await.and_then(|done| done)
+            }
+        };
+        state.settle(done.map_err(StoreError::harmless), |error| error.class.failure(&error.message))
     }
 
     /// Does something once the transaction has been committed, and not otherwise. It must not block.
@@ -250,7 +288,7 @@ impl Tx {
 
     pub(super) async fn write(&self, work: Work) -> Result<Answer, Failure> {
         if self.access == Access::Read {
-            return Err(Failure::new(Code::Internal, "a transaction that only reads cannot change rows"));
+            return Err(Failure::new(Code::Internal, READ_ONLY));
         }
         let model = work.model();
         let mut state = self.enter().await?;
@@ -292,10 +330,7 @@ impl Tx {
                 held.run(run).await.and_then(|done| done)
             }
         };
-        state.aborted |= done.as_ref().is_err_and(|error| error.class.remedy() == Remedy::Again);
-        let done = done.map_err(|error| failure(error.harmless()));
-        state.failed = done.as_ref().err().cloned();
-        done
+        state.settle(done.map_err(StoreError::harmless), failure)
     }
 
     /// Records the refusals. On SQLite the writer is free only now.
@@ -304,6 +339,13 @@ impl Tx {
             denials::record(core, &caller, model, &keys).await;
         }
     }
+}
+
+async fn run_all<S: Session>(session: &mut S, statements: &[Statement]) -> Result<(), StoreError> {
+    for statement in statements {
+        session.fetch(statement, &mut NoPages).await?;
+    }
+    Ok(())
 }
 
 /// Runs a write so that nothing is left of it where it is refused: neither its changes nor what the triggers were told.

@@ -26,7 +26,9 @@ pub(super) fn procedures(schema: &Schema) -> Result<TokenStream, String> {
     });
     let arms = schema.procedures.iter().map(|of| arm(schema, of));
     let none = schema.procedures.is_empty().then(|| quote!(impl Procedures for ::cratestack::typed::NoProcedures {}));
+    let message = format!("`{{Self}}` has no bodies for the procedures of the schema `{}`", schema.name);
     Ok(quote! {
+        #[diagnostic::on_unimplemented(message = #message, label = "without bodies", note = "implement the trait `Procedures` for it")]
         /// The bodies of the procedures. Each runs in a transaction, which is committed when it returns `Ok`, and rolled back
         /// when it returns `Err`; where other transactions got in the way it runs again from its beginning.
         pub trait Procedures: ::core::marker::Send + ::core::marker::Sync + 'static {

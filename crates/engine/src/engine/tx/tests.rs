@@ -370,6 +370,116 @@ async fn afterwards_is_after_the_commit() {
     }
 }
 
+/// The events of the outbox, oldest first.
+async fn events(base: &Base) -> Vec<serde_json::Value> {
+    let sql = "SELECT coalesce(max(seq), 0) FROM cratestack_outbox";
+    let last = within(base, async |tx: &mut &Tx| int(tx, sql).await).await.unwrap();
+    let mut events = Vec::new();
+    for seq in 1..=last {
+        let sql = format!("SELECT entry FROM cratestack_outbox WHERE seq = {seq}");
+        let entry = within(base, async |tx: &mut &Tx| match tx.core.store {
+            Store::Sqlite(_) => {
+                let sql = sql.clone();
+                tx.sqlite(move |connection| connection.query_row(&sql, [], |row| row.get::<_, String>(0))).await
+            }
+            Store::Postgres(_) => {
+                let sql = sqlx::AssertSqlSafe(sql.clone());
+                let entry = sqlx::query_scalar(sql).fetch_optional(&mut *tx.sqlx()?).await.unwrap();
+                Ok(entry.unwrap_or_default())
+            }
+        });
+        let entry = entry.await.unwrap();
+        // What was rolled back has left a gap.
+        events.extend(serde_json::from_str::<serde_json::Value>(&entry).ok());
+    }
+    events
+}
+
+#[tokio::test]
+async fn events_of_ones_own_are_committed_with_the_rest() {
+    for base in Base::all(TEXT).await {
+        let name = base.name;
+        let data = json(r#"{"b":"ä\"\u0001","a":[1,2.50,null]}"#);
+        let who = who(&base, Authority::Service);
+        for commit in [false, true] {
+            let done = within(&base, async |tx: &mut &Tx| {
+                run(&base, tx, Authority::Service, "Account", create(r#"{"id":1,"owner":"Ann"}"#)).await?;
+                tx.emit(&who, "account_opened", "a \"b\"", &data).await?;
+                if commit { Ok(()) } else { Err(Failure::reject("no", 409, "no")) }
+            });
+            assert_eq!(done.await.is_ok(), commit, "{name}");
+        }
+        let [created, own] = events(&base).await.try_into().unwrap();
+        assert_eq!(created["type"], "bank.Account.created", "{name}");
+        let id = own["id"].as_str().unwrap();
+        assert_eq!((id.len(), id.as_bytes()[14]), (36, b'7'), "{name}");
+        assert!(own["time"].as_str().unwrap().ends_with('Z'), "{name}");
+        assert_eq!(
+            own,
+            serde_json::json!({
+                "data": {"a": [1, 2.50, null], "b": "ä\"\u{1}"}, "datacontenttype": "application/json", "id": id,
+                "source": "/cratestack/bank", "specversion": "1.0", "subject": "a \"b\"", "time": own["time"],
+                "type": "bank.account_opened"
+            }),
+            "{name}"
+        );
+
+        let (text, long) = (json("\"x\""), Json::String("x".repeat(65_535)));
+        for (event, subject, data) in
+            [("Bad", "1", &text), ("a.b", "1", &text), ("", "1", &text), ("big", "1", &long), ("nul", "\0", &text)]
+        {
+            let refused = within(&base, async |tx: &mut &Tx| {
+                tx.emit(&who, event, subject, data).await.unwrap_err();
+                // It was not asked of the database, so that the transaction goes on.
+                tx.emit(&who, "fine", "1", &text).await?;
+                Err::<(), _>(Failure::reject("no", 409, "no"))
+            });
+            assert_eq!(refused.await.unwrap_err().code, Code::Rejected, "{name} {event}");
+        }
+        assert_eq!(events(&base).await.len(), 2, "{name}");
+    }
+    let without = TEXT.replace("@@emit(created, updated)", "");
+    for base in Base::all(&without).await {
+        let who = who(&base, Authority::Service);
+        let refused = within(&base, async |tx: &mut &Tx| tx.emit(&who, "event", "1", &json("1")).await);
+        assert_eq!(refused.await.unwrap_err().code, Code::NotImplemented, "{}", base.name);
+    }
+}
+
+/// Otherwise the second one could commit first, under the greater number.
+#[tokio::test]
+async fn events_of_one_subject_wait_for_each_other() {
+    let Some(base) = Base::postgres(TEXT).await else { return };
+    let who = who(&base, Authority::Service);
+    let order = Mutex::new(Vec::new());
+    let begun = tokio::sync::Notify::new();
+    let first = within(&base, async |tx: &mut &Tx| {
+        tx.emit(&who, "moved", "1", &json("1")).await?;
+        begun.notify_one();
+        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = \
+                       (SELECT oid FROM pg_database WHERE datname = current_database())";
+        while int(tx, waiting).await? == 0 {}
+        order.lock().unwrap().push("first");
+        Ok(())
+    });
+    let second = async {
+        begun.notified().await;
+        let done = within(&base, async |tx: &mut &Tx| {
+            // Another subject waits for nobody.
+            tx.emit(&who, "moved", "2", &json("2")).await?;
+            tx.emit(&who, "moved", "1", &json("3")).await?;
+            order.lock().unwrap().push("second");
+            Ok(())
+        });
+        done.await
+    };
+    let (first, second) = tokio::join!(first, second);
+    first.and(second).unwrap();
+    assert_eq!(*order.lock().unwrap(), ["first", "second"]);
+    let data: Vec<i64> = events(&base).await.iter().map(|event| event["data"].as_i64().unwrap()).collect();
+    assert_eq!(data, [1, 2, 3]);
+}
+
 /// While one transaction writes, others wait for it, and none is lost.
 #[tokio::test]
 async fn writers_wait_for_each_other() {
