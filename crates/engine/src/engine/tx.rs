@@ -79,6 +79,8 @@ enum Link {
     Sqlite(Held),
 }
 
+const GIVEN_UP: &str = "an operation of the transaction was given up before its end";
+
 const READ_ONLY: &str = "a transaction that only reads cannot change rows";
 
 /// A refusal that `@@audit(denials)` records, in a transaction of its own once this one is over.
@@ -281,8 +283,7 @@ impl Tx {
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
         }
-        let given_up = "an operation of the transaction was given up before its end";
-        state.failed = Some(Failure::new(Code::Internal, given_up));
+        state.failed = Some(Failure::new(Code::Internal, GIVEN_UP));
         Ok(state)
     }
 
