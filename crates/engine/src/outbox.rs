@@ -157,11 +157,13 @@ fn own_tail(dialect: Dialect, schema: &str, kind: &str, key: &str) -> Vec<Piece>
 fn own_postgres() -> Vec<String> {
     let tail = own_tail(Dialect::Postgres, "of_schema", "of_name", "to_json(of_key)::text");
     let body = format!(
-        "\nDECLARE\n{declarations}BEGIN\n{check}  \
+        "\nDECLARE\n{declarations}  entry text;\nBEGIN\n{check}  \
          PERFORM pg_advisory_xact_lock({EMIT_LOCK}, hashtext(concat(of_name, '/', of_key)));\n  \
          moment := clock_timestamp();\n  \
+         entry := concat('{HEAD}', data::json::text, {tail});\n{must_fit}  \
          INSERT INTO {HERE}.{TABLE} (occurred_at, model, primary_key, entry)\n  \
-         VALUES (moment, of_name, of_key, concat('{HEAD}', data::json::text, {tail}));\nEND\n",
+         VALUES (moment, of_name, of_key, entry);\nEND\n",
+        must_fit = logs::must_fit("of_name", "of_key"),
         declarations = logs::declarations("context"),
         check = logs::context_check(),
         tail = render(Dialect::Postgres, &tail),
@@ -188,7 +190,7 @@ pub(crate) fn triggers(writer: &Writer<'_>) -> Vec<Trigger> {
     let told = Told {
         prefix: "cratestack_outbox_rows",
         tombstones: false,
-        variables: "kind text; key text; data text; tail text;",
+        variables: "kind text; key text; data text; tail text; entry text;",
         event: postgres_event(writer),
     };
     vec![postgres_trigger(writer, &told)]
@@ -231,8 +233,9 @@ fn postgres_event(writer: &Writer<'_>) -> String {
          IF kind = 'deleted' THEN key := {old_key}; data := {old}; ELSE key := {new_key}; data := {new}; END IF;\n      \
          tail := {tail};\n      \
          IF octet_length(data) + octet_length(tail) > {room} THEN data := {digest}; END IF;\n      \
+         entry := concat('{HEAD}', data, tail);\n{must_fit}      \
          INSERT INTO {HERE}.{TABLE} (occurred_at, model, primary_key, entry)\n      \
-         VALUES (moment, {model}, key, concat('{HEAD}', data, tail));\n    \
+         VALUES (moment, {model}, key, entry);\n    \
          END IF;\n",
         kinds = kinds.join(", "),
         changed = pieces(&writer.changed(|column| format!("o.{column} IS DISTINCT FROM n.{column}"))),
@@ -243,6 +246,7 @@ fn postgres_event(writer: &Writer<'_>) -> String {
         tail = pieces(&tail(writer, "to_json(key)::text", Piece::sql("kind"))),
         room = ENTRY_LIMIT - HEAD.len(),
         digest = digest(Dialect::Postgres, "data"),
+        must_fit = logs::must_fit(&literal(&writer.model.name), "key"),
         model = literal(&writer.model.name),
     )
 }

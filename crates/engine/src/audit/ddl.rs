@@ -17,7 +17,7 @@ use super::{Context, ENTRY_LIMIT, TABLE, VIEW};
 use crate::ddl::{META_TABLE, Trigger};
 use crate::ddl_trigger::{append_only, dollar_quoted};
 use crate::logs::{
-    self, EVENT_ID, HERE, NOISE, Piece, Told, Writer, context_check, declarations, definer, digest, octets,
+    self, EVENT_ID, HERE, NOISE, Piece, Told, Writer, context_check, declarations, definer, digest, must_fit, octets,
     postgres_trigger, render, sqlite_context, sqlite_triggers, time_and_id,
 };
 use crate::outbox::{self, EMIT, EMIT_TYPES};
@@ -81,11 +81,13 @@ fn denied_postgres() -> Vec<String> {
     let entry =
         [event.head(), nothing(), event.middle(), nothing(), event.tail("''", "to_json(of_key)::text")].concat();
     let body = format!(
-        "\nDECLARE\n{}BEGIN\n{}  INSERT INTO {HERE}.{TABLE} (occurred_at, model, primary_key, out_of_band, entry)\n  \
-         VALUES (moment, of_model, of_key, outside, {});\nEND\n",
+        "\nDECLARE\n{}  entry text;\nBEGIN\n{}  entry := {};\n{}  \
+         INSERT INTO {HERE}.{TABLE} (occurred_at, model, primary_key, out_of_band, entry)\n  \
+         VALUES (moment, of_model, of_key, outside, entry);\nEND\n",
         declarations("context"),
         context_check(),
         render(Dialect::Postgres, &entry),
+        must_fit("of_model", "of_key"),
     );
     let parameters = "context text, schema_name text, schema_version text, of_model text, of_key text";
     definer(&format!("{DENIED}({parameters}) RETURNS void"), &format!("{DENIED}(text, text, text, text, text)"), &body)
@@ -258,8 +260,7 @@ pub(crate) fn triggers(writer: &Writer<'_>) -> Vec<Trigger> {
     let told = Told {
         prefix: "cratestack_audit_rows",
         tombstones: true,
-        variables: "room integer; changed text; operation text; key text; head text; middle text; tail text; was text; \
-                    becomes text;",
+        variables: "changed text; operation text; key text; was text; becomes text; entry text;",
         event: postgres_event(writer),
     };
     vec![postgres_trigger(writer, &told)]
@@ -298,23 +299,30 @@ fn postgres_event(writer: &Writer<'_>) -> String {
          key := CASE WHEN {gone} THEN {old_key} ELSE {new_key} END;\n      \
          was := CASE WHEN {new} THEN 'null' ELSE {was} END;\n      \
          becomes := CASE WHEN {gone} THEN 'null' ELSE {becomes} END;\n      \
-         head := {head};\n      middle := {middle};\n      tail := {tail};\n      \
-         room := {ENTRY_LIMIT} - octet_length(head) - octet_length(middle) - octet_length(tail);\n      \
-         FOR turn IN 1..2 LOOP\n        \
-         EXIT WHEN octet_length(was) + octet_length(becomes) <= room;\n        \
+         FOR turn IN 1..3 LOOP\n        \
+         entry := {entry};\n        \
+         EXIT WHEN octet_length(entry) <= {ENTRY_LIMIT};\n        \
          IF octet_length(becomes) >= octet_length(was) THEN becomes := {new_digest}; ELSE was := {old_digest}; END IF;\n      \
-         END LOOP;\n      \
+         END LOOP;\n{must_fit}      \
          INSERT INTO {HERE}.{TABLE} (occurred_at, model, primary_key, out_of_band, entry)\n      \
-         VALUES (moment, {model}, key, outside, concat(head, becomes, middle, was, tail));\n    \
+         VALUES (moment, {model}, key, outside, entry);\n    \
          END IF;\n",
         changed = pieces(writer.changed(|column| format!("o.{column} IS DISTINCT FROM n.{column}"))),
         old_key = writer.key("o"),
         new_key = writer.key("n"),
         was = pieces(writer.object("o")),
         becomes = pieces(writer.object("n")),
-        head = pieces(event.head()),
-        middle = pieces(event.middle()),
-        tail = pieces(event.tail("substr(changed, 2)", "to_json(key)::text")),
+        entry = pieces(
+            [
+                event.head(),
+                vec![Piece::sql("becomes")],
+                event.middle(),
+                vec![Piece::sql("was")],
+                event.tail("substr(changed, 2)", "to_json(key)::text"),
+            ]
+            .concat()
+        ),
+        must_fit = must_fit(&literal(&writer.model.name), "key"),
         new_digest = digest("becomes"),
         old_digest = digest("was"),
         model = literal(&writer.model.name),
@@ -426,7 +434,7 @@ pub(crate) fn baseline(schema: &Schema, id: ModelId, dialect: Dialect) -> String
             "moment",
             format!(
                 "(SELECT {rows} FROM {table} AS n) AS r CROSS JOIN (SELECT ARRAY[{}] AS c, false AS outside, m.moment, \
-                 lpad(to_hex(trunc(extract(epoch FROM m.moment) * 1000)::bigint), 12, '0') AS stamp \
+                 lpad(to_hex(floor(date_part('epoch', m.moment) * 1000)::bigint), 12, '0') AS stamp \
                  FROM (SELECT clock_timestamp() AS moment) AS m) AS x",
                 members.join(", "),
             ),
