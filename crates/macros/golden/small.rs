@@ -138,9 +138,7 @@ impl Session<'static> {
             &mut Tx<'_>,
         ) -> ::core::result::Result<T, ::cratestack::typed::Error>,
     ) -> ::core::result::Result<T, ::cratestack::typed::Error> {
-        let options = ::cratestack::typed::TxOptions::new(
-            ::cratestack::typed::IsolationLevel::ReadCommitted,
-        );
+        let options = ::cratestack::typed::options(&self.0);
         ::core::result::Result::Ok(
             ::cratestack::typed::run_in_isolated_tx_with(self, &options, body).await?,
         )

@@ -9,7 +9,7 @@ use cratestack_engine::Engine;
 use cratestack_engine::api::{AuthMethod, Caller, Code, Failure};
 use cratestack_engine::engine::procedures::{Bodies, NoProcedures};
 use cratestack_engine::engine::tx::{Opener, Sqlx, Tx as EngineTx};
-use cratestack_engine::isolated::{BoxError, Host, TxOptions};
+use cratestack_engine::isolated::{BoxError, Host, IsolationLevel, TxOptions};
 use cratestack_engine::json::Json;
 use cratestack_engine::output;
 use cratestack_schema::ir::{FieldType, Procedure, Scalar};
@@ -147,6 +147,12 @@ impl<'t, S: Face<'t>> Tx<'t, S> {
     pub fn after_commit(&mut self, work: impl FnOnce() + Send + 'static) {
         self.link.after_commit(work);
     }
+}
+
+/// How a session begins transactions: at `read_committed`, with the time that its request has.
+pub fn options(session: &Session<'_>) -> TxOptions {
+    let deadline = session.caller(None).deadline;
+    TxOptions { deadline, ..TxOptions::new(IsolationLevel::ReadCommitted) }
 }
 
 /// [`Host::begin`] of what a generated `Db` or `Session` is.
