@@ -272,16 +272,7 @@ pub(crate) fn rust_procedures(schema: &Schema) -> Vec<String> {
     schema.procedures.iter().map(|procedure| sentence(&procedure.name)).collect()
 }
 
-/// Resolves on SIGTERM or Ctrl-C. Signals count from the call on, not from the first poll.
+/// Resolves on SIGTERM or Ctrl-C.
 pub(crate) fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen =
-        |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {}", ui::cause(&error))));
-    let (mut interrupted, mut terminated) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! {
-            _ = interrupted.recv() => {}
-            _ = terminated.recv() => {}
-        }
-    })
+    cratestack::interrupted().map_err(|error| Failure::new(format!("cannot listen for signals: {}", ui::cause(&error))))
 }

@@ -18,8 +18,7 @@
 //!     let api = router(engine.clone(), NoProcedures).auth(DevAuth::new()).into_router();
 //!     let app = Router::new().nest("/api", api).route("/hello", get(|| async { "hello" }));
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
-//!     let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
-//!     serve(listener, app, ServerConfig::default(), interrupted).await?;
+//!     serve(listener, app, ServerConfig::default(), cratestack::interrupted()?).await?;
 //!     engine.close().await;
 //!     Ok(())
 //! }
@@ -116,7 +115,6 @@ mod body;
 mod cbor;
 mod config;
 pub mod database;
-pub mod decimal;
 mod deliveries;
 mod deprecation;
 mod exchange;
@@ -139,6 +137,7 @@ pub mod sinks;
 mod tests;
 pub mod typed;
 mod url;
+pub mod values;
 
 /// The examples of the guide compile and run.
 #[cfg(doctest)]
@@ -159,8 +158,9 @@ pub use config::{HttpConfig, ServerConfig};
 pub use cratestack_engine::api::{AuthMethod, Code, FieldError};
 pub use cratestack_engine::engine::procedures::NoProcedures;
 pub use cratestack_engine::isolated::{
-    IsolationLevel, Tx, TxError, TxOptions, run_in_isolated_tx, run_in_isolated_tx_with,
+    IsolationLevel, PgTx, TxError, TxOptions, run_in_isolated_tx, run_in_isolated_tx_with,
 };
+pub use cratestack_engine::sql::Dialect;
 pub use cratestack_engine::{self as engine, Engine};
 pub use cratestack_macros::include_schema;
 pub use cratestack_schema as schema;
@@ -168,6 +168,7 @@ pub use deliveries::Deliveries;
 pub use router::{RouterBuilder, router};
 pub use routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 pub use rust_decimal::Decimal;
-pub use server::{Switch, serve};
+pub use server::{Switch, interrupted, serve};
 pub use typed::{Change, Children, Error, Filter, Page, RequestContext, Written};
 pub use uuid::Uuid;
+pub use values::now;

@@ -256,6 +256,21 @@ impl Service<Request> for Switch {
     }
 }
 
+/// Resolves on SIGTERM or Ctrl-C, to end [`serve`] in good order. Signals count from the call on, not from the first poll.
+///
+/// # Errors
+/// When the process cannot listen for signals, or there is no tokio runtime with IO.
+pub fn interrupted() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+        }
+    })
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {

@@ -197,7 +197,7 @@ const FAULTS: &[Fault] = &[
         code: Code::TransactionAborted,
         remedy: Remedy::Again,
         detail: "concurrent changes got in each other's way; nothing was committed",
-        postgres: &["40001", "40"],
+        postgres: &["40001"],
         sqlite: &[ffi::SQLITE_BUSY_SNAPSHOT],
     },
     Fault {

@@ -29,8 +29,11 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 pub use cratestack_schema::ir::Isolation as IsolationLevel;
 use sqlx::pool::PoolConnection;
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Postgres};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _};
+use sqlx_core::transaction::TransactionManager as _;
 use tokio::time::{Instant, timeout_at};
+
+use crate::api::{Code, Failure};
 
 #[cfg(test)]
 mod tests;
@@ -74,7 +77,7 @@ impl TxOptions {
             IsolationLevel::Serializable => "SERIALIZABLE",
         };
         let access = if self.read_only { "READ ONLY" } else { "READ WRITE" };
-        format!("BEGIN ISOLATION LEVEL {level} {access}")
+        format!("BEGIN ISOLATION LEVEL {level} {access}{MARK}")
     }
 
     /// Between nothing and a limit that doubles, so that those who met once do not meet again.
@@ -137,11 +140,23 @@ pub trait Begun: Send {
     /// Commits.
     fn commit(self) -> impl Future<Output = Result<(), Uncommitted>> + Send;
 
-    /// Rolls back. Where this fails, the database does it.
-    fn roll_back(self) -> impl Future<Output = ()> + Send;
+    /// Rolls back. `again` says that another try comes. Where it fails, the database rolls back, unless the body has ended
+    /// the transaction by itself: then nobody knows what was committed.
+    fn roll_back(self, again: bool) -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// Whether the transaction as a whole may succeed on another try, given what its body reports.
-    fn may_succeed(&self, error: &(dyn StdError + 'static)) -> bool;
+    /// What another try may come to, given what the body reports.
+    fn prospect(&self, error: &(dyn StdError + 'static)) -> Prospect;
+}
+
+/// What another try of a transaction may come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prospect {
+    /// The same.
+    Same,
+    /// The body has passed over an error. It may have been a serialisation failure.
+    Unclear,
+    /// Other transactions got in the way of this one: it may succeed.
+    Better,
 }
 
 /// Why a commit did not succeed.
@@ -157,15 +172,15 @@ pub enum Uncommitted {
     Unknown(BoxError),
 }
 
-/// A running transaction. It cannot outlive the body that it was lent to.
+/// A running transaction of a [`PgPool`]. It cannot outlive the body that it was lent to.
 #[derive(Debug)]
-pub struct Tx<'t> {
+pub struct PgTx<'t> {
     connection: &'t mut PgConnection,
 }
 
-impl Tx<'_> {
-    /// The connection, inside of the transaction. `BEGIN`, `COMMIT` and `ROLLBACK` are not the body's to send;
-    /// savepoints are.
+impl PgTx<'_> {
+    /// The connection, inside of the transaction, which sqlx's own `begin` nests in as a savepoint. `COMMIT` and `ROLLBACK` are
+    /// not the body's to send: that ends in [`TxError::OutcomeUnknown`].
     pub fn sqlx(&mut self) -> &mut PgConnection {
         self.connection
     }
@@ -200,7 +215,7 @@ pub async fn run_in_isolated_tx_with<H: Host, T, E>(
 where
     E: StdError + 'static,
 {
-    let deadline = Instant::now() + options.deadline;
+    let deadline = Instant::now() + options.deadline.min(LONGEST);
     let most = options.tries.max(1);
     for tries in 1..=most {
         let begun = timeout_at(deadline, host.begin(options, deadline)).await;
@@ -211,9 +226,12 @@ where
         };
         match done {
             Err(error) => {
-                let again = begun.may_succeed(&error);
-                let _ = timeout_at(deadline, begun.roll_back()).await;
-                if !again {
+                let prospect = begun.prospect(&error);
+                let again = prospect != Prospect::Same && tries < most;
+                if let Ok(Err(left)) = timeout_at(deadline, begun.roll_back(again)).await {
+                    return Err(TxError::OutcomeUnknown(Some(left)));
+                }
+                if !again && prospect != Prospect::Better {
                     return Err(TxError::Body(error));
                 }
             }
@@ -237,8 +255,42 @@ where
     Err(TxError::Aborted { tries: most })
 }
 
+/// The longest that a transaction may take, whatever its options say.
+const LONGEST: Duration = Duration::from_hours(24);
+
 /// SQLSTATE of a statement in a transaction that has failed already.
 const FAILED: &str = "25P02";
+
+/// Marks a transaction, for [`CHECK`]. Part of the statement that begins.
+const MARK: &str = "; SET LOCAL cratestack.tx = '1'";
+
+/// What is asked before a commit where code has had the connection: it may have passed over an error, after which PostgreSQL
+/// takes COMMIT for ROLLBACK and says that all is well, and this statement is refused; or it may have ended the
+/// transaction by itself, and this divides by zero.
+pub(crate) const CHECK: &str = "SELECT 1 / (coalesce(current_setting('cratestack.tx', true), '') = '1')::int";
+
+/// SQLSTATE of [`CHECK`] where the transaction is not the one that began.
+const ENDED: &str = "22012";
+
+/// What is said then.
+pub(crate) const ENDED_BY_BODY: &str = "the body has ended the transaction by itself";
+
+/// Begins a transaction on a connection so that sqlx knows of it: what it begins itself is a savepoint then.
+pub(crate) async fn begin(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+    PgTransactions::begin(connection, Some(AssertSqlSafe(sql).into_sql_str())).await
+}
+
+/// Commits it.
+pub(crate) async fn commit(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    PgTransactions::commit(connection).await
+}
+
+/// Rolls it back.
+pub(crate) async fn roll_back(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    PgTransactions::rollback(connection).await
+}
+
+type PgTransactions = <Postgres as sqlx::Database>::TransactionManager;
 
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code)
@@ -249,12 +301,16 @@ fn was_cut(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
 }
 
-/// Whether an error of sqlx asks for another try. The chain of causes is searched for one, and its SQLSTATE decides.
+/// Whether an error asks for another try. The chain of causes is searched for one of sqlx, whose SQLSTATE decides, or of
+/// ours, whose code does.
 pub(crate) fn is_transient(error: &(dyn StdError + 'static)) -> bool {
     let mut at = Some(error);
     while let Some(error) = at {
         if let Some(found) = error.downcast_ref::<sqlx::Error>() {
             return code(found).is_some_and(|code| matches!(&*code, "40001" | "40P01"));
+        }
+        if let Some(found) = error.downcast_ref::<Failure>() {
+            return found.code == Code::TransactionAborted;
         }
         at = error.source();
     }
@@ -263,16 +319,16 @@ pub(crate) fn is_transient(error: &(dyn StdError + 'static)) -> bool {
 
 impl Host for PgPool {
     type Begun = Borrowed;
-    type Tx<'t> = Tx<'t>;
+    type Tx<'t> = PgTx<'t>;
 
     async fn begin(&self, options: &TxOptions, _: Instant) -> Result<Borrowed, BoxError> {
         let mut borrowed = Borrowed(Some(self.acquire().await?));
-        borrowed.send(&options.begin()).await?;
+        begin(borrowed.connection()?, options.begin()).await?;
         Ok(borrowed)
     }
 
-    fn lend<'t>(&self, begun: &'t mut Borrowed) -> Result<Tx<'t>, BoxError> {
-        Ok(Tx { connection: begun.connection()? })
+    fn lend<'t>(&self, begun: &'t mut Borrowed) -> Result<PgTx<'t>, BoxError> {
+        Ok(PgTx { connection: begun.connection()? })
     }
 }
 
@@ -287,24 +343,36 @@ impl Borrowed {
         self.0.as_deref_mut().ok_or(sqlx::Error::WorkerCrashed)
     }
 
-    async fn send(&mut self, sql: &str) -> Result<(), sqlx::Error> {
-        self.connection()?.execute(AssertSqlSafe(sql)).await.map(|_| ())
+    /// Whether the transaction is the one that began, and has not failed.
+    async fn check(&mut self) -> Result<(), sqlx::Error> {
+        self.connection()?.execute(CHECK).await.map(|_| ())
     }
 
-    async fn end(mut self, how: &str) -> Result<(), sqlx::Error> {
-        self.send(how).await?;
+    fn is_over(&mut self) {
         drop(self.0.take());
-        Ok(())
     }
 }
 
+/// Whether a [`CHECK`] has found another transaction, or none.
+pub(crate) fn was_left(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == ENDED)
+}
+
 impl Begun for Borrowed {
-    async fn commit(self) -> Result<(), Uncommitted> {
-        // A body may have swallowed an error, after which PostgreSQL takes COMMIT for ROLLBACK and says that all is well.
-        // The statement before it is refused then.
-        let Err(error) = self.end("SELECT 1; COMMIT").await else { return Ok(()) };
+    async fn commit(mut self) -> Result<(), Uncommitted> {
+        let done = async {
+            self.check().await?;
+            commit(self.connection()?).await
+        };
+        let Err(error) = done.await else {
+            self.is_over();
+            return Ok(());
+        };
         if is_transient(&error) {
             return Err(Uncommitted::Aborted);
+        }
+        if was_left(&error) {
+            return Err(Uncommitted::Unknown(ENDED_BY_BODY.into()));
         }
         let certain = error.as_database_error().is_some() && !was_cut(&error);
         let doomed = code(&error).is_some_and(|code| code == FAILED);
@@ -316,13 +384,21 @@ impl Begun for Borrowed {
         })
     }
 
-    async fn roll_back(self) {
+    async fn roll_back(mut self, _: bool) -> Result<(), BoxError> {
+        if self.check().await.is_err_and(|error| was_left(&error)) {
+            return Err(ENDED_BY_BODY.into());
+        }
         // Where this fails the connection goes, and the server undoes what it did.
-        let _ = self.end("ROLLBACK").await;
+        if let Ok(connection) = self.connection()
+            && roll_back(connection).await.is_ok()
+        {
+            self.is_over();
+        }
+        Ok(())
     }
 
-    fn may_succeed(&self, error: &(dyn StdError + 'static)) -> bool {
-        is_transient(error)
+    fn prospect(&self, error: &(dyn StdError + 'static)) -> Prospect {
+        if is_transient(error) { Prospect::Better } else { Prospect::Same }
     }
 }
 

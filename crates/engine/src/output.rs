@@ -42,6 +42,20 @@ pub fn answer(schema: &Schema, returns: &Returns, returned: &Json) -> Result<Str
     Ok(out)
 }
 
+/// The arguments of a call in the form that answers have, one for each parameter.
+///
+/// # Errors
+/// For the log.
+pub(crate) fn arguments(schema: &Schema, params: &[Field], arguments: &[Argument]) -> Result<Vec<Json>, String> {
+    params.iter().zip(arguments).map(|(field, argument)| json(schema, field, argument)).collect()
+}
+
+fn json(schema: &Schema, field: &Field, value: &Argument) -> Result<Json, String> {
+    let mut out = String::new();
+    Writer { schema, out: &mut out }.value(field, value)?;
+    json::parse(out.as_bytes(), 2 * json::MAX_DEPTH).map_err(|error| error.to_string())
+}
+
 /// The claims of a caller, one member for each field of the `auth` block.
 ///
 /// # Errors
@@ -50,10 +64,7 @@ pub fn claims(schema: &Schema, principal: &Principal) -> Result<Json, String> {
     let fields = schema.auth.as_ref().map(|auth| auth.fields.as_slice()).unwrap_or_default();
     let mut members = Vec::with_capacity(fields.len());
     for (field, value) in fields.iter().zip(&principal.claims) {
-        let mut out = String::new();
-        Writer { schema, out: &mut out }.value(field, &Argument::Value(value.clone()))?;
-        let json = json::parse(out.as_bytes(), 2 * json::MAX_DEPTH).map_err(|error| error.to_string())?;
-        members.push((field.name.clone(), json));
+        members.push((field.name.clone(), json(schema, field, &Argument::Value(value.clone()))?));
     }
     Ok(Json::Object(members))
 }

@@ -115,11 +115,11 @@ pub type ReadTx<'t> = ::cratestack::typed::Tx<
 >;
 /// The database as one caller sees it: every rule of the schema holds. `'t` is the transaction that it is in, if any.
 #[derive(Debug, Clone)]
-pub struct Session<'t, A = ::cratestack::typed::ReadWrite>(
+pub struct Session<'t, SessionAccess = ::cratestack::typed::ReadWrite>(
     ::cratestack::typed::Session<'t>,
-    ::core::marker::PhantomData<fn() -> A>,
+    ::core::marker::PhantomData<fn() -> SessionAccess>,
 );
-impl<'t, A> ::cratestack::typed::Face<'t> for Session<'t, A> {
+impl<'t, SessionAccess> ::cratestack::typed::Face<'t> for Session<'t, SessionAccess> {
     type Principal = Caller;
     fn of(session: ::cratestack::typed::Session<'t>) -> Self {
         Self(session, ::core::marker::PhantomData)
@@ -128,35 +128,36 @@ impl<'t, A> ::cratestack::typed::Face<'t> for Session<'t, A> {
         &self.0
     }
 }
-impl<A> Session<'_, A> {
+impl<SessionAccess> Session<'_, SessionAccess> {
     /// The same caller, within a request of the host.
     #[must_use]
     pub fn within(self, request: ::cratestack::typed::RequestContext) -> Self {
         Self(self.0.within(request), ::core::marker::PhantomData)
     }
     /// The rows of [`Thing`].
-    pub fn things(&self) -> ::cratestack::typed::Table<'_, Thing, A> {
+    pub fn things(&self) -> ::cratestack::typed::Table<'_, Thing, SessionAccess> {
         ::cratestack::typed::Table::new(&self.0)
     }
     /// The rows of [`Owner`].
-    pub fn owners(&self) -> ::cratestack::typed::Table<'_, Owner, A> {
+    pub fn owners(&self) -> ::cratestack::typed::Table<'_, Owner, SessionAccess> {
         ::cratestack::typed::Table::new(&self.0)
     }
     /// The rows of [`Part`].
-    pub fn thing_parts(&self) -> ::cratestack::typed::Table<'_, Part, A> {
+    pub fn thing_parts(&self) -> ::cratestack::typed::Table<'_, Part, SessionAccess> {
         ::cratestack::typed::Table::new(&self.0)
     }
     /// The rows of [`Seal`].
-    pub fn seals(&self) -> ::cratestack::typed::Table<'_, Seal, A> {
+    pub fn seals(&self) -> ::cratestack::typed::Table<'_, Seal, SessionAccess> {
         ::cratestack::typed::Table::new(&self.0)
     }
 }
-impl Session<'static> {
+impl Session<'_> {
     /// Runs `body` in a transaction of level `read_committed`, as this caller, and commits it, again from the
     /// beginning where the database asks for that. `cratestack::run_in_isolated_tx` takes another level.
     ///
     /// # Errors
-    /// The body's own, for which everything was rolled back; and those of the database.
+    /// The body's own, for which everything was rolled back; those of the database; and that this session is in a
+    /// transaction already.
     pub async fn transaction<T>(
         &self,
         body: impl ::core::ops::AsyncFnMut(
@@ -169,7 +170,7 @@ impl Session<'static> {
         )
     }
 }
-impl ::cratestack::typed::Host for Session<'static> {
+impl ::cratestack::typed::Host for Session<'_> {
     type Begun = ::cratestack::typed::Begun;
     type Tx<'t> = Tx<'t>;
     async fn begin(
@@ -1279,13 +1280,14 @@ pub mod seal {
 /// when it returns `Err`; where other transactions got in the way it runs again from its beginning.
 pub trait Procedures: ::core::marker::Send + ::core::marker::Sync + 'static {}
 impl Procedures for ::cratestack::typed::NoProcedures {}
-impl<P: Procedures> ::cratestack::typed::Implements<P> for Db {
+impl<ProcedureBodies: Procedures> ::cratestack::typed::Implements<ProcedureBodies>
+for Db {
     fn into_engine(self) -> ::cratestack::typed::Engine {
         self.0
     }
     #[allow(unused_mut, unused_variables)]
     fn call<'t>(
-        bodies: &'t P,
+        bodies: &'t ProcedureBodies,
         mut call: ::cratestack::typed::Call<'t>,
     ) -> ::cratestack::typed::BoxFuture<
         't,

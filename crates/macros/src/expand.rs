@@ -48,7 +48,18 @@ pub(crate) fn expand(schema: &Schema, absolute: &str) -> Result<TokenStream, Str
 
 /// Names of items, modules and accessors are each used once.
 fn check_names(schema: &Schema) -> Result<(), String> {
-    let mut items = Scope::with(&["Db", "Session", "Tx", "ReadTx", "Procedures", "SOURCE", "FINGERPRINT", "SCHEMA"]);
+    let mut items = Scope::with(&[
+        "Db",
+        "Session",
+        "Tx",
+        "ReadTx",
+        "Procedures",
+        "ProcedureBodies",
+        "SessionAccess",
+        "SOURCE",
+        "FINGERPRINT",
+        "SCHEMA",
+    ]);
     let mut modules = Scope::default();
     let mut accessors = Scope::with(&[
         "within",
@@ -260,7 +271,7 @@ fn session(schema: &Schema) -> TokenStream {
         let docs = format!(" The rows of [`{}`].", of.name);
         quote! {
             #[doc = #docs]
-            pub fn #accessor(&self) -> ::cratestack::typed::Table<'_, #name, A> {
+            pub fn #accessor(&self) -> ::cratestack::typed::Table<'_, #name, SessionAccess> {
                 ::cratestack::typed::Table::new(&self.0)
             }
         }
@@ -275,11 +286,11 @@ fn session(schema: &Schema) -> TokenStream {
         pub type ReadTx<'t> = ::cratestack::typed::Tx<'t, Session<'t, ::cratestack::typed::ReadOnly>>;
         /// The database as one caller sees it: every rule of the schema holds. `'t` is the transaction that it is in, if any.
         #[derive(Debug, Clone)]
-        pub struct Session<'t, A = ::cratestack::typed::ReadWrite>(
+        pub struct Session<'t, SessionAccess = ::cratestack::typed::ReadWrite>(
             ::cratestack::typed::Session<'t>,
-            ::core::marker::PhantomData<fn() -> A>,
+            ::core::marker::PhantomData<fn() -> SessionAccess>,
         );
-        impl<'t, A> ::cratestack::typed::Face<'t> for Session<'t, A> {
+        impl<'t, SessionAccess> ::cratestack::typed::Face<'t> for Session<'t, SessionAccess> {
             type Principal = #principal;
             fn of(session: ::cratestack::typed::Session<'t>) -> Self {
                 Self(session, ::core::marker::PhantomData)
@@ -288,7 +299,7 @@ fn session(schema: &Schema) -> TokenStream {
                 &self.0
             }
         }
-        impl<A> Session<'_, A> {
+        impl<SessionAccess> Session<'_, SessionAccess> {
             /// The same caller, within a request of the host.
             #[must_use]
             pub fn within(self, request: ::cratestack::typed::RequestContext) -> Self {
@@ -296,12 +307,13 @@ fn session(schema: &Schema) -> TokenStream {
             }
             #(#accessors)*
         }
-        impl Session<'static> {
+        impl Session<'_> {
             /// Runs `body` in a transaction of level `read_committed`, as this caller, and commits it, again from the
             /// beginning where the database asks for that. `cratestack::run_in_isolated_tx` takes another level.
             ///
             /// # Errors
-            /// The body's own, for which everything was rolled back; and those of the database.
+            /// The body's own, for which everything was rolled back; those of the database; and that this session is in a
+            /// transaction already.
             pub async fn transaction<T>(
                 &self,
                 body: impl ::core::ops::AsyncFnMut(
@@ -312,7 +324,7 @@ fn session(schema: &Schema) -> TokenStream {
                 ::core::result::Result::Ok(::cratestack::typed::run_in_isolated_tx_with(self, &options, body).await?)
             }
         }
-        impl ::cratestack::typed::Host for Session<'static> {
+        impl ::cratestack::typed::Host for Session<'_> {
             type Begun = ::cratestack::typed::Begun;
             type Tx<'t> = Tx<'t>;
             async fn begin(

@@ -2,9 +2,14 @@
 
 use std::fmt;
 
+use axum::response::{IntoResponse, Response};
 use cratestack_engine::api::{Code, Failure, FieldError};
 use cratestack_engine::engine::procedures;
 use cratestack_engine::isolated::TxError;
+use uuid::Uuid;
+
+use crate::config::HttpConfig;
+use crate::problem::Problem;
 
 /// Why an operation was refused or failed.
 ///
@@ -70,7 +75,22 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+/// The problem that a request of the API would get, for routes of one's own. What is for the log alone goes there, under the
+/// `requestId` of the answer.
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let request_id = Uuid::now_v7().to_string();
+        let problem = Problem::from(*self.0);
+        problem.log(&request_id);
+        problem.into_response(&HttpConfig::default().problem_base, &request_id)
+    }
+}
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {

@@ -29,6 +29,12 @@ impl<T> From<T> for Change<T> {
     }
 }
 
+impl From<&str> for Change<String> {
+    fn from(value: &str) -> Self {
+        Self::Set(value.to_owned())
+    }
+}
+
 /// Shown by `Debug` in place of a personal or sensitive value.
 #[derive(Debug, Clone, Copy)]
 pub struct Redacted;
@@ -47,10 +53,13 @@ impl Writer {
         Self { members, errors: Vec::new() }
     }
 
-    /// A member that is always sent.
+    /// A member that is always sent, in place of one of that name.
     pub fn put<T: Value>(&mut self, name: &str, value: &T) {
         match value.encode() {
-            Ok(json) => self.members.push((name.to_owned(), json)),
+            Ok(json) => match self.members.iter_mut().find(|(member, _)| member == name) {
+                Some((_, before)) => *before = json,
+                None => self.members.push((name.to_owned(), json)),
+            },
             Err(error) => {
                 let mut pointer = "#".to_owned();
                 push_pointer(&mut pointer, name);
@@ -73,9 +82,9 @@ impl Writer {
         }
     }
 
-    /// Turns the member that was sent last, if it is `name`, from a number to the string of digits of a `BigInt`.
+    /// Turns a member, if it is there, from a number to the string of digits of a `BigInt`.
     pub fn big(&mut self, name: &str) {
-        if let Some((_, json)) = self.members.last_mut().filter(|(last, _)| last == name) {
+        if let Some((_, json)) = self.members.iter_mut().find(|(member, _)| member == name) {
             digits(json);
         }
     }

@@ -158,7 +158,8 @@ impl<'t> Session<'t> {
         self.caller.principal = None;
         self.caller.authority = Authority::Service;
         self.caller.origin.auth = Some(AuthMethod::System);
-        self.caller.origin.job = Some(job.into());
+        // What the databases cannot hold.
+        self.caller.origin.job = Some(job.replace('\0', "\u{FFFD}").into());
         self
     }
 
@@ -179,6 +180,10 @@ impl<'t> Session<'t> {
     #[must_use]
     pub fn within(self, request: RequestContext) -> Self {
         Self { request, ..self }
+    }
+
+    pub(crate) fn is_in_tx(&self) -> bool {
+        self.tx.is_some()
     }
 
     pub(crate) fn engine(&self) -> &Engine {

@@ -12,6 +12,7 @@ use cratestack_engine::engine::tx::{Opener, Sqlx, Tx as EngineTx};
 use cratestack_engine::isolated::{BoxError, Host, IsolationLevel, TxOptions};
 use cratestack_engine::json::Json;
 use cratestack_engine::output;
+use cratestack_engine::sql::Dialect;
 use cratestack_schema::ir::{FieldType, Procedure, Scalar};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
@@ -94,21 +95,27 @@ impl<'t, S: Face<'t>> Tx<'t, S> {
         S::of(self.caller.session().clone().unbound())
     }
 
-    /// The connection of a PostgreSQL database, so that SQL of one's own takes part in the transaction. What it changes is
-    /// recorded as the caller's. `BEGIN`, `COMMIT` and `ROLLBACK` are not the body's to send; savepoints are.
+    /// The database product, for SQL of one's own.
+    pub fn dialect(&self) -> Dialect {
+        self.link.dialect()
+    }
+
+    /// The connection of a PostgreSQL database, so that SQL of one's own takes part in the transaction, where sqlx's own `begin`
+    /// makes a savepoint. What it changes is recorded as the caller's. `COMMIT` and `ROLLBACK` are not the body's to send: what
+    /// was committed then nobody knows. Other operations of the transaction are refused until it is dropped.
     ///
     /// ```
     /// # mod bank { cratestack::include_schema!("../../examples/bank/bank.cstack"); }
     /// # use cratestack::{Error, sqlx};
     /// async fn total(tx: &mut bank::Tx<'_>) -> Result<i64, Error> {
-    ///     Ok(sqlx::query_scalar("SELECT count(*) FROM accounts").fetch_one(&mut *tx.sqlx()?).await?)
+    ///     Ok(sqlx::query_scalar("SELECT count(*) FROM accounts").fetch_one(&mut *tx.sqlx().await?).await?)
     /// }
     /// ```
     ///
     /// # Errors
     /// [`Code::NotImplemented`] on SQLite.
-    pub fn sqlx(&mut self) -> Result<Sqlx<'_>, Error> {
-        Ok(self.link.sqlx()?)
+    pub async fn sqlx(&mut self) -> Result<Sqlx<'_>, Error> {
+        Ok(self.link.sqlx().await?)
     }
 
     /// Runs SQL of one's own on the connection of an SQLite database, on that connection's thread, inside of the
@@ -156,7 +163,13 @@ pub fn options(session: &Session<'_>) -> TxOptions {
 }
 
 /// [`Host::begin`] of what a generated `Db` or `Session` is.
+///
+/// # Errors
+/// When the session is in a transaction already; and those of the database.
 pub async fn begin(session: &Session<'_>, options: &TxOptions, deadline: Instant) -> Result<EngineTx, BoxError> {
+    if session.is_in_tx() {
+        return Err(Failure::new(Code::Internal, "a session that is in a transaction begins no other").into());
+    }
     Opener::new(session.engine(), &session.caller(Some("transaction".into()))).begin(options, deadline).await
 }
 

@@ -165,3 +165,65 @@ async fn the_deadline_of_a_request_is_that_of_its_transaction() {
         }
     }
 }
+
+/// What is spawned, and what an axum handler awaits, moves between threads.
+#[tokio::test]
+async fn transactions_move_between_threads() {
+    for (db, postgres) in bases().await {
+        let new = || NewTicket { text: "a".into() };
+        let (one, two, three) = (db.clone(), db.clone(), db.clone());
+        let anonymous = tokio::spawn(async move {
+            let done = one.transaction(async move |tx| tx.tickets().create(new()).await.map(|_| ()));
+            done.await.unwrap_err().code()
+        });
+        assert_eq!(anonymous.await.unwrap(), Code::Unauthenticated);
+        let job = tokio::spawn(async move {
+            let job = two.as_system("import");
+            job.transaction(async move |tx| tx.tickets().create(new()).await?.into_row()).await.map(|ticket| ticket.id)
+        });
+        assert_eq!(job.await.unwrap(), Ok(1));
+        let clerk = tokio::spawn(async move {
+            let clerk = three.as_principal(&Clerk { id: "ann".into() }, AuthMethod::Jwt)?;
+            let body = async move |tx: &mut Tx<'_>| tx.tickets().create(new()).await?.into_row();
+            Ok::<_, Error>(run_in_isolated_tx(&clerk, IsolationLevel::Serializable, body).await?.id)
+        });
+        assert_eq!(clerk.await.unwrap(), Ok(2));
+
+        let nested = db.transaction(async move |tx| {
+            let job = tx.as_system("nested");
+            job.transaction(async move |tx| tx.tickets().all().count().await).await
+        });
+        assert_eq!(nested.await.unwrap_err().code(), Code::Internal);
+        db.engine().close().await;
+        if let Some(postgres) = postgres {
+            postgres.drop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_put_twice_is_what_was_put_last() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    let job = db.as_system("import");
+    let new = job.tickets().create(NewTicket { text: "a".into() });
+    let new = new.put(ticket::closed_by(), "bob").put(ticket::text(), "b").put(ticket::closed_by(), "eve");
+    let ticket = new.await.unwrap().into_row().unwrap();
+    assert_eq!((ticket.text.as_str(), ticket.closed_by.as_deref()), ("b", Some("eve")));
+    let opened = job.tickets().update(1).if_version(1).put(ticket::text(), "c").put_null(ticket::closed_by());
+    let patch = office::TicketPatch { text: "d".into() };
+    let ticket = opened.set(patch).await.unwrap().into_row().unwrap();
+    assert_eq!((ticket.text.as_str(), ticket.closed_by, ticket.version), ("d", None, 2));
+}
+
+/// A route of one's own answers with the problem that the API would.
+#[tokio::test]
+async fn an_error_is_an_answer() {
+    let response = axum::response::IntoResponse::into_response(Error::reject("too_late", 410, "the desk is closed"));
+    assert_eq!(response.status().as_u16(), 410);
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    let problem: cratestack::serde_json::Value = cratestack::serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (&problem["type"], &problem["status"], &problem["detail"]),
+        (&json!("https://cratestack.dev/problems/too_late"), &json!(410), &json!("the desk is closed"))
+    );
+}

@@ -230,7 +230,7 @@ async fn write_skew() {
 #[tokio::test]
 async fn phantom() {
     let (weak, strong) = outcomes(async |base: &Base, isolated| {
-        base.both(named("book", "bookWeakly", isolated), ["", ""], [r#"{"room":7}"#; 2]).await;
+        base.both(named("book", "bookWeakly", isolated), ["", ""], [r#"{"room":7}"#, r#"{"room":7.0}"#]).await;
         base.db.anonymous().bookings().all().count().await.unwrap()
     })
     .await;

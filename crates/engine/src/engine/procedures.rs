@@ -23,8 +23,8 @@ use crate::output;
 /// The bodies of a schema's procedures.
 pub trait Bodies: Send + Sync + 'static {
     /// Runs the body of one procedure inside of its transaction, and gives what it returns, encoded like a member of an
-    /// input. It may run several times for one call. `arguments` are checked already, one for each parameter; an optional
-    /// one that was not sent is null.
+    /// input. It may run several times for one call. `arguments` are checked already, one for each parameter, in the form that
+    /// answers have; an optional one that was not sent is null.
     fn call<'t>(
         &'t self,
         tx: &'t Tx,
@@ -75,36 +75,35 @@ impl Engine {
         if !allowed && caller.principal.is_none() {
             return Err(refused(Code::Unauthenticated));
         }
-        input::arguments(&core.schema, &core.validators, procedure, body.as_ref()).map_err(Failure::validation)?;
+        let read = input::arguments(&core.schema, &core.validators, procedure, body.as_ref());
+        let read = read.map_err(Failure::validation)?;
         if !allowed {
             return Err(refused(Code::Forbidden));
         }
+        let arguments = output::arguments(&core.schema, &procedure.params, &read).map_err(internal)?;
         let call = Call {
             engine: self.clone(),
             caller: caller.clone(),
             procedure: procedure.clone(),
-            arguments: arguments(procedure, body),
+            arguments,
             bodies: Arc::clone(bodies),
         };
         if procedure.mutation { Detached(Some(call.run().boxed())).await } else { call.run().await }
     }
 }
 
-/// One member of the body for each parameter.
-fn arguments(procedure: &Procedure, body: Option<Json>) -> Vec<Json> {
-    if procedure.args_is_body {
-        return vec![body.unwrap_or(Json::Object(Vec::new()))];
+fn internal(why: String) -> Failure {
+    Failure::new(Code::Internal, "an internal error").with_internal(why)
+}
+
+/// The refusal of an operation in a body as the refusal of the call. What its body has done wrong is not the caller's to mend,
+/// and the version of a row is not that of what was asked for.
+fn of_call(failure: Failure) -> Failure {
+    let bodys = |code: &str| matches!(code, "read_only" | "unknown_field" | "type");
+    if failure.code == Code::VersionRequired || failure.errors.iter().any(|error| bodys(&error.code)) {
+        return internal(format!("an operation in the body of the procedure was refused: {failure}"));
     }
-    let mut members = match body {
-        Some(Json::Object(members)) => members,
-        _ => Vec::new(),
-    };
-    let params = procedure.params.iter();
-    let taken = params.map(|param| {
-        let found = members.iter_mut().find(|(name, _)| *name == param.name);
-        found.map_or(Json::Null, |(_, json)| std::mem::replace(json, Json::Null))
-    });
-    taken.collect()
+    Failure { current_version: None, item: None, ..failure }
 }
 
 struct Call {
@@ -134,10 +133,9 @@ impl Call {
 
     /// One try.
     async fn once(&self, tx: &Tx) -> Result<String, Failure> {
-        let returned = self.bodies.call(tx, &self.procedure, &self.caller, self.arguments.clone()).await?;
+        let returned = self.bodies.call(tx, &self.procedure, &self.caller, self.arguments.clone()).await;
         // Before the commit, so that what cannot be told is not done.
-        output::answer(self.engine.schema(), &self.procedure.returns, &returned)
-            .map_err(|why| Failure::new(Code::Internal, "an internal error").with_internal(why))
+        output::answer(self.engine.schema(), &self.procedure.returns, &returned.map_err(of_call)?).map_err(internal)
     }
 }
 

@@ -182,21 +182,29 @@ pub(super) async fn fetch(
         .fill(|slot| values.bind(slot))
         .map_err(|error| failed(StoreError::new(Class::Other, error.to_string())))?;
     // What makes the cursors of includes goes where the statement runs.
-    let (shared, principal) = (Arc::clone(core), caller.principal.clone());
-    let pager = move || Pages { core: Arc::clone(&shared), principal: principal.clone(), now: unix(&shared) };
+    let pages = || Pages { core: Arc::clone(core), principal: caller.principal.clone(), now: unix(core) };
     if let Place::Within(tx) = place {
-        return tx.read(statement, pager, failed).await;
+        return tx.read(statement, pages(), failed).await;
     }
     match &core.store {
         Store::Sqlite(database) => {
-            let work = move |session: &mut SqliteSession<'_>| now(session.fetch(&statement, &mut pager()));
+            let mut pages = pages();
+            let work = move |session: &mut SqliteSession<'_>| now(session.fetch(&statement, &mut pages));
             database.read(deadline, work).await.map_err(failed)
         }
         Store::Postgres(pool) => {
             let mut again = true;
             loop {
+                let random = random(core);
+                let mut cursors = Cursors {
+                    schema: &core.schema,
+                    keys: &core.cursors,
+                    principal: caller.principal.as_ref(),
+                    now: unix(core),
+                    random: &random,
+                };
                 let done = match pool.session(deadline.into()).await {
-                    Ok(mut session) => session.fetch(&statement, &mut pager()).await,
+                    Ok(mut session) => session.fetch(&statement, &mut cursors).await,
                     Err(error) => Err(error),
                 };
                 match done {

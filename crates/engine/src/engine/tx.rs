@@ -7,6 +7,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cratestack_schema::ir::ModelId;
@@ -20,11 +22,11 @@ use super::{Core, Engine, Place, Stop, Store, Work, answer};
 use crate::api::{Answer, Caller, Code, Failure, Operation};
 use crate::audit::Context;
 use crate::fault::{Class, Remedy, StoreError};
-use crate::isolated::{Begun, BoxError, Host, TxOptions, Uncommitted, is_transient};
+use crate::isolated::{Begun, BoxError, ENDED_BY_BODY, Host, Prospect, TxOptions, Uncommitted, is_transient};
 use crate::json::Json;
 use crate::logs;
 use crate::outbox;
-use crate::sql::{Dialect, Statement};
+use crate::sql::{Bind, Dialect, Statement, Template};
 use crate::storage::Pager;
 use crate::store::postgres::PgSession;
 use crate::store::sqlite::{Access, Held, SqliteSession};
@@ -40,7 +42,9 @@ pub struct Tx {
     access: Access,
     context: Option<Arc<Context>>,
     state: tokio::sync::Mutex<State>,
-    refusals: Mutex<Vec<Refusal>>,
+    /// Whether code has the connection just now.
+    lent: AtomicBool,
+    refusals: Refusals,
     afterwards: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
 }
 
@@ -55,18 +59,30 @@ struct State {
     link: Link,
     /// Why nothing more can be done in it.
     failed: Option<Failure>,
-    /// Whether the reason is other transactions.
-    aborted: bool,
+    /// What another try may come to.
+    prospect: Prospect,
+    /// Whether the triggers of PostgreSQL have been told of another caller than the transaction's.
+    told: bool,
 }
 
 impl State {
+    fn note(&mut self, class: Class) {
+        if class.remedy() == Remedy::Again {
+            self.prospect = Prospect::Better;
+        } else if class == Class::Doomed && self.prospect == Prospect::Same {
+            self.prospect = Prospect::Unclear;
+        }
+    }
+
     /// Notes how an operation went, after which a failure of the database ends the transaction.
     fn settle<T>(
         &mut self,
         done: Result<T, StoreError>,
         failure: impl FnOnce(StoreError) -> Failure,
     ) -> Result<T, Failure> {
-        self.aborted |= done.as_ref().is_err_and(|error| error.class.remedy() == Remedy::Again);
+        if let Err(error) = &done {
+            self.note(error.class);
+        }
         let done = done.map_err(failure);
         self.failed = done.as_ref().err().cloned();
         done
@@ -83,12 +99,48 @@ const GIVEN_UP: &str = "an operation of the transaction was given up before its 
 
 const READ_ONLY: &str = "a transaction that only reads cannot change rows";
 
-/// A refusal that `@@audit(denials)` records, in a transaction of its own once this one is over.
+/// A refusal that `@@audit(denials)` records.
 #[derive(Debug)]
 struct Refusal {
     caller: Caller,
     model: ModelId,
     keys: Vec<String>,
+}
+
+/// The refusals of a transaction. They are recorded in transactions of their own when it is over, whatever became of it: on
+/// SQLite the writer is free only then. Nobody waits for that.
+struct Refusals {
+    core: Arc<Core>,
+    list: Mutex<Vec<Refusal>>,
+}
+
+impl Refusals {
+    fn push(&self, refusal: Refusal) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        // More of them are not recorded in a minute.
+        if list.len() < self.core.options.limits.denials_per_minute as usize {
+            list.push(refusal);
+        }
+    }
+
+    /// The next try meets them again.
+    fn forget(&mut self) {
+        self.list.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Drop for Refusals {
+    fn drop(&mut self) {
+        let list = std::mem::take(self.list.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if let (false, Ok(runtime)) = (list.is_empty(), tokio::runtime::Handle::try_current()) {
+            let core = Arc::clone(&self.core);
+            runtime.spawn(async move {
+                for Refusal { caller, model, keys } in list {
+                    denials::record(&core, &caller, model, &keys).await;
+                }
+            });
+        }
+    }
 }
 
 /// Begins transactions of an engine.
@@ -117,12 +169,13 @@ impl Host for Opener {
         let link = open(&core.store, options, self.context.as_deref(), deadline).await;
         let link = link.map_err(|error| error.class.failure(&error.message))?;
         Ok(Tx {
-            core,
             access: if options.read_only { Access::Read } else { Access::Write },
             context: self.context.clone(),
-            state: tokio::sync::Mutex::new(State { link, failed: None, aborted: false }),
-            refusals: Mutex::default(),
+            state: tokio::sync::Mutex::new(State { link, failed: None, prospect: Prospect::Same, told: false }),
+            lent: AtomicBool::new(false),
+            refusals: Refusals { core: Arc::clone(&core), list: Mutex::default() },
             afterwards: Mutex::default(),
+            core,
         })
     }
 
@@ -139,13 +192,19 @@ async fn open(
 ) -> Result<Link, StoreError> {
     match store {
         Store::Postgres(pool) => {
-            let mut session = Box::new(pool.session(deadline).await?);
             let mut begin = options.begin();
             if let Some(context) = context.filter(|_| !options.read_only) {
                 begin.push_str(&told(context));
             }
-            session.begin(&begin).await?;
-            Ok(Link::Postgres(session))
+            let mut again = true;
+            loop {
+                let mut session = Box::new(pool.session(deadline).await?);
+                match session.begin(begin.clone()).await {
+                    // Nothing was under way.
+                    Err(error) if error.class.remedy() == Remedy::Reconnect && again => again = false,
+                    done => break done.map(|()| Link::Postgres(session)).map_err(StoreError::harmless),
+                }
+            }
         }
         Store::Sqlite(database) => {
             let access = if options.read_only { Access::Read } else { Access::Write };
@@ -163,6 +222,12 @@ fn told(context: &Context) -> String {
         mark.push('_');
     }
     format!("; SELECT set_config('{}', {mark}${text}{mark}$, true)", logs::SETTING)
+}
+
+/// The same, later on.
+fn tell(context: &Context) -> Statement {
+    let sql = format!("SELECT set_config('{}', $1, true) IS NULL", logs::SETTING);
+    Statement { template: Arc::new(Template::fixed(&sql, &[])), binds: vec![Bind::Text(context.lines())] }
 }
 
 impl Tx {
@@ -186,33 +251,45 @@ impl Tx {
         if let Some(watched) = watched {
             let keys = watched.refused(&outcome);
             if !keys.is_empty() {
-                let refusal = Refusal { caller: caller.clone(), model: watched.model(), keys };
-                self.refusals.lock().unwrap_or_else(PoisonError::into_inner).push(refusal);
+                self.refusals.push(Refusal { caller: caller.clone(), model: watched.model(), keys });
             }
         }
         outcome
     }
 
-    /// The connection of a PostgreSQL database, for SQL of one's own inside of the transaction. What it changes is recorded
-    /// as the caller's. `BEGIN`, `COMMIT` and `ROLLBACK` are not the code's to send; savepoints are.
+    /// The database product.
+    pub fn dialect(&self) -> Dialect {
+        self.core.store.dialect()
+    }
+
+    /// The connection of a PostgreSQL database, for SQL of one's own inside of the transaction, where sqlx's own `begin` makes a
+    /// savepoint. What it changes is recorded as the caller's. `COMMIT` and `ROLLBACK` are not the code's to send: what was
+    /// committed then nobody knows. Other operations of the transaction are refused until it is given back.
     ///
     /// # Errors
-    /// [`Code::NotImplemented`] on SQLite; the failure that has ended the transaction; [`Code::Internal`] while another
-    /// operation of the transaction is under way.
-    pub fn sqlx(&self) -> Result<Sqlx<'_>, Failure> {
-        let busy = "another operation of the transaction is still under way";
-        let state = self.state.try_lock().map_err(|_| Failure::new(Code::Internal, busy))?;
-        if let Some(failed) = &state.failed {
-            return Err(failed.clone());
+    /// [`Code::NotImplemented`] on SQLite; the failure that has ended the transaction.
+    pub async fn sqlx(&self) -> Result<Sqlx<'_>, Failure> {
+        let mut state = self.enter().await?;
+        let told = std::mem::take(&mut state.told);
+        let Link::Postgres(session) = &mut state.link else {
+            state.failed = None;
+            let detail = "this database is SQLite, which sqlx does not serve here; `sqlite` has its connection";
+            return Err(Failure::new(Code::NotImplemented, detail));
+        };
+        let mut done = Ok(());
+        if let Some(context) = self.context.as_ref().filter(|_| told) {
+            done = session.fetch(&tell(context), &mut NoPages).await.map(|_| ());
         }
+        let lost = || StoreError::new(Class::NoConnection, "the connection was closed");
+        let done = done.and_then(|()| session.lend().map(|_| ()).ok_or_else(lost));
+        state.settle(done.map_err(StoreError::harmless), |error| error.class.failure(&error.message))?;
         let connection = MutexGuard::try_map(state, |state| match &mut state.link {
             Link::Postgres(session) => session.connection(),
             Link::Sqlite(_) => None,
         });
-        connection.map(Sqlx).map_err(|_| {
-            let detail = "this database is SQLite, which sqlx does not serve here; `sqlite` has its connection";
-            Failure::new(Code::NotImplemented, detail)
-        })
+        let connection = connection.map_err(|_| Failure::new(Code::Internal, GIVEN_UP))?;
+        self.lent.store(true, Ordering::Relaxed);
+        Ok(Sqlx { connection, lent: &self.lent })
     }
 
     /// Runs SQL of one's own on the connection of an SQLite database, on that connection's thread, inside of the
@@ -232,18 +309,20 @@ impl Tx {
         };
         let statements = self.context.as_ref().map(|context| (self.core.trail.set(context), self.core.trail.clear()));
         let statements = statements.filter(|_| self.access == Access::Write);
-        let run = move |session: &mut SqliteSession<'_>| -> Result<T, StoreError> {
+        let run = move |session: &mut SqliteSession<'_>| -> Result<Result<T, rusqlite::Error>, StoreError> {
             if let Some((set, _)) = &statements {
                 now(session.fetch(set, &mut NoPages))?;
             }
-            let done = work(session.connection()).map_err(|error| session.note(&error))?;
+            let done = session.lend(work)?;
             if let Some((_, clear)) = &statements {
                 now(session.fetch(clear, &mut NoPages))?;
             }
             Ok(done)
         };
         let done = held.run(run).await.and_then(|done| done);
-        state.settle(done, |error| error.class.failure(&error.message))
+        let done = state.settle(done, |error| error.class.failure(&error.message))?;
+        // No error of the database: its code may have looked for a row that is not there.
+        done.map_err(|error| Failure::new(Code::Internal, "an internal error").with_internal(error.to_string()))
     }
 
     /// Adds an event of the service's own to the outbox of `@@emit`, to be delivered once the transaction is committed: its
@@ -279,6 +358,10 @@ impl Tx {
     /// The transaction, for one operation. Until that has told how it went, the transaction counts as failed: one that is
     /// given up in the middle leaves nobody knows what.
     async fn enter(&self) -> Result<MutexGuard<'_, State>, Failure> {
+        if self.lent.load(Ordering::Relaxed) {
+            let lent = "what `sqlx()` gave is still in use, and the transaction has one connection";
+            return Err(Failure::new(Code::Internal, lent));
+        }
         let mut state = self.state.lock().await;
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
@@ -291,11 +374,11 @@ impl Tx {
         if self.access == Access::Read {
             return Err(Failure::new(Code::Internal, READ_ONLY));
         }
-        let model = work.model();
+        let (model, told) = (work.model(), work.context.is_some());
         let mut state = self.enter().await?;
         let (done, given_up) = match &mut state.link {
             Link::Postgres(session) => {
-                let mut nested = Nested::new(session.as_mut(), Dialect::Postgres);
+                let mut nested = Nested::new(session.as_mut());
                 let done = work.run(&self.core, &mut nested).await;
                 (done, nested.given_up)
             }
@@ -305,40 +388,32 @@ impl Tx {
                 done.unwrap_or_else(|error| (Err(Stop::Database(error)), true))
             }
         };
-        let aborted = match &done {
-            Err(Stop::Database(error) | Stop::Data(error)) => error.class.remedy() == Remedy::Again,
-            _ => false,
-        };
+        state.told |= told;
+        if let Err(Stop::Database(error) | Stop::Data(error)) = &done {
+            state.note(error.class);
+        }
         let over = given_up || matches!(done, Err(Stop::Database(_) | Stop::Data(_)));
         let done = done.map_err(|stop| self.core.refusal(model, stop.harmless()));
         state.failed = done.as_ref().err().filter(|_| over).cloned();
-        state.aborted |= aborted;
         done
     }
 
-    /// Runs a statement that only reads. `pager` is made where it runs.
-    pub(super) async fn read<P: Pager + Send>(
+    /// Runs a statement that only reads.
+    pub(super) async fn read(
         &self,
         statement: Statement,
-        pager: impl FnOnce() -> P + Send + 'static,
+        mut pager: impl Pager + Send + 'static,
         failure: impl FnOnce(StoreError) -> Failure,
     ) -> Result<Rows, Failure> {
         let mut state = self.enter().await?;
         let done = match &mut state.link {
-            Link::Postgres(session) => session.fetch(&statement, &mut pager()).await,
+            Link::Postgres(session) => session.fetch(&statement, &mut pager).await,
             Link::Sqlite(held) => {
-                let run = move |session: &mut SqliteSession<'_>| now(session.fetch(&statement, &mut pager()));
+                let run = move |session: &mut SqliteSession<'_>| now(session.fetch(&statement, &mut pager));
                 held.run(run).await.and_then(|done| done)
             }
         };
         state.settle(done.map_err(StoreError::harmless), failure)
-    }
-
-    /// Records the refusals. On SQLite the writer is free only now.
-    async fn record(core: &Arc<Core>, refusals: Vec<Refusal>) {
-        for Refusal { caller, model, keys } in refusals {
-            denials::record(core, &caller, model, &keys).await;
-        }
     }
 }
 
@@ -351,11 +426,14 @@ async fn run_all<S: Session>(session: &mut S, statements: &[Statement]) -> Resul
 
 /// Runs a write so that nothing is left of it where it is refused: neither its changes nor what the triggers were told.
 fn in_savepoint(core: &Core, work: &Work, session: &mut SqliteSession<'_>) -> (Result<Answer, Stop>, bool) {
-    let mut nested = Nested::new(session, Dialect::Sqlite);
+    let mut nested = Nested::new(session);
     let done = now(async {
         nested.control(Control::Savepoint).await?;
         let done = work.run(core, &mut nested).await;
-        nested.control(if done.is_ok() { Control::Release } else { Control::RollbackTo }).await?;
+        // What was given up has no savepoints any more.
+        if !nested.given_up {
+            nested.control(if done.is_ok() { Control::Release } else { Control::RollbackTo }).await?;
+        }
         done
     });
     let given_up = nested.given_up;
@@ -364,39 +442,73 @@ fn in_savepoint(core: &Core, work: &Work, session: &mut SqliteSession<'_>) -> (R
 
 impl Begun for Tx {
     async fn commit(self) -> Result<(), Uncommitted> {
-        let Self { core, state, refusals, afterwards, .. } = self;
-        let State { link, failed, aborted } = state.into_inner();
-        let refusals = refusals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Self { state, mut refusals, afterwards, .. } = self;
+        let State { link, failed, prospect, .. } = state.into_inner();
         let done = match failed {
-            Some(_) if aborted => Err(Uncommitted::Aborted),
-            Some(failed) => Err(Uncommitted::Refused(failed.into())),
             None => committed(link).await,
+            Some(failed) => {
+                drop(link);
+                Err(match prospect {
+                    Prospect::Better => Uncommitted::Aborted,
+                    Prospect::Unclear => Uncommitted::Doomed(failed.into()),
+                    Prospect::Same => Uncommitted::Refused(failed.into()),
+                })
+            }
         };
-        Self::record(&core, refusals).await;
+        if matches!(done, Err(Uncommitted::Aborted | Uncommitted::Doomed(_))) {
+            refusals.forget();
+        }
         done?;
         for work in afterwards.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            work();
+            // The transaction is committed, whatever they do.
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                tracing::error!("what was to be done after a commit has panicked");
+            }
         }
         Ok(())
     }
 
-    async fn roll_back(self) {
-        let Self { core, state, refusals, .. } = self;
+    async fn roll_back(self, again: bool) -> Result<(), BoxError> {
+        let Self { state, mut refusals, .. } = self;
+        if again {
+            refusals.forget();
+        }
         if let Link::Postgres(mut session) = state.into_inner().link {
+            if let Ok(true) = session.was_left().await {
+                return Err(left().into());
+            }
             // Where this fails the connection goes, and the server undoes what it did.
             let _ = session.roll_back().await;
         }
-        Self::record(&core, refusals.into_inner().unwrap_or_else(PoisonError::into_inner)).await;
+        Ok(())
     }
 
-    fn may_succeed(&self, error: &(dyn StdError + 'static)) -> bool {
-        self.state.try_lock().is_ok_and(|state| state.aborted) || is_transient(error)
+    fn prospect(&self, error: &(dyn StdError + 'static)) -> Prospect {
+        if is_transient(error) {
+            return Prospect::Better;
+        }
+        self.state.try_lock().map_or(Prospect::Same, |state| state.prospect)
     }
+}
+
+fn left() -> Failure {
+    Failure::new(Code::Internal, "an internal error").with_internal(ENDED_BY_BODY)
 }
 
 async fn committed(link: Link) -> Result<(), Uncommitted> {
     let done = match link {
-        Link::Postgres(mut session) => session.commit().await,
+        Link::Postgres(mut session) => match session.was_left().await {
+            Ok(true) => return Err(Uncommitted::Unknown(left().into())),
+            Err(error) => Err(error.harmless()),
+            Ok(false) => {
+                let done = session.commit().await;
+                if done.is_ok() && session.is_lent() {
+                    // The answer does not wait for that.
+                    tokio::spawn(async move { session.clean().await });
+                }
+                done
+            }
+        },
         Link::Sqlite(held) => held.commit().await,
     };
     done.map_err(|error| {
@@ -410,28 +522,37 @@ async fn committed(link: Link) -> Result<(), Uncommitted> {
     })
 }
 
-/// The connection of a transaction on PostgreSQL, for SQL of one's own.
+/// The connection of a transaction on PostgreSQL, for SQL of one's own. An executor of sqlx is `&mut *sqlx`.
 ///
 /// ```no_run
 /// # async fn example(tx: &cratestack_engine::engine::tx::Tx) -> Result<(), Box<dyn std::error::Error>> {
-/// let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM accounts").fetch_one(&mut *tx.sqlx()?).await?;
+/// let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM accounts").fetch_one(&mut *tx.sqlx().await?).await?;
 /// # assert!(rows >= 0);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Sqlx<'t>(MappedMutexGuard<'t, PgConnection>);
+pub struct Sqlx<'t> {
+    connection: MappedMutexGuard<'t, PgConnection>,
+    lent: &'t AtomicBool,
+}
+
+impl Drop for Sqlx<'_> {
+    fn drop(&mut self) {
+        self.lent.store(false, Ordering::Relaxed);
+    }
+}
 
 impl Deref for Sqlx<'_> {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.0
+        &self.connection
     }
 }
 
 impl DerefMut for Sqlx<'_> {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
+        &mut self.connection
     }
 }

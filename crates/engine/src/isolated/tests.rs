@@ -46,7 +46,7 @@ async fn doctors_left(level: IsolationLevel) -> Option<i64> {
         let (pool, barrier) = (base.pool.clone(), Arc::clone(&barrier));
         let tries = Arc::new(AtomicUsize::new(0));
         async move {
-            let body = async move |tx: &mut Tx<'_>| {
+            let body = async move |tx: &mut PgTx<'_>| {
                 let others = int(tx.sqlx(), "SELECT count(*) FROM doctors WHERE on_call").await?;
                 meet(&barrier, &tries).await;
                 if others > 1 {
@@ -81,7 +81,7 @@ async fn balance_after_two(level: IsolationLevel) -> Option<i64> {
     let add = || {
         let (pool, barrier, tries) = (base.pool.clone(), Arc::clone(&barrier), Arc::new(AtomicUsize::new(0)));
         async move {
-            let body = async move |tx: &mut Tx<'_>| {
+            let body = async move |tx: &mut PgTx<'_>| {
                 let balance = int(tx.sqlx(), "SELECT balance FROM accounts WHERE id = 1").await?;
                 meet(&barrier, &tries).await;
                 sqlx::query("UPDATE accounts SET balance = $1 WHERE id = 1").bind(balance + 10).execute(tx.sqlx()).await
@@ -109,7 +109,7 @@ async fn bookings(level: IsolationLevel) -> Option<i64> {
     let book = || {
         let (pool, barrier, tries) = (base.pool.clone(), Arc::clone(&barrier), Arc::new(AtomicUsize::new(0)));
         async move {
-            let body = async move |tx: &mut Tx<'_>| {
+            let body = async move |tx: &mut PgTx<'_>| {
                 let taken = int(tx.sqlx(), "SELECT count(*) FROM bookings WHERE room = 7").await?;
                 meet(&barrier, &tries).await;
                 if taken == 0 {
@@ -150,7 +150,7 @@ async fn report_was_wrong(level: IsolationLevel) -> Option<bool> {
         let pool = pool.clone();
         let signals = Arc::new(std::sync::Mutex::new(Some((start, gone))));
         async move {
-            let body = async move |tx: &mut Tx<'_>| {
+            let body = async move |tx: &mut PgTx<'_>| {
                 let total = int(tx.sqlx(), both).await?;
                 let first = signals.lock().unwrap().take();
                 if let Some((start, gone)) = first {
@@ -168,12 +168,12 @@ async fn report_was_wrong(level: IsolationLevel) -> Option<bool> {
     };
     let others = async {
         begun.await.unwrap();
-        let deposit = async move |tx: &mut Tx<'_>| {
+        let deposit = async move |tx: &mut PgTx<'_>| {
             tx.sqlx().execute("UPDATE accounts SET balance = balance + 20 WHERE kind = 'savings'").await
         };
         run_in_isolated_tx(&pool, level, deposit).await.unwrap();
         let options = TxOptions { read_only: true, ..TxOptions::new(level) };
-        let report = async move |tx: &mut Tx<'_>| int(tx.sqlx(), both).await;
+        let report = async move |tx: &mut PgTx<'_>| int(tx.sqlx(), both).await;
         let reported = run_in_isolated_tx_with(&pool, &options, report).await.unwrap();
         go.send(()).unwrap();
         reported
@@ -214,7 +214,7 @@ async fn an_error_at_the_commit_is_tried_again_and_an_application_error_is_not()
     };
     let runs = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&runs);
-    let body = async move |tx: &mut Tx<'_>| {
+    let body = async move |tx: &mut PgTx<'_>| {
         counted.fetch_add(1, Ordering::SeqCst);
         tx.sqlx().execute("INSERT INTO t VALUES (1)").await
     };
@@ -225,7 +225,7 @@ async fn an_error_at_the_commit_is_tried_again_and_an_application_error_is_not()
     for (refusal, wanted) in [("no funds", 1), ("40001", 1), ("could not serialize access: 40001 (40P01)", 1)] {
         let runs = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&runs);
-        let body = async move |tx: &mut Tx<'_>| {
+        let body = async move |tx: &mut PgTx<'_>| {
             counted.fetch_add(1, Ordering::SeqCst);
             tx.sqlx().execute("UPDATE t SET n = 2").await?;
             Err::<(), _>(Refusal::Said(refusal))
@@ -237,14 +237,14 @@ async fn an_error_at_the_commit_is_tried_again_and_an_application_error_is_not()
     assert_eq!(int(&mut base.pool.acquire().await.unwrap(), "SELECT n::bigint FROM t").await.unwrap(), 1);
 
     // An error of the database that another try would meet again is the body's; a transient one below its own error is not.
-    let body = async move |tx: &mut Tx<'_>| {
+    let body = async move |tx: &mut PgTx<'_>| {
         tx.sqlx().execute("SELECT 1 / 0").await?;
         Ok::<_, Refusal>(())
     };
     let refused = run_in_isolated_tx(&base.pool, IsolationLevel::Serializable, body).await.unwrap_err();
     assert!(matches!(refused, TxError::Body(Refusal::Database(_))), "{refused:?}");
     let fail = "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; END $$";
-    let body = async move |tx: &mut Tx<'_>| {
+    let body = async move |tx: &mut PgTx<'_>| {
         tx.sqlx().execute(fail).await?;
         Ok::<_, Refusal>(())
     };
@@ -256,7 +256,7 @@ async fn an_error_at_the_commit_is_tried_again_and_an_application_error_is_not()
 #[tokio::test]
 async fn a_swallowed_error_is_no_commit() {
     let Some(base) = base("CREATE TABLE t (n int PRIMARY KEY)").await else { return };
-    let body = async move |tx: &mut Tx<'_>| {
+    let body = async move |tx: &mut PgTx<'_>| {
         tx.sqlx().execute("INSERT INTO t VALUES (1)").await?;
         let _ = tx.sqlx().execute("INSERT INTO t VALUES (1)").await;
         Ok::<_, sqlx::Error>(())
@@ -269,14 +269,14 @@ async fn a_swallowed_error_is_no_commit() {
 #[tokio::test]
 async fn what_is_given_up_is_rolled_back_and_its_connection_not_lent_again() {
     let Some(base) = base("CREATE TABLE t (n int)").await else { return };
-    let hang = async move |tx: &mut Tx<'_>| {
+    let hang = async move |tx: &mut PgTx<'_>| {
         tx.sqlx().execute("INSERT INTO t VALUES (1)").await?;
         std::future::pending::<Result<(), sqlx::Error>>().await
     };
     let options = TxOptions { deadline: Duration::from_millis(200), ..TxOptions::new(IsolationLevel::ReadCommitted) };
     let late = run_in_isolated_tx_with(&base.pool, &options, hang).await.unwrap_err();
     assert!(matches!(late, TxError::Deadline), "{late:?}");
-    let panicking = async move |tx: &mut Tx<'_>| -> Result<(), sqlx::Error> {
+    let panicking = async move |tx: &mut PgTx<'_>| -> Result<(), sqlx::Error> {
         tx.sqlx().execute("INSERT INTO t VALUES (2)").await?;
         panic!("the body");
     };

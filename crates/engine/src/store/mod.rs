@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cratestack_schema::value::Value;
 
 use crate::fault::{Class, StoreError};
-use crate::sql::{Dialect, Many, Statement};
+use crate::sql::{Many, Statement};
 use crate::storage::{Cells, Pager, RowReader, StorageError};
 
 /// Octets that most rows fit into, so that their text does not grow by doubling from nothing.
@@ -114,15 +114,13 @@ pub trait Session: Send {
 #[derive(Debug)]
 pub struct Nested<'s, S> {
     session: &'s mut S,
-    /// Whether a statement that fails takes the transaction with it, as on PostgreSQL.
-    fragile: bool,
     /// Whether the transaction was given up.
     pub(crate) given_up: bool,
 }
 
 impl<'s, S> Nested<'s, S> {
-    pub(crate) fn new(session: &'s mut S, dialect: Dialect) -> Self {
-        Self { session, fragile: dialect == Dialect::Postgres, given_up: false }
+    pub(crate) fn new(session: &'s mut S) -> Self {
+        Self { session, given_up: false }
     }
 }
 
@@ -144,11 +142,11 @@ impl<S: Session> Session for Nested<'_, S> {
         })
     }
 
-    /// A savepoint before each statement would cost a round trip each, so it is the transaction that ends here: its code
-    /// is told why, and can do nothing more in it.
+    /// A savepoint before each statement would cost PostgreSQL a round trip each, so it is the transaction that ends here: its
+    /// code is told why, and can do nothing more in it.
     async fn recover(&mut self) -> Result<(), StoreError> {
         self.given_up = true;
-        if self.fragile { self.session.control(Control::Rollback).await } else { Ok(()) }
+        self.session.control(Control::Abandon).await
     }
 }
 
@@ -178,6 +176,8 @@ pub enum Control {
     Release,
     /// Undoes what came after the last savepoint, and forgets it.
     RollbackTo,
+    /// Undoes all of a transaction of code, which nothing is done in any more.
+    Abandon,
 }
 
 /// Counts of what a store did, for tests and for metrics.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Control, Rows, Session, Statistics};
 use crate::fault::{Class, Remedy, StoreError};
+use crate::isolated;
 use crate::sql::{Dialect, Statement};
 use crate::storage::{Pager, RowReader, add_argument};
 
@@ -131,7 +132,7 @@ impl Postgres {
         while let Some(idle) = self.shared.take_idle() {
             if let Some(connection) = self.shared.revive(idle, deadline).await {
                 lease.connection = Some(connection);
-                return Ok(PgSession { lease, deadline, in_transaction: false });
+                return Ok(PgSession { lease, deadline, in_transaction: false, lent: false });
             }
         }
         // What is rare is boxed: every operation carries the room that it would take.
@@ -139,7 +140,7 @@ impl Postgres {
         let unreachable = |error: String| StoreError::new(Class::NoConnection, format!("cannot connect: {error}"));
         let connection = connect.await.map_err(|_| unreachable("too slow".to_owned()))?;
         lease.connection = Some(connection.map_err(|error| unreachable(error.to_string()))?);
-        Ok(PgSession { lease, deadline, in_transaction: false })
+        Ok(PgSession { lease, deadline, in_transaction: false, lent: false })
     }
 
     async fn lease(&self, deadline: Instant) -> Result<Lease, StoreError> {
@@ -258,6 +259,8 @@ pub struct PgSession {
     lease: Lease,
     deadline: Instant,
     in_transaction: bool,
+    /// Whether code of the host has had the connection.
+    lent: bool,
 }
 
 impl PgSession {
@@ -291,7 +294,7 @@ impl PgSession {
             }
             // Its other statements are as old.
             Err(error) if error.class == Class::StalePlan && self.in_transaction => self.lease.connection = None,
-            _ => self.lease.reusable = !self.in_transaction,
+            _ => self.lease.reusable = !self.in_transaction && !self.lent,
         }
         done
     }
@@ -299,27 +302,73 @@ impl PgSession {
 
 impl PgSession {
     /// Begins a transaction by a statement that says how.
-    pub(crate) async fn begin(&mut self, text: &str) -> Result<(), StoreError> {
+    pub(crate) async fn begin(&mut self, text: String) -> Result<(), StoreError> {
         self.in_transaction = true;
-        self.with(async |connection| connection.execute(AssertSqlSafe(text)).await.map(|_| ())).await
+        self.with(async |connection| isolated::begin(connection, text).await).await
     }
 
-    /// Commits. PostgreSQL takes COMMIT for ROLLBACK after a statement that failed, and says that all is well; the code of
-    /// the transaction may have passed over that. The statement before it is refused then.
+    /// Commits what [`Self::begin`] began.
     pub(crate) async fn commit(&mut self) -> Result<(), StoreError> {
-        let done = self.with(async |connection| connection.execute("SELECT 1; COMMIT").await.map(|_| ())).await;
+        let done = self.with(async |connection| isolated::commit(connection).await).await;
         if done.is_ok() {
             self.in_transaction = false;
-            self.lease.reusable = true;
+            self.lease.reusable = !self.lent;
         }
         done
     }
 
-    /// Rolls back what is under way.
+    /// Rolls it back, if it is still under way.
     pub(crate) async fn roll_back(&mut self) -> Result<(), StoreError> {
-        if self.in_transaction { self.control(Control::Rollback).await } else { Ok(()) }
+        if !self.in_transaction {
+            return Ok(());
+        }
+        self.in_transaction = false;
+        self.with(async |connection| isolated::roll_back(connection).await).await
+    }
+
+    /// Whether code that had the connection has left the transaction.
+    ///
+    /// # Errors
+    /// [`Class::Doomed`] where it has passed over an error; and others.
+    pub(crate) async fn was_left(&mut self) -> Result<bool, StoreError> {
+        if !self.lent {
+            return Ok(false);
+        }
+        self.with(async |connection| match connection.execute(isolated::CHECK).await {
+            Err(error) if isolated::was_left(&error) => Ok(true),
+            done => done.map(|_| false),
+        })
+        .await
+    }
+
+    /// Lends the connection to code of the host. What that does to the session must not be another's.
+    pub(crate) fn lend(&mut self) -> Option<&mut PgConnection> {
+        self.lent = true;
+        self.lease.reusable = false;
+        // Until a statement of ours has come to its end, one of theirs may be under way.
+        self.lease.running = true;
+        self.lease.connection.as_mut()
+    }
+
+    /// Whether it was lent, and not cleaned since.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent
+    }
+
+    /// Takes back what code has done to the session, so that the connection can be another's.
+    pub(crate) async fn clean(&mut self) {
+        let cleaned = self.with(async |connection| connection.execute(CLEAN).await.map(|_| ())).await;
+        if cleaned.is_ok() {
+            // Servers before version 14 do not have it.
+            let _ = self.with(async |connection| connection.execute(WATCH).await.map(|_| ())).await;
+            self.lent = false;
+            self.lease.reusable = self.lease.connection.is_some();
+        }
     }
 }
+
+/// Takes back what a session can be told. Not DISCARD ALL, which takes our prepared statements along.
+const CLEAN: &str = "RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD TEMP";
 
 impl Session for PgSession {
     async fn fetch(&mut self, statement: &Statement, pager: &mut (dyn Pager + Send)) -> Result<Rows, StoreError> {
@@ -338,6 +387,7 @@ impl Session for PgSession {
         match word {
             Control::Begin => self.in_transaction = true,
             Control::Commit | Control::Rollback => self.in_transaction = false,
+            Control::Abandon => return self.roll_back().await,
             _ => {}
         }
         self.with(async |connection| connection.execute(text).await.map(|_| ())).await
@@ -409,7 +459,7 @@ fn spelled(word: Control) -> &'static str {
     match word {
         Control::Begin => "BEGIN",
         Control::Commit => "COMMIT",
-        Control::Rollback => "ROLLBACK",
+        Control::Rollback | Control::Abandon => "ROLLBACK",
         Control::Savepoint => "SAVEPOINT s",
         Control::Release => "RELEASE SAVEPOINT s",
         Control::RollbackTo => "ROLLBACK TO SAVEPOINT s; RELEASE SAVEPOINT s",

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use cratestack_schema::ir::Schema;
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
@@ -152,6 +153,7 @@ const ORDERS: usize = 2;
 pub(crate) struct Held {
     orders: std::sync::mpsc::SyncSender<Order>,
     ended: oneshot::Receiver<Result<(), StoreError>>,
+    deadline: Instant,
 }
 
 impl Held {
@@ -166,7 +168,8 @@ impl Held {
             let _ = sender.send(work(session));
         });
         self.orders.try_send(Order::Run(step)).map_err(|_| over())?;
-        answer.await.map_err(|_| over())
+        let panicked = || StoreError::new(Class::Other, "the code of the transaction panicked");
+        answer.await.map_err(|_| if Instant::now() < self.deadline { panicked() } else { over() })
     }
 
     /// Commits, and waits for the disk.
@@ -177,10 +180,7 @@ impl Held {
 }
 
 fn over() -> StoreError {
-    StoreError::new(
-        Class::Timeout,
-        "the transaction was over before its end: its deadline passed, or its code panicked",
-    )
+    StoreError::new(Class::Timeout, "the deadline of the transaction has passed")
 }
 
 /// The thread's side of a [`Held`].
@@ -245,6 +245,8 @@ impl Job for Hold {
 
     fn fail(&mut self, error: StoreError) {
         self.result = Err(error);
+        // Its caller need not wait for what else is in the group.
+        self.begun = None;
     }
 
     fn answer(&mut self) {
@@ -328,7 +330,7 @@ impl Sqlite {
         let role = if access == Access::Write { Role::Writer } else { Role::Reader };
         self.place(role, deadline, hold).await?;
         match begun.await {
-            Ok(()) => Ok(Held { orders, ended }),
+            Ok(()) => Ok(Held { orders, ended, deadline }),
             // It did not begin, and the answer says why.
             Err(_) => Err(ended.await.map_err(|_| closed())?.err().unwrap_or_else(over)),
         }
@@ -639,6 +641,26 @@ pub struct SqliteSession<'c> {
     fatal: Option<StoreError>,
 }
 
+/// Names of savepoints that are ours.
+const SAVEPOINTS: [&str; 3] = ["job", "t", "s"];
+
+/// What SQL of the host's own may do inside of a transaction.
+fn stays(context: AuthContext<'_>) -> Authorization {
+    match context.action {
+        AuthAction::Savepoint { savepoint_name, .. }
+            if !SAVEPOINTS.iter().any(|ours| savepoint_name.eq_ignore_ascii_case(ours)) =>
+        {
+            Authorization::Allow
+        }
+        AuthAction::Transaction { .. }
+        | AuthAction::Savepoint { .. }
+        | AuthAction::Attach { .. }
+        | AuthAction::Detach { .. }
+        | AuthAction::Pragma { pragma_value: Some(_), .. } => Authorization::Deny,
+        _ => Authorization::Allow,
+    }
+}
+
 impl SqliteSession<'_> {
     fn rows(&mut self, statement: &Statement, pager: &mut dyn Pager) -> Result<Rows, StoreError> {
         let reader = RowReader { schema: self.schema, dialect: Dialect::Sqlite };
@@ -670,14 +692,34 @@ impl SqliteSession<'_> {
         error
     }
 
-    /// The connection itself, for what is no statement of a plan.
-    pub(crate) fn connection(&self) -> &Connection {
-        self.connection
-    }
-
-    /// Notes what an error of [`Self::connection`] means for the transaction.
-    pub(crate) fn note(&mut self, error: &rusqlite::Error) -> StoreError {
-        self.failed(error)
+    /// Runs SQL of the host's own, which must stay in the transaction: what would end it, or reach around it, is refused.
+    ///
+    /// # Errors
+    /// What the database refuses; and what is no error of the database, after which the transaction is as it was.
+    pub(crate) fn lend<T>(
+        &mut self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<Result<T, rusqlite::Error>, StoreError> {
+        let connection = &*self.connection;
+        // After an error that has ended the transaction by itself (OR ROLLBACK), each statement would be one of its own.
+        let guarded = connection.authorizer(Some(stays)).and_then(|()| connection.commit_hook(Some(|| true)));
+        let done = guarded.and_then(|()| work(connection));
+        let free = connection.commit_hook(None::<fn() -> bool>);
+        let free = free.and_then(|()| connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>));
+        if let Err(error) = free {
+            return Err(self.failed(&error));
+        }
+        if self.connection.is_autocommit() {
+            // An error of the database's has ended it, and the code has passed over that.
+            let ended = StoreError::new(Class::Doomed, "the transaction was ended in the middle");
+            return Err(self.fatal.get_or_insert(ended).clone());
+        }
+        match done {
+            Err(error @ (rusqlite::Error::SqliteFailure(..) | rusqlite::Error::SqlInputError { .. })) => {
+                Err(self.failed(&error))
+            }
+            done => Ok(done),
+        }
     }
 
     /// Whether changes are refused from now on, on a connection that is not a reader's.
@@ -699,6 +741,8 @@ impl SqliteSession<'_> {
             Control::Savepoint => &["SAVEPOINT s"],
             Control::Release => &["RELEASE s"],
             Control::RollbackTo => &["ROLLBACK TO s", "RELEASE s"],
+            // The writer's own savepoint, which it releases at the end.
+            Control::Abandon => &["ROLLBACK TO job"],
         };
         for text in texts {
             self.statistics.count();

@@ -35,13 +35,13 @@ pub(super) fn procedures(schema: &Schema) -> Result<TokenStream, String> {
             #(#methods)*
         }
         #none
-        impl<P: Procedures> ::cratestack::typed::Implements<P> for Db {
+        impl<ProcedureBodies: Procedures> ::cratestack::typed::Implements<ProcedureBodies> for Db {
             fn into_engine(self) -> ::cratestack::typed::Engine {
                 self.0
             }
             #[allow(unused_mut, unused_variables)]
             fn call<'t>(
-                bodies: &'t P,
+                bodies: &'t ProcedureBodies,
                 mut call: ::cratestack::typed::Call<'t>,
             ) -> ::cratestack::typed::BoxFuture<
                 't,

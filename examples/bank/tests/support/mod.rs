@@ -130,7 +130,7 @@ impl House {
         let postgres = matches!(self.kept, Kept::Postgres { .. });
         let counted = self.db.transaction(async move |tx| {
             if postgres {
-                return Ok(sqlx::query_scalar(sql).bind(model).fetch_one(&mut *tx.sqlx()?).await?);
+                return Ok(sqlx::query_scalar(sql).bind(model).fetch_one(&mut *tx.sqlx().await?).await?);
             }
             tx.sqlite(move |connection| connection.query_row(sql, [model], |row| row.get(0))).await
         });

@@ -108,13 +108,19 @@ async fn counts(base: &Base) -> [i64; 3] {
     counts
 }
 
+/// Waits until it is so.
+async fn eventually(so: impl AsyncFn() -> bool) {
+    let wait = async { while !so().await {} };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it is so in the end");
+}
+
 /// A number, by SQL of one's own.
 async fn int(tx: &Tx, sql: &str) -> Result<i64, Failure> {
     if matches!(tx.core.store, Store::Sqlite(_)) {
         let sql = sql.to_owned();
         tx.sqlite(move |connection| connection.query_row(&sql, [], |row| row.get(0))).await
     } else {
-        let fetched = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&mut *tx.sqlx()?).await;
+        let fetched = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&mut *tx.sqlx().await?).await;
         fetched.map_err(|error| procedures::sql_failure(&error))
     }
 }
@@ -123,7 +129,7 @@ async fn execute(tx: &Tx, sql: &'static str) -> Result<(), Failure> {
     if matches!(tx.core.store, Store::Sqlite(_)) {
         tx.sqlite(move |connection| connection.execute_batch(sql)).await
     } else {
-        let done = sqlx::raw_sql(sql).execute(&mut *tx.sqlx()?).await;
+        let done = sqlx::raw_sql(sql).execute(&mut *tx.sqlx().await?).await;
         done.map(|_| ()).map_err(|error| procedures::sql_failure(&error))
     }
 }
@@ -177,7 +183,7 @@ async fn what_rules_refuse_goes_on_and_what_the_database_refuses_ends_it() {
         });
         assert_eq!(done.await.unwrap().version, Some(2), "{name}");
         // Two events of what was done, and two of what was refused: recorded once it was over.
-        assert_eq!(counts(&base).await, [1, 4, 2], "{name}");
+        eventually(async || counts(&base).await == [1, 4, 2]).await;
 
         for (bad, code, detail) in [
             (r#"{"id":1,"owner":"Eve"}"#, Code::UniqueViolation, "another row has the same `id`"),
@@ -361,6 +367,8 @@ async fn afterwards_is_after_the_commit() {
             let counter = Arc::clone(&told);
             let done = within(&base, async |tx: &mut &Tx| {
                 let counter = Arc::clone(&counter);
+                // The transaction is committed, and the next one comes all the same.
+                tx.after_commit(|| panic!("of no consequence"));
                 tx.after_commit(move || {
                     counter.fetch_add(1, Ordering::SeqCst);
                 });
@@ -386,7 +394,7 @@ async fn events(base: &Base) -> Vec<serde_json::Value> {
             }
             Store::Postgres(_) => {
                 let sql = sqlx::AssertSqlSafe(sql.clone());
-                let entry = sqlx::query_scalar(sql).fetch_optional(&mut *tx.sqlx()?).await.unwrap();
+                let entry = sqlx::query_scalar(sql).fetch_optional(&mut *tx.sqlx().await?).await.unwrap();
                 Ok(entry.unwrap_or_default())
             }
         });
@@ -540,7 +548,7 @@ impl Bodies for Arc<Counting> {
             let service = Caller { authority: Authority::Service, ..caller.clone() };
             let data = format!(r#"{{"id":{},"owner":"Ann","balance":"{amount}"}}"#, self.runs.load(Ordering::SeqCst));
             match tx.run(&service, Operation { model, verb: create(&data) }).await? {
-                Answer::Row(row) if amount == "13" => Ok(Json::String(row.body.unwrap())),
+                Answer::Row(row) if amount == "13.0000" => Ok(Json::String(row.body.unwrap())),
                 Answer::Row(row) => Ok(json(&row.body.unwrap())),
                 other => panic!("{other:?}"),
             }
@@ -596,7 +604,246 @@ async fn the_life_of_a_call() {
         }
         drop(call);
         counting.go_on.add_permits(1);
-        let done = async { while counts(&base).await[0] < 2 {} };
-        tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
+        eventually(async || counts(&base).await[0] == 2).await;
     }
+}
+
+/// What was refused is recorded once, however often the body ran, and also when it never came to its end. On SQLite the
+/// record needs the writer that the transaction has.
+#[tokio::test]
+async fn refusals_are_recorded_once_whatever_became_of_it() {
+    for base in Base::all(TEXT).await {
+        let name = base.name;
+        let denied = async || {
+            let sql = "SELECT count(*) FROM cratestack_audit WHERE entry LIKE '%\"operation\":\"denied\"%'";
+            within(&base, async |tx: &mut &Tx| int(tx, sql).await).await.unwrap()
+        };
+        within(&base, async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Service, "Account", create(r#"{"id":1,"owner":"Ann"}"#)).await
+        })
+        .await
+        .unwrap();
+        let stale = || patch("1", at(9), r#"{"owner":"Bob"}"#);
+
+        // The database refuses, and the body goes on as if nothing were.
+        let options = TxOptions { deadline: Duration::from_secs(4), ..TxOptions::new(IsolationLevel::Serializable) };
+        let swallowed = async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Rules, "Account", stale()).await.unwrap_err();
+            run(&base, tx, Authority::Service, "Account", create(r#"{"id":1,"owner":"Eve"}"#)).await.unwrap_err();
+            Ok::<_, Failure>(())
+        };
+        let refused = run_in_isolated_tx_with(&opener(&base), &options, swallowed).await.unwrap_err();
+        assert!(matches!(refused, TxError::Database(_)), "{name} {refused:?}");
+        eventually(async || denied().await == 1).await;
+
+        // Twice in the way of others.
+        let tries = AtomicUsize::new(0);
+        let again = async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Rules, "Account", stale()).await.unwrap_err();
+            match tries.fetch_add(1, Ordering::SeqCst) {
+                0 | 1 => Err(Failure::new(Code::TransactionAborted, "others were in the way")),
+                _ => Ok(()),
+            }
+        };
+        within(&base, again).await.unwrap();
+        eventually(async || denied().await == 2).await;
+
+        let options = TxOptions { deadline: Duration::from_millis(300), ..options };
+        let hang = async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Rules, "Account", stale()).await.unwrap_err();
+            std::future::pending::<Result<(), Failure>>().await
+        };
+        run_in_isolated_tx_with(&opener(&base), &options, hang).await.unwrap_err();
+        eventually(async || denied().await == 3).await;
+    }
+}
+
+/// A body may report an error of its own SQL, or pass over it and meet the consequences.
+#[tokio::test]
+async fn own_sql_that_lost_to_others_runs_again() {
+    let Some(base) = Base::postgres(TEXT).await else { return };
+    for swallowed in [false, true] {
+        let tries = AtomicUsize::new(0);
+        let fail = "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40001'; END $$";
+        let done = within(&base, async |tx: &mut &Tx| {
+            if tries.fetch_add(1, Ordering::SeqCst) < 2 {
+                let lost = execute(tx, fail).await;
+                if !swallowed {
+                    lost?;
+                }
+            }
+            run(&base, tx, Authority::Rules, "Account", Verb::List { params: Vec::new() }).await
+        });
+        done.await.unwrap();
+        assert_eq!(tries.into_inner(), 3, "{swallowed}");
+    }
+    // What cannot become better ends, and is told as it was.
+    let syntax = within(&base, async |tx: &mut &Tx| {
+        let _ = execute(tx, "SELECT nothing").await;
+        run(&base, tx, Authority::Rules, "Account", Verb::List { params: Vec::new() }).await
+    });
+    assert_eq!(syntax.await.unwrap_err().code, Code::Internal);
+}
+
+#[tokio::test]
+async fn the_trail_of_own_sql_names_who_began() {
+    for base in Base::all(TEXT).await {
+        let name = base.name;
+        within(&base, async |tx: &mut &Tx| {
+            let model = base.engine.schema().model_named("Account").unwrap();
+            let mut job = Caller { authority: Authority::Service, ..caller_of_nobody(&base) };
+            job.origin.job = Some("interest".into());
+            job.origin.op = "accounts.create".into();
+            let data = r#"{"id":1,"owner":"Ann","teamId":"t1"}"#;
+            tx.run(&job, Operation { model, verb: create(data) }).await?;
+            execute(tx, "UPDATE accounts SET owner = 'Bob', version = 2").await
+        })
+        .await
+        .unwrap();
+        for (event, subject, op) in [(1, "interest", "accounts.create"), (2, "ann", "move")] {
+            let sql = format!(
+                "SELECT count(*) FROM cratestack_audit WHERE seq = {event} AND entry LIKE '%\"subject\":\"{subject}\"%' \
+                 AND entry LIKE '%\"op\":\"{op}\"%'"
+            );
+            assert_eq!(within(&base, async |tx: &mut &Tx| int(tx, &sql).await).await.unwrap(), 1, "{name} {event}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn own_sql_stays_in_the_transaction() {
+    let refused = || Failure::reject("no", 409, "no");
+    let base = Base::all(TEXT).await.remove(0);
+    for sql in [
+        "COMMIT",
+        "ROLLBACK",
+        "COMMIT; BEGIN",
+        "SAVEPOINT job",
+        "ROLLBACK TO job",
+        "RELEASE s",
+        "PRAGMA query_only = 0",
+        "ATTACH ':memory:' AS other",
+        "INSERT OR ROLLBACK INTO entries (id, text) VALUES (1, 'a')",
+    ] {
+        let done = within(&base, async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Service, "Entry", create(r#"{"id":1,"text":"a"}"#)).await?;
+            let sql = sql.to_owned();
+            let passed_over = tx.sqlite(move |connection| {
+                let _ = connection.execute_batch(&sql);
+                // What would be a transaction of its own, after one that was ended.
+                let _ = connection.execute_batch("INSERT INTO entries (id, text) VALUES (2, 'b')");
+                Ok(())
+            });
+            let _ = passed_over.await;
+            Err::<(), _>(refused())
+        });
+        assert_eq!(done.await.unwrap_err().code, Code::Rejected, "{sql}");
+        let left = within(&base, async |tx: &mut &Tx| int(tx, "SELECT count(*) FROM entries").await).await;
+        assert_eq!(left.unwrap(), 0, "{sql}");
+    }
+    // A savepoint of one's own, and a row that is not there: neither ends it.
+    within(&base, async |tx: &mut &Tx| {
+        execute(tx, "SAVEPOINT mine; INSERT INTO entries (id, text) VALUES (3, 'c'); ROLLBACK TO mine; RELEASE mine")
+            .await?;
+        let none =
+            tx.sqlite(|connection| connection.query_row("SELECT id FROM entries", [], |row| row.get::<_, i64>(0)));
+        assert_eq!(none.await.unwrap_err().code, Code::Internal);
+        execute(tx, "INSERT INTO entries (id, text) VALUES (4, 'd')").await
+    })
+    .await
+    .unwrap();
+    assert_eq!(within(&base, async |tx: &mut &Tx| int(tx, "SELECT max(id) FROM entries").await).await.unwrap(), 4);
+
+    let Some(base) = Base::postgres(TEXT).await else { return };
+    let opener = opener(&base);
+    for (sql, body) in [("COMMIT", true), ("COMMIT", false), ("ROLLBACK", true), ("COMMIT; BEGIN", false)] {
+        let left = async |tx: &mut &Tx| {
+            execute(tx, sql).await?;
+            if body { Ok(()) } else { Err(refused()) }
+        };
+        let unknown = run_in_isolated_tx(&opener, IsolationLevel::ReadCommitted, left).await.unwrap_err();
+        assert!(matches!(unknown, TxError::OutcomeUnknown(Some(_))), "{sql} {unknown:?}");
+    }
+    // What sqlx begins itself is a savepoint.
+    for commit in [true, false] {
+        let nested = within(&base, async |tx: &mut &Tx| {
+            let insert = |id: i64| format!("INSERT INTO entries (id, text) VALUES ({id}, 'a')");
+            for (id, keep) in [(1, true), (2, false)] {
+                let mut connection = tx.sqlx().await?;
+                let mut inner = sqlx::Connection::begin(&mut *connection).await.unwrap();
+                sqlx::raw_sql(sqlx::AssertSqlSafe(insert(id))).execute(&mut *inner).await.unwrap();
+                if keep { inner.commit().await.unwrap() } else { inner.rollback().await.unwrap() }
+            }
+            if commit { Ok(()) } else { Err(refused()) }
+        });
+        assert_eq!(nested.await.is_ok(), commit);
+        let ids = within(&base, async |tx: &mut &Tx| int(tx, "SELECT coalesce(sum(id), 0)::bigint FROM entries").await);
+        assert_eq!(ids.await.unwrap(), 1);
+        if commit {
+            // The table takes no deletions.
+            within(&base, async |tx: &mut &Tx| int(tx, "SELECT count(*) FROM entries").await).await.unwrap();
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_code_does_to_its_session_is_nobody_elses() {
+    let Some(database) = crate::testing::PgDatabase::new().await else { return };
+    let schema = crate::engine::tests::compile(TEXT);
+    let kept = crate::engine::Database::Postgres(database.url.clone());
+    Engine::apply(Arc::clone(&schema), &kept).await.unwrap();
+    let pool = crate::store::postgres::PoolOptions { connections: 1, ..Default::default() };
+    let options = crate::engine::Options { pool, ..Default::default() };
+    let engine = Engine::open(schema, &kept, options).await.unwrap();
+    let base = Base { name: "postgres", engine, postgres: Some(database), directory: None };
+    let statements = [
+        "SET search_path = nowhere",
+        "SET statement_timeout = 1",
+        "SELECT pg_advisory_lock(7)",
+        "CREATE TEMP TABLE accounts (id int)",
+        "LISTEN news",
+    ];
+    for sql in statements {
+        for commit in [true, false] {
+            let done = within(&base, async |tx: &mut &Tx| {
+                execute(tx, sql).await?;
+                if commit { Ok(()) } else { Err(Failure::reject("no", 409, "no")) }
+            });
+            assert_eq!(done.await.is_ok(), commit, "{sql}");
+            base.run("", "Entry", Verb::List { params: Vec::new() }).await.unwrap();
+            let state = "SELECT (current_schema() = 'public' AND to_regclass('pg_temp.accounts') IS NULL)::int::bigint \
+                         + (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) \
+                         + (SELECT count(*) FROM pg_listening_channels())";
+            assert_eq!(within(&base, async |tx: &mut &Tx| int(tx, state).await).await.unwrap(), 1, "{sql} {commit}");
+        }
+    }
+    // A plan of one's own that became stale goes with its connection.
+    for expected in [true, false, true] {
+        let read = within(&base, async |tx: &mut &Tx| {
+            let all = sqlx::query("SELECT * FROM entries").fetch_all(&mut *tx.sqlx().await?).await;
+            all.map(|_| ()).map_err(|error| procedures::sql_failure(&error))
+        });
+        assert_eq!(read.await.is_ok(), expected);
+        if expected {
+            let mut other = base.postgres.as_ref().unwrap().connect().await;
+            sqlx::raw_sql("ALTER TABLE entries ADD COLUMN IF NOT EXISTS more int").execute(&mut other).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lent_waits_for_nobody() {
+    let Some(base) = Base::postgres(TEXT).await else { return };
+    within(&base, async |tx: &mut &Tx| {
+        let mut connection = tx.sqlx().await?;
+        let refused = run(&base, tx, Authority::Rules, "Account", read("1")).await.unwrap_err();
+        assert!(refused.detail.starts_with("what `sqlx()` gave is still in use"), "{refused:?}");
+        sqlx::raw_sql("SELECT 1").execute(&mut *connection).await.unwrap();
+        drop(connection);
+        assert_eq!(run(&base, tx, Authority::Rules, "Account", read("1")).await.unwrap_err().code, Code::NotFound);
+        Ok(())
+    })
+    .await
+    .unwrap();
 }

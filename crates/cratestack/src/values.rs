@@ -1,5 +1,7 @@
-//! `dec!`.
+//! `dec!`, and the time in the precision of the databases.
 
+use chrono::{DateTime, Utc};
+use cratestack_engine::sources::{Clock as _, SystemClock};
 use rust_decimal::Decimal;
 
 /// A [`Decimal`] from its digits, made when the program is compiled. (That of `rust_decimal` works in crates alone that
@@ -20,8 +22,19 @@ use rust_decimal::Decimal;
 #[macro_export]
 macro_rules! dec {
     ($($number:tt)+) => {
-        const { $crate::decimal::parse(::core::concat!($(::core::stringify!($number)),+)) }
+        const { $crate::values::parse(::core::concat!($(::core::stringify!($number)),+)) }
     };
+}
+
+/// The time, in microseconds, as the databases hold it: `chrono::Utc::now` has nanoseconds, which fields refuse.
+///
+/// ```
+/// assert_eq!(cratestack::now().timestamp_subsec_nanos() % 1000, 0);
+/// ```
+#[must_use]
+pub fn now() -> DateTime<Utc> {
+    // A clock beyond the years that chrono knows is broken.
+    DateTime::from_timestamp_micros(SystemClock.now()).unwrap_or_default()
 }
 
 /// What [`dec!`](crate::dec) calls.
