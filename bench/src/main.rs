@@ -265,6 +265,9 @@ async fn compare(words: &[String]) -> Result<()> {
         ("versioned patch", Kind::Patch),
         ("audited patch", Kind::AuditedPatch),
     ] {
+        if words.get(2).is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
         let [own, others] = kind.tables();
         let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
@@ -290,8 +293,10 @@ async fn compare(words: &[String]) -> Result<()> {
         let rate = middle(&a).rate;
         match kind {
             Kind::Patch => plain = rate,
-            Kind::AuditedPatch => println!("\naudited patch beside the versioned patch: {:.2}", rate / plain),
-            Kind::Get | Kind::List => {}
+            Kind::AuditedPatch if plain > 0.0 => {
+                println!("\naudited patch beside the versioned patch: {:.2}", rate / plain);
+            }
+            Kind::Get | Kind::List | Kind::AuditedPatch => {}
         }
     }
     Ok(())

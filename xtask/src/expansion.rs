@@ -22,7 +22,7 @@ fn model(at: usize) -> String {
 /// A function that uses most of what a model has.
 fn usage(at: usize) -> String {
     format!(
-        "pub async fn use{at}(db: &bank::Session) -> Result<u64, cratestack::Error> {{\n    use bank::thing{at} as thing;\n    \
+        "pub async fn use{at}(db: &bank::Session<'_>) -> Result<u64, cratestack::Error> {{\n    use bank::thing{at} as thing;\n    \
          let table = db.thing{at}s();\n    let new = bank::NewThing{at} {{ id: None, parent_id: None, name: String::new(), \
          email: None, amount: None, status: None }};\n    let row = table.create(new).await?.into_row()?;\n    let patch = \
          bank::Thing{at}Patch {{ email: cratestack::Change::Set(None), ..Default::default() }};\n    \

@@ -17,7 +17,7 @@ usage: cargo xtask <command>
 
   test [--only sqlite] [FILTER..]   run everything, on SQLite and PostgreSQL; FILTERs name tests
   ci                                format, lints, proofs, tests, documents: what has to pass before a merge
-  bench [SECONDS [ROUNDS]]          run the benchmarks (release build) and print their table
+  bench [SECONDS [ROUNDS [NAME]]]   run the benchmarks, or those whose names hold NAME, in a release build
   bench-macro [MODELS]              measure what `include_schema!` costs the compiler
   links                             check the relative links of all Markdown files
 

@@ -215,7 +215,7 @@ fn database(schema: &Schema) -> TokenStream {
             ) -> ::core::result::Result<Self, ::cratestack::typed::OpenError> {
                 SCHEMA.check(&engine).map(|()| Self(engine))
             }
-            /// The engine, for `cratestack::router`.
+            /// The engine that it works with.
             pub fn engine(&self) -> &::cratestack::typed::Engine {
                 &self.0
             }

@@ -9,7 +9,7 @@ use cratestack_engine::json::Json;
 use super::error::Error;
 use super::filter::{Filter, Path, Sort};
 use super::record::{Reader, unreadable};
-use super::session::{Session, Target, json};
+use super::session::{Boxed, Reading, Session, Target, json};
 use super::table::{Model, SoftDelete};
 use super::value::ValueError;
 use super::write::unforeseen;
@@ -170,64 +170,127 @@ impl<'s, M: Model, S: Shape> Query<'s, M, S> {
 
     /// All rows, or the first [`limit`](Self::limit) of them. What is more than a page is read page by page, so that it is
     /// not one snapshot.
-    pub async fn fetch(mut self) -> Result<Vec<S::Output>, Error> {
-        let most = u64::from(self.session.limits().list_max);
-        let mut rows = Vec::new();
-        loop {
-            let left = self.limit.map(|limit| limit.saturating_sub(u64::try_from(rows.len()).unwrap_or(u64::MAX)));
-            if left == Some(0) {
-                return Ok(rows);
-            }
-            let page = self.ask(Some(left.map_or(most, |left| left.min(most)))).await?;
-            rows.extend(page.items);
-            match page.next {
-                Some(next) => self.cursor = Some(next),
-                None => return Ok(rows),
-            }
-        }
+    pub fn fetch(self) -> Reading<'s, Listed, Vec<S::Output>> {
+        Reading::new(self.listing().all(), rows::<M, S>)
     }
 
     /// The first row.
-    pub async fn first(self) -> Result<Option<S::Output>, Error> {
-        Ok(self.ask(Some(1)).await?.items.pop())
+    pub fn first(self) -> Reading<'s, Listed, Option<S::Output>> {
+        let listing = Listing { limit: Some(1), ..self.listing() };
+        Reading::new(listing.page(), |listed| Ok(rows::<M, S>(listed)?.pop()))
     }
 
     /// One page: [`limit`](Self::limit) rows, else [`Limits::list_default`](crate::engine::Limits::list_default).
-    pub async fn page(self) -> Result<Page<S::Output>, Error> {
-        self.ask(self.limit).await
+    pub fn page(self) -> Reading<'s, Listed, Page<S::Output>> {
+        Reading::new(self.listing().page(), |mut listed| {
+            let next = listed.next.take();
+            Ok(Page { items: rows::<M, S>(listed)?, next })
+        })
     }
 
     /// How many rows there are, whatever [`limit`](Self::limit) and [`after`](Self::after) say.
-    pub async fn count(mut self) -> Result<u64, Error> {
-        self.cursor = None;
-        self.includes.clear();
-        let mut params = self.params(Some(1))?;
-        params.push(("count".to_owned(), "exact".to_owned()));
-        match self.session.run(Target::of::<M>("count"), Verb::List { params }).await? {
-            Answer::Page { total: Some(total), .. } => Ok(total),
+    pub fn count(self) -> Reading<'s, u64, u64> {
+        let target = Target::of::<M>("count");
+        let listing = Listing { target, limit: Some(1), cursor: None, includes: Vec::new(), ..self.listing() };
+        Reading::new(listing.count(), Ok)
+    }
+
+    fn listing(self) -> Listing<'s> {
+        let Self { session, filter, sort, includes, limit, cursor, deleted, .. } = self;
+        let filter = filter.map(|filter| filter.text);
+        Listing { session, target: Target::of::<M>("list"), filter, sort, includes, limit, cursor, deleted }
+    }
+}
+
+/// A query without the types of what it reads.
+struct Listing<'s> {
+    session: &'s Session<'s>,
+    target: Target,
+    filter: Option<Result<String, Error>>,
+    sort: Vec<String>,
+    includes: Vec<String>,
+    limit: Option<u64>,
+    cursor: Option<String>,
+    deleted: bool,
+}
+
+/// What a query has found, as text.
+#[derive(Debug)]
+pub struct Listed {
+    pages: Vec<String>,
+    includes: Vec<String>,
+    next: Option<String>,
+}
+
+/// Reads what was found.
+#[expect(clippy::needless_pass_by_value, reason = "the end of a `Reading`")]
+fn rows<M: Model, S: Shape>(listed: Listed) -> Result<Vec<S::Output>, Error> {
+    let mut read = Vec::new();
+    for page in &listed.pages {
+        let rows = elements(page).map_err(|error| unreadable(M::NAME, &error))?;
+        for row in rows {
+            let row = Reader::new(row).and_then(|mut row| S::read(&mut row, &listed.includes));
+            read.push(row.map_err(|error| unreadable(M::NAME, &error))?);
+        }
+    }
+    Ok(read)
+}
+
+fn elements(page: &str) -> Result<Vec<Json>, ValueError> {
+    match json(page)? {
+        Json::Array(rows) => Ok(rows),
+        _ => Err(ValueError::new("the page is no list")),
+    }
+}
+
+impl<'s> Listing<'s> {
+    fn all(mut self) -> Boxed<'s, Listed> {
+        Box::pin(async move {
+            let most = u64::from(self.session.limits().list_max);
+            let (mut pages, mut left) = (Vec::new(), self.limit);
+            while left != Some(0) {
+                let asked = left.map_or(most, |left| left.min(most));
+                self.limit = Some(asked);
+                let (items, next) = self.ask().await?;
+                pages.push(items);
+                // A page that has a next one is full.
+                left = left.map(|left| left.saturating_sub(asked));
+                match next {
+                    Some(next) => self.cursor = Some(next),
+                    None => break,
+                }
+            }
+            Ok(Listed { pages, includes: self.includes, next: None })
+        })
+    }
+
+    fn page(self) -> Boxed<'s, Listed> {
+        Box::pin(async move {
+            let (items, next) = self.ask().await?;
+            Ok(Listed { pages: vec![items], includes: self.includes, next })
+        })
+    }
+
+    fn count(self) -> Boxed<'s, u64> {
+        Box::pin(async move {
+            let mut params = self.params()?;
+            params.push(("count".to_owned(), "exact".to_owned()));
+            match self.session.run(self.target, Verb::List { params }).await? {
+                Answer::Page { total: Some(total), .. } => Ok(total),
+                other => Err(unforeseen(&other)),
+            }
+        })
+    }
+
+    async fn ask(&self) -> Result<(String, Option<String>), Error> {
+        match self.session.run(self.target, Verb::List { params: self.params()? }).await? {
+            Answer::Page { items, next, .. } => Ok((items, next)),
             other => Err(unforeseen(&other)),
         }
     }
 
-    async fn ask(&self, limit: Option<u64>) -> Result<Page<S::Output>, Error> {
-        let params = self.params(limit)?;
-        let (items, next) = match self.session.run(Target::of::<M>("list"), Verb::List { params }).await? {
-            Answer::Page { items, next, .. } => (items, next),
-            other => return Err(unforeseen(&other)),
-        };
-        let items = self.read(&items).map_err(|error| unreadable(M::NAME, &error))?;
-        Ok(Page { items, next })
-    }
-
-    fn read(&self, items: &str) -> Result<Vec<S::Output>, ValueError> {
-        match json(items)? {
-            Json::Array(rows) => rows.into_iter().map(|row| S::read(&mut Reader::new(row)?, &self.includes)).collect(),
-            _ => Err(ValueError::new("the page is no list")),
-        }
-    }
-
     /// The parameters of docs/http.md's "Lists".
-    fn params(&self, limit: Option<u64>) -> Result<Vec<(String, String)>, Error> {
+    fn params(&self) -> Result<Vec<(String, String)>, Error> {
         if let Some(far) = self.includes.iter().find(|name| name.contains('.')) {
             let detail = format!("`{far}` cannot be included: it is more than one relation away");
             return Err(Failure::new(Code::InvalidQuery, detail).into());
@@ -235,7 +298,7 @@ impl<'s, M: Model, S: Shape> Query<'s, M, S> {
         let mut params = Vec::new();
         let mut push = |name: &str, value: String| params.push((name.to_owned(), value));
         if let Some(filter) = &self.filter {
-            push("where", filter.text.clone()?);
+            push("where", filter.clone()?);
         }
         if !self.sort.is_empty() {
             push("sort", self.sort.join(","));
@@ -243,7 +306,7 @@ impl<'s, M: Model, S: Shape> Query<'s, M, S> {
         if !self.includes.is_empty() {
             push("include", self.includes.join(","));
         }
-        if let Some(limit) = limit {
+        if let Some(limit) = self.limit {
             push("limit", limit.to_string());
         }
         if let Some(cursor) = &self.cursor {

@@ -1,11 +1,13 @@
 //! A database, and who works with it.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use cratestack_engine::api::{Answer, AuthMethod, Authority, Caller, Code, Failure, Operation, Origin, Verb};
+use cratestack_engine::api::{Answer, AuthMethod, Authority, Caller, Code, Failure, Operation, Origin, Row, Verb};
 use cratestack_engine::engine::tx::Tx as EngineTx;
 use cratestack_engine::json::{Json, parse};
 use cratestack_engine::{Database, Engine, Limits, OpenError, Options};
@@ -221,17 +223,50 @@ impl<'t> Session<'t> {
     }
 
     /// Runs what answers with one row.
-    pub(crate) async fn written<M: Model>(&self, action: &'static str, verb: Verb) -> Result<Written<M>, Error> {
-        match self.run(Target::of::<M>(action), verb).await? {
-            Answer::Row(row) => {
-                let read = |body: &str| M::read(&mut Reader::new(json(body)?)?);
-                let body = row.body.as_deref().map(read).transpose();
-                let body = body.map_err(|error| unreadable(M::NAME, &error))?;
-                Ok(Written { row: body, key: row.key, version: row.version })
+    pub(crate) fn row(&self, target: Target, verb: Result<Verb, Error>) -> Boxed<'_, Row> {
+        Box::pin(async move {
+            match self.run(target, verb?).await? {
+                Answer::Row(row) => Ok(row),
+                other => Err(unforeseen(&other)),
             }
-            other => Err(unforeseen(&other)),
-        }
+        })
     }
+}
+
+/// An operation under way. What is under way is the same code for each model, and what is read of it in the end is not: so
+/// programs with many models compile in little time.
+#[must_use = "nothing is done before it is awaited"]
+pub struct Reading<'s, I, T> {
+    answer: Boxed<'s, I>,
+    read: fn(I) -> Result<T, Error>,
+}
+
+impl<'s, I, T> Reading<'s, I, T> {
+    pub(crate) fn new(answer: Boxed<'s, I>, read: fn(I) -> Result<T, Error>) -> Self {
+        Self { answer, read }
+    }
+}
+
+impl<I, T> Future for Reading<'_, I, T> {
+    type Output = Result<T, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.answer.as_mut().poll(context).map(|answer| (self.read)(answer?))
+    }
+}
+
+impl<I, T> fmt::Debug for Reading<'_, I, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").finish_non_exhaustive()
+    }
+}
+
+/// The row of an answer.
+pub(crate) fn written<M: Model>(row: Row) -> Result<Written<M>, Error> {
+    let read = |body: &str| M::read(&mut Reader::new(json(body)?)?);
+    let body = row.body.as_deref().map(read).transpose();
+    let body = body.map_err(|error| unreadable(M::NAME, &error))?;
+    Ok(Written { row: body, key: row.key, version: row.version })
 }
 
 /// Reads an answer's text.

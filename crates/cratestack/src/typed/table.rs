@@ -2,14 +2,13 @@
 
 use std::marker::PhantomData;
 
-use cratestack_engine::api::{Code, Expected, Verb};
+use cratestack_engine::api::{Code, Expected, Row, Verb};
 use cratestack_engine::json::Json;
 
-use super::error::Error;
 use super::filter::Filter;
 use super::query::{Plain, Query};
 use super::record::{Reader, Writer};
-use super::session::Session;
+use super::session::{Boxed, Reading, Session, Target, written};
 use super::value::{Key, ValueError};
 use super::write::{Create, Delete, Restore, Update, object, segments};
 
@@ -87,19 +86,30 @@ impl<'s, M: Model, A> Table<'s, M, A> {
     }
 
     /// The row with that key, or [`Code::NotFound`].
-    pub async fn get(&self, key: impl Into<M::Key>) -> Result<M, Error> {
-        let verb = Verb::Read { key: segments::<M>(&key.into())?, params: Vec::new() };
-        self.session.written::<M>("get", verb).await?.into_row()
+    pub fn get(&self, key: impl Into<M::Key>) -> Reading<'s, Row, M> {
+        Reading::new(self.read(&key.into()), |row| written::<M>(row)?.into_row())
     }
 
     /// The row with that key, if there is one that the caller may see.
-    pub async fn find(&self, key: impl Into<M::Key>) -> Result<Option<M>, Error> {
-        match self.get(key).await {
+    pub fn find(&self, key: impl Into<M::Key>) -> Reading<'s, Option<Row>, Option<M>> {
+        Reading::new(found(self.read(&key.into())), |row| row.map(|row| written::<M>(row)?.into_row()).transpose())
+    }
+
+    fn read(&self, key: &M::Key) -> Boxed<'s, Row> {
+        let verb = segments::<M>(key).map(|key| Verb::Read { key, params: Vec::new() });
+        self.session.row(Target::of::<M>("get"), verb)
+    }
+}
+
+/// What is not there is no error.
+fn found(row: Boxed<'_, Row>) -> Boxed<'_, Option<Row>> {
+    Box::pin(async move {
+        match row.await {
             Ok(row) => Ok(Some(row)),
             Err(error) if error.code() == Code::NotFound => Ok(None),
             Err(error) => Err(error),
         }
-    }
+    })
 }
 
 impl<'s, M: Model> Table<'s, M> {

@@ -2,14 +2,14 @@
 
 use std::marker::PhantomData;
 
-use cratestack_engine::api::{Answer, Code, Expected, Failure, Key as Segments, Verb};
+use cratestack_engine::api::{Answer, Code, Expected, Failure, Key as Segments, Row, Verb};
 use cratestack_engine::json::Json;
 use cratestack_schema::ir::{ModelId, Scalar};
 
 use super::error::Error;
 use super::filter::Field;
 use super::record::Writer;
-use super::session::{Boxed, Session, Target};
+use super::session::{Boxed, Reading, Session, Target, written};
 use super::table::{Changeable, Creatable, Input, Model, Versioned};
 use super::value::{Key as _, Value};
 
@@ -123,13 +123,13 @@ pub struct Create<'s, M> {
     pub(crate) of: PhantomData<fn() -> M>,
 }
 
-impl<'s, M: Creatable + 's> IntoFuture for Create<'s, M> {
+impl<'s, M: Creatable> IntoFuture for Create<'s, M> {
     type Output = Result<Written<M>, Error>;
-    type IntoFuture = Boxed<'s, Written<M>>;
+    type IntoFuture = Reading<'s, Row, Written<M>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { session, data, .. } = self;
-        Box::pin(async move { session.written("create", Verb::Create { data: data? }).await })
+        let verb = self.data.map(|data| Verb::Create { data });
+        Reading::new(self.session.row(Target::of::<M>("create"), verb), written)
     }
 }
 
@@ -143,27 +143,27 @@ pub struct Update<'s, M: Model> {
     pub(crate) data: Result<Json, Error>,
 }
 
-impl<M: Changeable> Update<'_, M> {
+impl<'s, M: Changeable> Update<'s, M> {
     /// Changes what the patch sets, and nothing else but what was [`put`](Self::put).
-    pub async fn set(self, patch: M::Patch) -> Result<Written<M>, Error> {
-        let mut out = Writer::of(self.data?);
-        patch.write(&mut out);
-        let verb = Verb::Patch { key: segments::<M>(&self.key)?, expected: self.expected, data: out.finish()? };
-        self.session.written("update", verb).await
+    #[expect(clippy::needless_pass_by_value, reason = "a patch is made once")]
+    pub fn set(self, patch: M::Patch) -> Reading<'s, Row, Written<M>> {
+        let data = self.data.and_then(|data| {
+            let mut out = Writer::of(data);
+            patch.write(&mut out);
+            out.finish()
+        });
+        Self { data, ..self }.into_future()
     }
 }
 
-impl<'s, M: Changeable + 's> IntoFuture for Update<'s, M> {
+impl<'s, M: Changeable> IntoFuture for Update<'s, M> {
     type Output = Result<Written<M>, Error>;
-    type IntoFuture = Boxed<'s, Written<M>>;
+    type IntoFuture = Reading<'s, Row, Written<M>>;
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { session, key, expected, data } = self;
-        let key = segments::<M>(&key);
-        Box::pin(async move {
-            let verb = Verb::Patch { key: key?, expected, data: data? };
-            session.written("update", verb).await
-        })
+        let verb = segments::<M>(&key).and_then(|key| Ok(Verb::Patch { key, expected, data: data? }));
+        Reading::new(session.row(Target::of::<M>("update"), verb), written)
     }
 }
 
@@ -183,13 +183,17 @@ impl<'s, M: Model> IntoFuture for Delete<'s, M> {
     fn into_future(self) -> Self::IntoFuture {
         let Self { session, key, expected } = self;
         let verb = segments::<M>(&key).map(|key| Verb::Delete { key, expected });
-        Box::pin(async move {
-            match session.run(Target::of::<M>("delete"), verb?).await? {
-                Answer::Deleted { version } => Ok(version),
-                other => Err(unforeseen(&other)),
-            }
-        })
+        deleted(session, Target::of::<M>("delete"), verb)
     }
+}
+
+fn deleted<'s>(session: &'s Session<'s>, target: Target, verb: Result<Verb, Error>) -> Boxed<'s, Option<i64>> {
+    Box::pin(async move {
+        match session.run(target, verb?).await? {
+            Answer::Deleted { version } => Ok(version),
+            other => Err(unforeseen(&other)),
+        }
+    })
 }
 
 /// The end of one tombstone. Awaited, it gives the row.
@@ -203,12 +207,12 @@ pub struct Restore<'s, M: Model> {
 
 impl<'s, M: Model> IntoFuture for Restore<'s, M> {
     type Output = Result<Written<M>, Error>;
-    type IntoFuture = Boxed<'s, Written<M>>;
+    type IntoFuture = Reading<'s, Row, Written<M>>;
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { session, key, expected } = self;
         let verb = segments::<M>(&key).map(|key| Verb::Restore { key, expected });
-        Box::pin(async move { session.written("restore", verb?).await })
+        Reading::new(session.row(Target::of::<M>("restore"), verb), written)
     }
 }
 
