@@ -106,7 +106,7 @@ pub enum TxError<E> {
     #[error("the transaction was not done before its deadline; nothing was committed")]
     Deadline,
     /// The database failed before the commit. Nothing was committed. The source is a [`sqlx::Error`] where the host is a
-    /// [`PgPool`], else a [`Failure`](crate::api::Failure).
+    /// [`PgPool`], else a [`Failure`].
     #[error("the database failed; nothing was committed")]
     Database(#[source] BoxError),
     /// The database failed in the middle of the commit: nobody knows whether it was done.

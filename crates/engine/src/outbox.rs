@@ -11,7 +11,7 @@
 //! A tombstone counts as no row: neither its changes nor its end are events. As in the trail, an UPDATE that changes no
 //! field is none, and on SQLite a foreign key's own action on a model with `@version` is two.
 //!
-//! Code of the service adds events of its own in a transaction ([`own`]): `<schema>.<name>`, with data that it gives.
+//! Code of the service adds events of its own in a transaction (`Tx::emit`): `<schema>.<name>`, with data that it gives.
 //!
 //! The entry is an event of CloudEvents 1.0 in its JSON form, compact, with sorted members, at most 65,535 octets: data
 //! that do not fit are replaced by their length and (on PostgreSQL) their SHA-256. Fields are as in the audit trail.

@@ -5,7 +5,7 @@
 //! answers every caller after the commit: one flush to the disk serves many. A job may therefore run twice: when the
 //! commit of a group fails, its jobs run again, each in a transaction of its own.
 //!
-//! A transaction whose statements depend on code elsewhere ([`Held`]) has the writer for itself while it lasts.
+//! A transaction whose statements depend on code elsewhere (`Held`) has the writer for itself while it lasts.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
