@@ -58,6 +58,7 @@ pub(crate) fn options(settings: &Settings) -> Result<Options, Failure> {
         expression_nodes: settings.number("expression-nodes").unwrap_or(standard.expression_nodes),
         cursor_ttl: settings.time("cursor-ttl").unwrap_or(standard.cursor_ttl),
         denials_per_minute: settings.number("denials-per-minute").unwrap_or(standard.denials_per_minute),
+        transaction_tries: settings.number("transaction-tries").unwrap_or(standard.transaction_tries),
         trail_window: standard.trail_window,
     };
     let standard = Options::default();

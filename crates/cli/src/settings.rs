@@ -126,7 +126,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
 }
 
 /// The settings that have nothing to do with sinks.
-static SETTINGS: [Setting; 26] = [
+static SETTINGS: [Setting; 27] = [
     setting(
         "database",
         "URL",
@@ -206,6 +206,14 @@ static SETTINGS: [Setting; 26] = [
     setting("sort-fields", "N", Kind::Number, Scope::Both, Some("16"), "fields that a list may be sorted by"),
     setting("expression-depth", "N", Kind::Number, Scope::Both, Some("64"), "nesting of a `where` expression"),
     setting("expression-nodes", "N", Kind::Number, Scope::Both, Some("1000"), "parts of a `where` expression"),
+    setting(
+        "transaction-tries",
+        "N",
+        Kind::Number,
+        Scope::Both,
+        Some("5"),
+        "how often a transaction runs that others get in the way of",
+    ),
     setting(
         "denials-per-minute",
         "N",

@@ -376,6 +376,8 @@ pub struct Limits {
     pub cursor_ttl: Duration,
     /// Refusals of one principal that `@@audit(denials)` records in a minute.
     pub denials_per_minute: u32,
+    /// How often a transaction runs at most that others get in the way of.
+    pub transaction_tries: u32,
     /// Events of the audit trail that one request for a page of it looks at: a page that finds few in them ends there.
     pub trail_window: u32,
 }
@@ -395,6 +397,7 @@ impl Default for Limits {
             expression_nodes: 1000,
             cursor_ttl: Duration::from_hours(24),
             denials_per_minute: 60,
+            transaction_tries: 5,
             trail_window: 10_000,
         }
     }

@@ -60,8 +60,6 @@ use crate::validate::Validators;
 const RACES: usize = 8;
 /// Items of a batch that are prepared in one go.
 const SLICE: usize = 32;
-/// How often a transaction that the database aborted runs again.
-const TRIES: u32 = 5;
 /// The longest pause before the second try, doubled for each further one.
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -528,7 +526,10 @@ impl Core {
                         Err(error) => Err(Stop::from(error)),
                     };
                     match &done {
-                        Err(Stop::Database(error)) if error.class.remedy() == Remedy::Again && tries < TRIES => {
+                        Err(Stop::Database(error))
+                            if error.class.remedy() == Remedy::Again
+                                && tries < self.options.limits.transaction_tries =>
+                        {
                             tokio::time::sleep(self.pause(tries)).await;
                             tries += 1;
                         }

@@ -197,7 +197,7 @@ const FAULTS: &[Fault] = &[
         code: Code::TransactionAborted,
         remedy: Remedy::Again,
         detail: "concurrent changes got in each other's way; nothing was committed",
-        postgres: &["40001"],
+        postgres: &["40001", "40"],
         sqlite: &[ffi::SQLITE_BUSY_SNAPSHOT],
     },
     Fault {
@@ -229,7 +229,7 @@ const FAULTS: &[Fault] = &[
         code: Code::Unavailable,
         remedy: Remedy::Reconnect,
         detail: "the connection to the database was lost",
-        postgres: &["08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04"],
+        postgres: &["40003", "08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04"],
         sqlite: &[],
     },
     Fault {

@@ -159,7 +159,8 @@ impl<'t, S: Face<'t>> Tx<'t, S> {
 /// How a session begins transactions: at `read_committed`, with the time that its request has.
 pub fn options(session: &Session<'_>) -> TxOptions {
     let deadline = session.caller(None).deadline;
-    TxOptions { deadline, ..TxOptions::new(IsolationLevel::ReadCommitted) }
+    let tries = session.limits().transaction_tries;
+    TxOptions { deadline, tries, ..TxOptions::new(IsolationLevel::ReadCommitted) }
 }
 
 /// [`Host::begin`] of what a generated `Db` or `Session` is.

@@ -120,7 +120,8 @@ impl Call {
         let level = self.procedure.isolation;
         let level = level.unwrap_or(if mutation { Isolation::ReadCommitted } else { Isolation::RepeatableRead });
         let deadline: Duration = self.caller.deadline.min(LONGEST);
-        TxOptions { read_only: !mutation, deadline, ..TxOptions::new(level) }
+        let tries = self.engine.limits().transaction_tries;
+        TxOptions { read_only: !mutation, deadline, tries, ..TxOptions::new(level) }
     }
 
     async fn run(self) -> Result<String, Failure> {
