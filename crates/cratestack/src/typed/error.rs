@@ -105,8 +105,8 @@ impl From<TxError<Self>> for Error {
     }
 }
 
-/// What own SQL in a transaction reports: the code and the sentence of the database's class of errors. The error itself is
-/// for the log.
+/// What own SQL in a transaction reports: [`Code::Internal`], unless the database could not do its work or other transactions
+/// were in the way. The error itself is for the log.
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         procedures::sql_failure(&error).into()

@@ -140,10 +140,19 @@ impl Call {
     }
 }
 
-/// What the caller is told of an error of SQL that is the host's own.
+/// What the caller is told of an error of SQL that is the host's own: [`Code::Internal`], unless the database could not do its
+/// work or other transactions were in the way.
 pub fn sql_failure(error: &sqlx::Error) -> Failure {
-    let error = StoreError::postgres(error);
-    error.class.failure(&error.message)
+    of_own_sql(&StoreError::postgres(error))
+}
+
+/// That the database cannot, or that others were in the way, is told as it is. What the data did not allow is no mistake of the
+/// caller's, who has not written the SQL.
+pub(super) fn of_own_sql(error: &StoreError) -> Failure {
+    match error.class.code() {
+        Code::Unavailable | Code::TransactionAborted => error.class.failure(&error.message),
+        _ => internal(error.message.clone()),
+    }
 }
 
 /// What the caller of a transaction is told.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::denials::{self, Watched};
 use super::futures::now;
+use super::procedures::of_own_sql;
 use super::{Core, Engine, Place, Stop, Store, Work, answer};
 use crate::api::{Answer, Caller, Code, Failure, Operation};
 use crate::audit::Context;
@@ -320,7 +321,7 @@ impl Tx {
             Ok(done)
         };
         let done = held.run(run).await.and_then(|done| done);
-        let done = state.settle(done, |error| error.class.failure(&error.message))?;
+        let done = state.settle(done, |error| of_own_sql(&error))?;
         // No error of the database: its code may have looked for a row that is not there.
         done.map_err(|error| Failure::new(Code::Internal, "an internal error").with_internal(error.to_string()))
     }
