@@ -5,7 +5,7 @@
 //! answers every caller after the commit: one flush to the disk serves many. A job may therefore run twice: when the
 //! commit of a group fails, its jobs run again, each in a transaction of its own.
 //!
-//! A transaction whose statements depend on code elsewhere (`Held`) has the writer for itself while it lasts.
+//! A transaction whose statements depend on code elsewhere (`held`) has the writer for itself while it lasts.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -26,6 +26,10 @@ use crate::fault::{Class, StoreError};
 use crate::predicate;
 use crate::sql::{Dialect, Statement};
 use crate::storage::{self, Pager, RowReader};
+pub use held::Access;
+pub(crate) use held::Held;
+
+mod held;
 
 /// Jobs that wait for a thread; one more waits, with its deadline, for room.
 const QUEUE: usize = 1024;
@@ -128,134 +132,6 @@ where
     }
 }
 
-/// What a transaction may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Access {
-    /// Reads, all of one snapshot.
-    Read,
-    /// Reads and changes.
-    Write,
-}
-
-type Step = Box<dyn FnOnce(&mut SqliteSession<'_>) + Send>;
-
-enum Order {
-    Run(Step),
-    Commit,
-}
-
-/// Orders that wait for the thread: the one at hand, and that of somebody who no longer waits for it.
-const ORDERS: usize = 2;
-
-/// A transaction whose statements are ordered one by one, by a task elsewhere. Nobody else writes meanwhile. It is rolled
-/// back when it is dropped, and when its deadline passes.
-#[derive(Debug)]
-pub(crate) struct Held {
-    orders: std::sync::mpsc::SyncSender<Order>,
-    ended: oneshot::Receiver<Result<(), StoreError>>,
-    deadline: Instant,
-}
-
-impl Held {
-    /// Runs `work` on the connection's thread.
-    pub(crate) async fn run<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut SqliteSession<'_>) -> T + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let (sender, answer) = oneshot::channel();
-        let step: Step = Box::new(move |session| {
-            // Nobody listens when the caller has gone.
-            let _ = sender.send(work(session));
-        });
-        self.orders.try_send(Order::Run(step)).map_err(|_| over())?;
-        let panicked = || StoreError::new(Class::Other, "the code of the transaction panicked");
-        answer.await.map_err(|_| if Instant::now() < self.deadline { panicked() } else { over() })
-    }
-
-    /// Commits, and waits for the disk.
-    pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        self.orders.try_send(Order::Commit).map_err(|_| over())?;
-        self.ended.await.map_err(|_| over())?
-    }
-}
-
-fn over() -> StoreError {
-    StoreError::new(Class::Timeout, "the deadline of the transaction has passed")
-}
-
-/// The thread's side of a [`Held`].
-struct Hold {
-    patience: Patience,
-    access: Access,
-    orders: std::sync::mpsc::Receiver<Order>,
-    begun: Option<oneshot::Sender<()>>,
-    result: Result<(), StoreError>,
-    ended: Option<oneshot::Sender<Result<(), StoreError>>>,
-}
-
-impl Hold {
-    /// Whether to keep the changes.
-    fn obey(&mut self, session: &mut SqliteSession<'_>) -> bool {
-        if self.begun.take().is_none_or(|begun| begun.send(()).is_err()) {
-            return false;
-        }
-        loop {
-            let left = self.patience.deadline.saturating_duration_since(Instant::now());
-            match self.orders.recv_timeout(left) {
-                Ok(Order::Run(step)) => {
-                    if catch_unwind(AssertUnwindSafe(|| step(session))).is_err() {
-                        self.result = Err(over());
-                        return false;
-                    }
-                }
-                Ok(Order::Commit) => {
-                    self.result = Ok(());
-                    return true;
-                }
-                Err(_) => return false,
-            }
-        }
-    }
-}
-
-impl Job for Hold {
-    fn alone(&self) -> bool {
-        true
-    }
-
-    fn patience(&self) -> Patience {
-        self.patience.clone()
-    }
-
-    fn run(&mut self, session: &mut SqliteSession<'_>) -> bool {
-        if self.access == Access::Write {
-            return self.obey(session);
-        }
-        // On a reader, outside of any transaction, the savepoint begins one.
-        let begun = session.read_only(true).and_then(|()| session.word(Control::Begin));
-        if let Err(error) = begun {
-            self.result = Err(error);
-            return false;
-        }
-        self.obey(session);
-        let done = session.word(Control::Rollback);
-        self.result = session.read_only(false).and(done);
-        true
-    }
-
-    fn fail(&mut self, error: StoreError) {
-        self.result = Err(error);
-        // Its caller need not wait for what else is in the group.
-        self.begun = None;
-    }
-
-    fn answer(&mut self) {
-        if let Some(ended) = self.ended.take() {
-            let _ = ended.send(std::mem::replace(&mut self.result, Ok(())));
-        }
-    }
-}
-
 impl Sqlite {
     /// Opens (and creates) the file at `path`, or a database in memory for `None`, and lets `prepare` look at it before
     /// anybody else does. Its rows are those of `schema`. Blocks.
@@ -316,23 +192,12 @@ impl Sqlite {
 
     /// Begins a transaction, as soon as the thread is free for it.
     pub(crate) async fn hold(&self, access: Access, deadline: Instant) -> Result<Held, StoreError> {
-        let (orders, received) = std::sync::mpsc::sync_channel(ORDERS);
-        let (sender, begun) = oneshot::channel();
-        let (ended_sender, ended) = oneshot::channel();
-        let hold: Box<dyn Job> = Box::new(Hold {
-            patience: Patience { deadline, gone: Arc::default() },
-            access,
-            orders: received,
-            begun: Some(sender),
-            result: Err(over()),
-            ended: Some(ended_sender),
-        });
+        let (job, begun, held) = Held::prepare(access, deadline);
         let role = if access == Access::Write { Role::Writer } else { Role::Reader };
-        self.place(role, deadline, hold).await?;
+        self.place(role, deadline, job).await?;
         match begun.await {
-            Ok(()) => Ok(Held { orders, ended, deadline }),
-            // It did not begin, and the answer says why.
-            Err(_) => Err(ended.await.map_err(|_| closed())?.err().unwrap_or_else(over)),
+            Ok(()) => Ok(held),
+            Err(_) => Err(held.refusal().await),
         }
     }
 
