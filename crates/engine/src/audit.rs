@@ -194,7 +194,8 @@ impl Trail {
 fn quoted(text: Option<&str>) -> String {
     let Some(text) = text else { return "null".to_owned() };
     let mut out = String::with_capacity(text.len() + 2);
-    push_json_string(&mut out, text);
+    // PostgreSQL has no NUL in a text, and its `json` would only say so when somebody reads the entry.
+    push_json_string(&mut out, &text.replace('\0', "\u{FFFD}"));
     out
 }
 

@@ -285,7 +285,7 @@ const FAULTS: &[Fault] = &[
         code: Code::Unavailable,
         remedy: Remedy::Again,
         detail: "the database's tables were changed meanwhile; nothing was committed",
-        postgres: &[],
+        postgres: &["26000"],
         sqlite: &[ffi::SQLITE_SCHEMA],
     },
     Fault {

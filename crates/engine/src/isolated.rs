@@ -137,8 +137,8 @@ pub trait Host {
 
 /// A transaction that has begun. Dropped, it is rolled back.
 pub trait Begun: Send {
-    /// Commits.
-    fn commit(self) -> impl Future<Output = Result<(), Uncommitted>> + Send;
+    /// Commits. `again` says that another try comes where others got in the way.
+    fn commit(self, again: bool) -> impl Future<Output = Result<(), Uncommitted>> + Send;
 
     /// Rolls back. `again` says that another try comes. Where it fails, the database rolls back, unless the body has ended
     /// the transaction by itself: then nobody knows what was committed.
@@ -235,7 +235,7 @@ where
                     return Err(TxError::Body(error));
                 }
             }
-            Ok(value) => match timeout_at(deadline, begun.commit()).await {
+            Ok(value) => match timeout_at(deadline, begun.commit(tries < most)).await {
                 Ok(Ok(())) => return Ok(value),
                 Ok(Err(Uncommitted::Aborted)) => {}
                 Ok(Err(Uncommitted::Doomed(_))) if tries < most => {}
@@ -267,7 +267,7 @@ const MARK: &str = "; SET LOCAL cratestack.tx = '1'";
 /// What is asked before a commit where code has had the connection: it may have passed over an error, after which PostgreSQL
 /// takes COMMIT for ROLLBACK and says that all is well, and this statement is refused; or it may have ended the
 /// transaction by itself, and this divides by zero.
-pub(crate) const CHECK: &str = "SELECT 1 / (coalesce(current_setting('cratestack.tx', true), '') = '1')::int";
+const CHECK: &str = "SELECT 1 / (coalesce(current_setting('cratestack.tx', true), '') = '1')::int";
 
 /// SQLSTATE of [`CHECK`] where the transaction is not the one that began.
 const ENDED: &str = "22012";
@@ -344,8 +344,11 @@ impl Borrowed {
     }
 
     /// Whether the transaction is the one that began, and has not failed.
-    async fn check(&mut self) -> Result<(), sqlx::Error> {
-        self.connection()?.execute(CHECK).await.map(|_| ())
+    ///
+    /// # Errors
+    /// That it is not; `Ok(false)` where its body has left it.
+    async fn check(&mut self) -> Result<bool, sqlx::Error> {
+        check(self.connection()?).await
     }
 
     fn is_over(&mut self) {
@@ -353,27 +356,44 @@ impl Borrowed {
     }
 }
 
-/// Whether a [`CHECK`] has found another transaction, or none.
-pub(crate) fn was_left(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| code == ENDED)
+/// Whether the transaction on a connection is the one that [`begin`] began. Of a savepoint that sqlx has begun in it and not
+/// ended, or of a rollback by a begin of sqlx's that failed, its count tells without asking the database.
+///
+/// # Errors
+/// That the transaction has failed, and others.
+pub(crate) async fn check(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    if !is_at_the_top(connection) {
+        return Ok(false);
+    }
+    match connection.execute(CHECK).await {
+        Err(error) if code(&error).is_some_and(|code| code == ENDED) => Ok(false),
+        done => done.map(|_| true),
+    }
+}
+
+/// Whether sqlx counts one transaction and no savepoint.
+pub(crate) fn is_at_the_top(connection: &PgConnection) -> bool {
+    PgTransactions::get_transaction_depth(connection) == 1
 }
 
 impl Begun for Borrowed {
-    async fn commit(mut self) -> Result<(), Uncommitted> {
+    async fn commit(mut self, _: bool) -> Result<(), Uncommitted> {
         let done = async {
-            self.check().await?;
-            commit(self.connection()?).await
+            let here = self.check().await?;
+            if here {
+                commit(self.connection()?).await?;
+            }
+            Ok(here)
         };
-        let Err(error) = done.await else {
-            self.is_over();
-            return Ok(());
+        let error: sqlx::Error = match done.await {
+            Ok(true) => {
+                self.is_over();
+                return Ok(());
+            }
+            Ok(false) => return Err(Uncommitted::Unknown(ENDED_BY_BODY.into())),
+            Err(error) if is_transient(&error) => return Err(Uncommitted::Aborted),
+            Err(error) => error,
         };
-        if is_transient(&error) {
-            return Err(Uncommitted::Aborted);
-        }
-        if was_left(&error) {
-            return Err(Uncommitted::Unknown(ENDED_BY_BODY.into()));
-        }
         let certain = error.as_database_error().is_some() && !was_cut(&error);
         let doomed = code(&error).is_some_and(|code| code == FAILED);
         let error = Box::new(error);
@@ -385,7 +405,7 @@ impl Begun for Borrowed {
     }
 
     async fn roll_back(mut self, _: bool) -> Result<(), BoxError> {
-        if self.check().await.is_err_and(|error| was_left(&error)) {
+        if let Ok(false) = self.check().await {
             return Err(ENDED_BY_BODY.into());
         }
         // Where this fails the connection goes, and the server undoes what it did.

@@ -353,7 +353,7 @@ pub(crate) fn declarations(context: &str) -> String {
 pub(crate) fn context_check() -> String {
     let rest = ", 'null'".repeat(Context::MEMBERS.len() - 2);
     let actor = ACTOR.map(literal).join(", ");
-    // `json` and not `jsonb`: it is checked, and not built.
+    // `json` and not `jsonb`: it is checked, and not built. What `json` takes and nobody can read is in escapes alone.
     let texts: Vec<String> =
         (2..=Context::MEMBERS.len()).map(|at| format!("json_typeof(c[{at}]::json) IN ('string', 'null')")).collect();
     format!(
@@ -361,7 +361,8 @@ pub(crate) fn context_check() -> String {
          to_json(session_user::text), '}}'), '\"sql\"'{rest}];\n  \
          ELSE\n    actor := c[1]::jsonb;\n    \
          IF (cardinality(c) = {count} AND jsonb_typeof(actor) = 'object' AND actor ?& ARRAY[{actor}] \
-         AND actor - ARRAY[{actor}] = '{{}}' AND {texts}) IS NOT TRUE THEN\n      \
+         AND actor - ARRAY[{actor}] = '{{}}' AND {texts} AND (strpos(array_to_string(c, ''), '\\u') = 0 \
+         OR concat('[', array_to_string(c, ','), ']')::jsonb IS NOT NULL)) IS NOT TRUE THEN\n      \
          RAISE EXCEPTION USING MESSAGE = 'the context of the event does not have its form', \
          ERRCODE = 'invalid_parameter_value';\n    END IF;\n  END IF;\n",
         count = Context::MEMBERS.len(),
@@ -375,6 +376,14 @@ pub(crate) fn must_fit(model: &str, key: &str) -> String {
         "  IF octet_length(entry) > {ENTRY_LIMIT} OR octet_length({model}) + octet_length({key}) > {KEY_LIMIT} THEN\n    \
          RAISE EXCEPTION USING MESSAGE = 'the event does not fit', ERRCODE = 'program_limit_exceeded';\n  END IF;\n"
     )
+}
+
+/// PostgreSQL: that an entry, made of what somebody may have made up, is one line of JSON that can be read.
+pub(crate) fn must_be_read() -> String {
+    "  IF jsonb_typeof(entry::jsonb) IS DISTINCT FROM 'object' OR strpos(entry, chr(10)) > 0 THEN\n    \
+     RAISE EXCEPTION USING MESSAGE = 'the event does not have its form', ERRCODE = 'invalid_parameter_value';\n  \
+     END IF;\n"
+        .to_owned()
 }
 
 /// One row with the context, or what stands for it; with time and id of the event; and with what else is given. The

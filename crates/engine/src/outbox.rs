@@ -105,8 +105,9 @@ pub(crate) fn own(
     let Own { name, subject, data } = event;
     let snake = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'_');
-    if !snake {
-        return refused(Code::Internal, "the name of an event is in snake case: `transfer_settled`");
+    if !snake || Emitted::ALL.iter().any(|kind| kind.word() == name) {
+        let detail = "the name of an event is in snake case (`transfer_settled`), and none of those that rows have";
+        return refused(Code::Internal, detail);
     }
     let (mut text, mut quoted) = (String::new(), String::new());
     data.write_canonical(&mut text);
@@ -140,7 +141,7 @@ fn own_tail(dialect: Dialect, schema: &str, kind: &str, key: &str) -> Vec<Piece>
         Piece::text(",\"datacontenttype\":\"application/json\",\"id\":\""),
         id,
         Piece::text("\",\"source\":"),
-        Piece::Sql(context(dialect, "source")),
+        Piece::Sql(format!("coalesce(nullif({}, 'null'), '\"/cratestack\"')", context(dialect, "source"))),
         Piece::text(",\"specversion\":\"1.0\",\"subject\":"),
         Piece::sql(key),
         Piece::text(",\"time\":\""),
@@ -158,12 +159,16 @@ fn own_postgres() -> Vec<String> {
     let tail = own_tail(Dialect::Postgres, "of_schema", "of_name", "to_json(of_key)::text");
     let body = format!(
         "\nDECLARE\n{declarations}  entry text;\nBEGIN\n{check}  \
+         IF (of_name ~ '^[a-z][a-z0-9_]*$' AND of_name NOT IN ({kinds})) IS NOT TRUE THEN\n    \
+         RAISE EXCEPTION USING MESSAGE = 'this is no name of an event', ERRCODE = 'invalid_parameter_value';\n  \
+         END IF;\n  \
          PERFORM pg_advisory_xact_lock({EMIT_LOCK}, hashtext(concat(of_name, '/', of_key)));\n  \
          moment := clock_timestamp();\n  \
          entry := concat('{HEAD}', data::json::text, {tail});\n{must_fit}  \
          INSERT INTO {HERE}.{TABLE} (occurred_at, model, primary_key, entry)\n  \
          VALUES (moment, of_name, of_key, entry);\nEND\n",
-        must_fit = logs::must_fit("of_name", "of_key"),
+        must_fit = [logs::must_be_read(), logs::must_fit("of_name", "of_key")].concat(),
+        kinds = Emitted::ALL.map(|kind| literal(kind.word())).join(", "),
         declarations = logs::declarations("context"),
         check = logs::context_check(),
         tail = render(Dialect::Postgres, &tail),

@@ -214,32 +214,26 @@ struct Listing<'s> {
     deleted: bool,
 }
 
-/// What a query has found, as text.
+/// What a query has found.
 #[derive(Debug)]
 pub struct Listed {
-    pages: Vec<String>,
+    rows: Vec<Json>,
     includes: Vec<String>,
     next: Option<String>,
 }
 
 /// Reads what was found.
-#[expect(clippy::needless_pass_by_value, reason = "the end of a `Reading`")]
 fn rows<M: Model, S: Shape>(listed: Listed) -> Result<Vec<S::Output>, Error> {
-    let mut read = Vec::new();
-    for page in &listed.pages {
-        let rows = elements(page).map_err(|error| unreadable(M::NAME, &error))?;
-        for row in rows {
-            let row = Reader::new(row).and_then(|mut row| S::read(&mut row, &listed.includes));
-            read.push(row.map_err(|error| unreadable(M::NAME, &error))?);
-        }
-    }
-    Ok(read)
+    let Listed { rows, includes, .. } = listed;
+    let read = rows.into_iter().map(|row| S::read(&mut Reader::new(row)?, &includes));
+    read.collect::<Result<_, _>>().map_err(|error| unreadable(M::NAME, &error))
 }
 
-fn elements(page: &str) -> Result<Vec<Json>, ValueError> {
-    match json(page)? {
-        Json::Array(rows) => Ok(rows),
-        _ => Err(ValueError::new("the page is no list")),
+fn elements(page: &str) -> Result<Vec<Json>, Error> {
+    match json(page) {
+        Ok(Json::Array(rows)) => Ok(rows),
+        Ok(_) => Err(unreadable("a list", &ValueError::new("the page is no list"))),
+        Err(error) => Err(unreadable("a list", &error)),
     }
 }
 
@@ -247,12 +241,12 @@ impl<'s> Listing<'s> {
     fn all(mut self) -> Boxed<'s, Listed> {
         Box::pin(async move {
             let most = u64::from(self.session.limits().list_max);
-            let (mut pages, mut left) = (Vec::new(), self.limit);
+            let (mut rows, mut left) = (Vec::new(), self.limit);
             while left != Some(0) {
                 let asked = left.map_or(most, |left| left.min(most));
                 self.limit = Some(asked);
                 let (items, next) = self.ask().await?;
-                pages.push(items);
+                rows.extend(elements(&items)?);
                 // A page that has a next one is full.
                 left = left.map(|left| left.saturating_sub(asked));
                 match next {
@@ -260,14 +254,14 @@ impl<'s> Listing<'s> {
                     None => break,
                 }
             }
-            Ok(Listed { pages, includes: self.includes, next: None })
+            Ok(Listed { rows, includes: self.includes, next: None })
         })
     }
 
     fn page(self) -> Boxed<'s, Listed> {
         Box::pin(async move {
             let (items, next) = self.ask().await?;
-            Ok(Listed { pages: vec![items], includes: self.includes, next })
+            Ok(Listed { rows: elements(&items)?, includes: self.includes, next })
         })
     }
 

@@ -160,8 +160,7 @@ impl<'t> Session<'t> {
         self.caller.principal = None;
         self.caller.authority = Authority::Service;
         self.caller.origin.auth = Some(AuthMethod::System);
-        // What the databases cannot hold.
-        self.caller.origin.job = Some(job.replace('\0', "\u{FFFD}").into());
+        self.caller.origin.job = Some(job.into());
         self
     }
 

@@ -17,8 +17,8 @@ use super::{Context, ENTRY_LIMIT, TABLE, VIEW};
 use crate::ddl::{META_TABLE, Trigger};
 use crate::ddl_trigger::{append_only, dollar_quoted};
 use crate::logs::{
-    self, EVENT_ID, HERE, NOISE, Piece, Told, Writer, context_check, declarations, definer, digest, must_fit, octets,
-    postgres_trigger, render, sqlite_context, sqlite_triggers, time_and_id,
+    self, EVENT_ID, HERE, NOISE, Piece, Told, Writer, context_check, declarations, definer, digest, must_be_read,
+    must_fit, octets, postgres_trigger, render, sqlite_context, sqlite_triggers, time_and_id,
 };
 use crate::outbox::{self, EMIT, EMIT_TYPES};
 use crate::relay::{AUDIT, Log, OUTBOX};
@@ -87,7 +87,7 @@ fn denied_postgres() -> Vec<String> {
         declarations("context"),
         context_check(),
         render(Dialect::Postgres, &entry),
-        must_fit("of_model", "of_key"),
+        [must_be_read(), must_fit("of_model", "of_key")].concat(),
     );
     let parameters = "context text, schema_name text, schema_version text, of_model text, of_key text";
     definer(&format!("{DENIED}({parameters}) RETURNS void"), &format!("{DENIED}(text, text, text, text, text)"), &body)

@@ -367,6 +367,10 @@ impl Tx {
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
         }
+        if matches!(&state.link, Link::Postgres(session) if session.is_astray()) {
+            state.failed = Some(left());
+            return Err(left());
+        }
         state.failed = Some(Failure::new(Code::Internal, GIVEN_UP));
         Ok(state)
     }
@@ -442,12 +446,13 @@ fn in_savepoint(core: &Core, work: &Work, session: &mut SqliteSession<'_>) -> (R
 }
 
 impl Begun for Tx {
-    async fn commit(self) -> Result<(), Uncommitted> {
+    async fn commit(self, again: bool) -> Result<(), Uncommitted> {
         let Self { state, mut refusals, afterwards, .. } = self;
         let State { link, failed, prospect, .. } = state.into_inner();
-        let done = match failed {
-            None => committed(link).await,
-            Some(failed) => {
+        let done = match (failed, link) {
+            (None, link) => committed(link).await,
+            (Some(failed), Link::Postgres(session)) if session.is_astray() => Err(Uncommitted::Unknown(failed.into())),
+            (Some(failed), link) => {
                 drop(link);
                 Err(match prospect {
                     Prospect::Better => Uncommitted::Aborted,
@@ -456,7 +461,7 @@ impl Begun for Tx {
                 })
             }
         };
-        if matches!(done, Err(Uncommitted::Aborted | Uncommitted::Doomed(_))) {
+        if again && matches!(done, Err(Uncommitted::Aborted | Uncommitted::Doomed(_))) {
             refusals.forget();
         }
         done?;
@@ -488,8 +493,25 @@ impl Begun for Tx {
         if is_transient(error) {
             return Prospect::Better;
         }
-        self.state.try_lock().map_or(Prospect::Same, |state| state.prospect)
+        let Ok(state) = self.state.try_lock() else { return Prospect::Same };
+        match state.prospect {
+            // What the body reports may have nothing to do with what it has passed over.
+            Prospect::Unclear if !state.failed.as_ref().is_some_and(|failed| reports(error, failed)) => Prospect::Same,
+            prospect => prospect,
+        }
     }
+}
+
+/// Whether an error is that failure, or comes of it.
+fn reports(error: &(dyn StdError + 'static), failed: &Failure) -> bool {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if error.downcast_ref::<Failure>().is_some_and(|found| found == failed) {
+            return true;
+        }
+        at = error.source();
+    }
+    false
 }
 
 fn left() -> Failure {
@@ -500,7 +522,7 @@ async fn committed(link: Link) -> Result<(), Uncommitted> {
     let done = match link {
         Link::Postgres(mut session) => match session.was_left().await {
             Ok(true) => return Err(Uncommitted::Unknown(left().into())),
-            Err(error) => Err(error.harmless()),
+            Err(error) => Err(error),
             Ok(false) => {
                 let done = session.commit().await;
                 if done.is_ok() && session.is_lent() {

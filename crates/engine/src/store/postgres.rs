@@ -331,14 +331,17 @@ impl PgSession {
     /// # Errors
     /// [`Class::Doomed`] where it has passed over an error; and others.
     pub(crate) async fn was_left(&mut self) -> Result<bool, StoreError> {
-        if !self.lent {
+        if !self.lent || !self.in_transaction {
             return Ok(false);
         }
-        self.with(async |connection| match connection.execute(isolated::CHECK).await {
-            Err(error) if isolated::was_left(&error) => Ok(true),
-            done => done.map(|_| false),
-        })
-        .await
+        self.with(async |connection| isolated::check(connection).await).await.map(|here| !here)
+    }
+
+    /// Whether sqlx counts another transaction than ours, after code has had the connection: what is sent now might not be
+    /// part of it.
+    pub(crate) fn is_astray(&self) -> bool {
+        let here = self.lease.connection.as_ref().is_none_or(isolated::is_at_the_top);
+        self.lent && self.in_transaction && !here
     }
 
     /// Lends the connection to code of the host. What that does to the session must not be another's.
@@ -357,6 +360,7 @@ impl PgSession {
 
     /// Takes back what code has done to the session, so that the connection can be another's.
     pub(crate) async fn clean(&mut self) {
+        self.deadline = Instant::now() + CLEANING;
         let cleaned = self.with(async |connection| connection.execute(CLEAN).await.map(|_| ())).await;
         if cleaned.is_ok() {
             // Servers before version 14 do not have it.
@@ -366,6 +370,9 @@ impl PgSession {
         }
     }
 }
+
+/// How long that may take.
+const CLEANING: Duration = Duration::from_secs(5);
 
 /// Takes back what a session can be told. Not DISCARD ALL, which takes our prepared statements along.
 const CLEAN: &str = "RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD TEMP";

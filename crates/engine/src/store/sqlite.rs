@@ -76,7 +76,7 @@ trait Job: Send {
 }
 
 /// How long there is use in a job.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Patience {
     /// When nobody waits for the answer any more.
     deadline: Instant,
@@ -320,12 +320,18 @@ struct Thread {
 }
 
 /// The patience of the job at hand, for SQLite's progress handler.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 struct Clock(Arc<Mutex<Option<Patience>>>);
 
 impl Clock {
     fn set(&self, patience: Option<Patience>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = patience;
+    }
+
+    /// Lets a connection look at it every so often.
+    fn watch(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let clock = self.clone();
+        connection.progress_handler(STEPS, Some(move || clock.passed()))
     }
 
     fn passed(&self) -> bool {
@@ -342,9 +348,7 @@ impl Thread {
     ) -> Result<Self, OpenError> {
         let connection = opened(path, role)?;
         let clock = Clock::default();
-        let watch = clock.clone();
-        let watched = connection.progress_handler(STEPS, Some(move || watch.passed()));
-        watched.map_err(|error| OpenError::Database(error.to_string()))?;
+        clock.watch(&connection).map_err(|error| OpenError::Database(error.to_string()))?;
         let (schema, statistics) = (Arc::clone(schema), Arc::clone(statistics));
         Ok(Self { schema, role, connection, clock, statistics })
     }
@@ -359,6 +363,7 @@ impl Thread {
             connection: &mut self.connection,
             statistics: &self.statistics,
             schema: &self.schema,
+            clock: &self.clock,
             reader: self.role == Role::Reader,
             fatal: None,
         }
@@ -500,6 +505,7 @@ pub struct SqliteSession<'c> {
     connection: &'c mut Connection,
     statistics: &'c Statistics,
     schema: &'c Schema,
+    clock: &'c Clock,
     /// Whether the connection is one that never changes anything.
     reader: bool,
     /// The first error that puts the transaction as a whole in doubt.
@@ -509,6 +515,10 @@ pub struct SqliteSession<'c> {
 /// Names of savepoints that are ours.
 const SAVEPOINTS: [&str; 3] = ["job", "t", "s"];
 
+/// Pragmas that tell of what their argument names, and set nothing.
+const TELLING: [&str; 7] =
+    ["table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list"];
+
 /// What SQL of the host's own may do inside of a transaction.
 fn stays(context: AuthContext<'_>) -> Authorization {
     match context.action {
@@ -517,11 +527,18 @@ fn stays(context: AuthContext<'_>) -> Authorization {
         {
             Authorization::Allow
         }
+        AuthAction::Pragma { pragma_name, pragma_value: Some(_) } if !TELLING.contains(&pragma_name) => {
+            Authorization::Deny
+        }
+        // Temporary objects would outlive the transaction, and hide others.
         AuthAction::Transaction { .. }
         | AuthAction::Savepoint { .. }
         | AuthAction::Attach { .. }
         | AuthAction::Detach { .. }
-        | AuthAction::Pragma { pragma_value: Some(_), .. } => Authorization::Deny,
+        | AuthAction::CreateTempIndex { .. }
+        | AuthAction::CreateTempTable { .. }
+        | AuthAction::CreateTempTrigger { .. }
+        | AuthAction::CreateTempView { .. } => Authorization::Deny,
         _ => Authorization::Allow,
     }
 }
@@ -568,18 +585,27 @@ impl SqliteSession<'_> {
         let connection = &*self.connection;
         // After an error that has ended the transaction by itself (OR ROLLBACK), each statement would be one of its own.
         let guarded = connection.authorizer(Some(stays)).and_then(|()| connection.commit_hook(Some(|| true)));
-        let done = guarded.and_then(|()| work(connection));
+        let done = catch_unwind(AssertUnwindSafe(|| guarded.and_then(|()| work(connection))));
         let free = connection.commit_hook(None::<fn() -> bool>);
         let free = free.and_then(|()| connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>));
-        if let Err(error) = free {
+        // The deadline is not the code's to lift.
+        if let Err(error) = free.and_then(|()| self.clock.watch(connection)) {
             return Err(self.failed(&error));
         }
+        let done = done.map_err(|_| StoreError::new(Class::Other, "the code of the transaction panicked"));
         if self.connection.is_autocommit() {
-            // An error of the database's has ended it, and the code has passed over that.
-            let ended = StoreError::new(Class::Doomed, "the transaction was ended in the middle");
+            // An error of the database's has ended it, which the code may have passed over.
+            let ended = match done? {
+                Err(error) => StoreError::sqlite(&error),
+                Ok(_) => StoreError::new(Class::Other, "the transaction was ended in the middle"),
+            };
             return Err(self.fatal.get_or_insert(ended).clone());
         }
-        match done {
+        match done? {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::AuthorizationForStatementDenied) => {
+                let why = "SQL of one's own begins and ends no transaction, and makes nothing that would outlive it";
+                Err(StoreError::new(Class::Other, why))
+            }
             Err(error @ (rusqlite::Error::SqliteFailure(..) | rusqlite::Error::SqlInputError { .. })) => {
                 Err(self.failed(&error))
             }

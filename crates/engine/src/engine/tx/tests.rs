@@ -648,13 +648,24 @@ async fn refusals_are_recorded_once_whatever_became_of_it() {
         within(&base, again).await.unwrap();
         eventually(async || denied().await == 2).await;
 
+        // In the way of others each time, and only the commit tells.
+        let lost = async |tx: &mut &Tx| {
+            run(&base, tx, Authority::Rules, "Account", stale()).await.unwrap_err();
+            tx.state.lock().await.failed = Some(Failure::new(Code::TransactionAborted, "others were in the way"));
+            tx.state.lock().await.prospect = Prospect::Better;
+            Ok::<_, Failure>(())
+        };
+        let lost = run_in_isolated_tx_with(&opener(&base), &options, lost).await.unwrap_err();
+        assert!(matches!(lost, TxError::Aborted { tries: 5 }), "{name} {lost:?}");
+        eventually(async || denied().await == 3).await;
+
         let options = TxOptions { deadline: Duration::from_millis(300), ..options };
         let hang = async |tx: &mut &Tx| {
             run(&base, tx, Authority::Rules, "Account", stale()).await.unwrap_err();
             std::future::pending::<Result<(), Failure>>().await
         };
         run_in_isolated_tx_with(&opener(&base), &options, hang).await.unwrap_err();
-        eventually(async || denied().await == 3).await;
+        eventually(async || denied().await == 4).await;
     }
 }
 
@@ -677,6 +688,15 @@ async fn own_sql_that_lost_to_others_runs_again() {
         done.await.unwrap();
         assert_eq!(tries.into_inner(), 3, "{swallowed}");
     }
+    // What the body refuses itself has nothing to do with that, and is told once.
+    let tries = AtomicUsize::new(0);
+    let refused = within(&base, async |tx: &mut &Tx| {
+        tries.fetch_add(1, Ordering::SeqCst);
+        let _ = execute(tx, "SELECT nothing").await;
+        let _ = run(&base, tx, Authority::Rules, "Account", Verb::List { params: Vec::new() }).await;
+        Err::<(), _>(Failure::reject("no", 409, "no"))
+    });
+    assert_eq!((refused.await.unwrap_err().code, tries.into_inner()), (Code::Rejected, 1));
     // What cannot become better ends, and is told as it was.
     let syntax = within(&base, async |tx: &mut &Tx| {
         let _ = execute(tx, "SELECT nothing").await;
@@ -741,6 +761,15 @@ async fn own_sql_stays_in_the_transaction() {
         let left = within(&base, async |tx: &mut &Tx| int(tx, "SELECT count(*) FROM entries").await).await;
         assert_eq!(left.unwrap(), 0, "{sql}");
     }
+    // What would outlive the transaction, and hide what is there, is refused; so is what panics, and nothing of it stays.
+    for sql in ["CREATE TEMP TABLE accounts (id)", "CREATE TEMP VIEW entries AS SELECT 1"] {
+        let done = within(&base, async |tx: &mut &Tx| execute(tx, sql).await);
+        assert_eq!(done.await.unwrap_err().code, Code::Internal, "{sql}");
+    }
+    let panicked = within(&base, async |tx: &mut &Tx| tx.sqlite::<()>(|_| panic!("the closure")).await);
+    assert_eq!(panicked.await.unwrap_err().code, Code::Internal);
+    let columns = "SELECT count(*) FROM pragma_table_info('entries')";
+    assert_eq!(within(&base, async |tx: &mut &Tx| int(tx, columns).await).await.unwrap(), 2);
     // A savepoint of one's own, and a row that is not there: neither ends it.
     within(&base, async |tx: &mut &Tx| {
         execute(tx, "SAVEPOINT mine; INSERT INTO entries (id, text) VALUES (3, 'c'); ROLLBACK TO mine; RELEASE mine")
@@ -803,6 +832,7 @@ async fn what_code_does_to_its_session_is_nobody_elses() {
         "SELECT pg_advisory_lock(7)",
         "CREATE TEMP TABLE accounts (id int)",
         "LISTEN news",
+        "DEALLOCATE ALL",
     ];
     for sql in statements {
         for commit in [true, false] {
@@ -846,4 +876,109 @@ async fn a_connection_that_is_lent_waits_for_nobody() {
     })
     .await
     .unwrap();
+}
+
+/// What sqlx counts is looked at before anything else is sent.
+#[tokio::test]
+async fn what_sqlx_begins_and_does_not_end_commits_nothing() {
+    let Some(base) = Base::postgres(TEXT).await else { return };
+    let insert = "INSERT INTO entries (id, text) VALUES (1, 'a')";
+    let rows =
+        async || within(&base, async |tx: &mut &Tx| int(tx, "SELECT count(*) FROM entries").await).await.unwrap();
+
+    // A begin that is given up rolls all of it back, when sqlx comes to it.
+    let cancelled = async |tx: &mut &Tx| {
+        execute(tx, insert).await?;
+        let mut connection = tx.sqlx().await?;
+        let mut begin = Box::pin(sqlx::Connection::begin(&mut *connection));
+        let in_the_middle = crate::testing::pending(begin.as_mut()).await;
+        drop(begin);
+        drop(connection);
+        assert!(in_the_middle);
+        run(&base, tx, Authority::Service, "Entry", create(r#"{"id":2,"text":"b"}"#)).await
+    };
+    let opener = opener(&base);
+    let unknown = run_in_isolated_tx(&opener, IsolationLevel::Serializable, cancelled).await.unwrap_err();
+    assert!(matches!(unknown, TxError::OutcomeUnknown(Some(_))), "{unknown:?}");
+    assert_eq!(rows().await, 0);
+
+    let leaked = async |tx: &mut &Tx| {
+        let mut connection = tx.sqlx().await?;
+        let mut inner = sqlx::Connection::begin(&mut *connection).await.unwrap();
+        sqlx::raw_sql(insert).execute(&mut *inner).await.unwrap();
+        std::mem::forget(inner);
+        Ok::<_, Failure>(())
+    };
+    let unknown = run_in_isolated_tx(&opener, IsolationLevel::Serializable, leaked).await.unwrap_err();
+    assert!(matches!(unknown, TxError::OutcomeUnknown(Some(_))), "{unknown:?}");
+    assert_eq!(rows().await, 0);
+    base.run("", "Entry", Verb::List { params: Vec::new() }).await.unwrap();
+}
+
+/// After SQL of one's own, too, what the database refuses is what the caller hears.
+#[tokio::test]
+async fn a_refusal_is_told_as_it_is() {
+    for base in Base::all(TEXT).await {
+        let refused = within(&base, async |tx: &mut &Tx| {
+            int(tx, "SELECT count(*) FROM accounts").await?;
+            run(&base, tx, Authority::Service, "Account", create(r#"{"id":1,"owner":"Ann","balance":"-1"}"#)).await
+        });
+        let refused = refused.await.unwrap_err();
+        assert_eq!(refused.detail, "insufficient funds", "{} {refused:?}", base.name);
+    }
+}
+
+/// Whoever may write may make up a context, but nothing that makes the trail or the outbox unreadable; and whoever may add
+/// events of its own, none of rows.
+#[tokio::test]
+async fn what_is_made_up_can_be_read() {
+    let Some(base) = Base::postgres(TEXT).await else { return };
+    let actor = r#"{"claims":{},"client_ip":null,"roles":[],"subject":"ann"}"#;
+    let context = |auth: &str| [actor, auth, "null", "null", "null", "null", "null", "null", "null"].join("\n");
+    let insert = "INSERT INTO accounts (id, owner, balance, team_id, made_at, code, version) \
+                  VALUES (1, 'Ann', 0, 't1', now(), 'c', 1)";
+    for (auth, fine) in [
+        (r#""\u0000""#, false),
+        (r#""\ud800""#, false),
+        (r#""\u0001 and \\u0000""#, true),
+        ("7", false),
+        (r#""a","b""#, false),
+    ] {
+        let written = within(&base, async |tx: &mut &Tx| {
+            let set = sqlx::query("SELECT set_config('cratestack.context', $1, true)").bind(context(auth));
+            set.execute(&mut *tx.sqlx().await?).await.map_err(|error| procedures::sql_failure(&error))?;
+            execute(tx, insert).await?;
+            execute(tx, "SELECT auth, actor FROM cratestack_audit_events").await?;
+            Err::<(), _>(Failure::reject("no", 409, "no"))
+        });
+        assert_eq!(written.await.unwrap_err().code == Code::Rejected, fine, "{auth}");
+    }
+    for (call, fine) in [
+        ("cratestack_audit_denied('', NULL, NULL, 'Account', '1')", false),
+        ("cratestack_audit_denied('', 's', 'v', 'Account', '1')", true),
+        ("cratestack_outbox_emit('', 'bank', 'Account.created', '1', '{}')", false),
+        ("cratestack_outbox_emit('', 'bank.Account', 'created', '1', '{}')", false),
+        ("cratestack_outbox_emit('', NULL, '', '', NULL)", false),
+        ("cratestack_outbox_emit('', 'bank', 'moved', '1', NULL)", false),
+        (r#"cratestack_outbox_emit('', 'bank', 'moved', '1', E'{"a":\n1}')"#, false),
+        (r#"cratestack_outbox_emit('', 'bank', 'moved', '1', '1,"id":"2"')"#, false),
+        (r#"cratestack_outbox_emit('', 'bank', 'moved', '1', '{"a":1}')"#, true),
+    ] {
+        let called = within(&base, async |tx: &mut &Tx| {
+            let sql = sqlx::AssertSqlSafe(format!("SELECT {call}"));
+            let done = sqlx::raw_sql(sql).execute(&mut *tx.sqlx().await?).await;
+            done.map(|_| ()).map_err(|error| procedures::sql_failure(&error))
+        });
+        assert_eq!(called.await.is_ok(), fine, "{call}");
+    }
+    let event = events(&base).await.pop().unwrap();
+    assert_eq!((&event["type"], &event["source"]), (&"bank.moved".into(), &"/cratestack".into()));
+    // A host may say anything.
+    let mut who = who(&base, Authority::Service);
+    who.request_id = "a\0b".to_owned();
+    let model = base.engine.schema().model_named("Account").unwrap();
+    base.engine.run(&who, Operation { model, verb: create(r#"{"id":1,"owner":"Ann"}"#) }).await.unwrap();
+    within(&base, async |tx: &mut &Tx| execute(tx, "SELECT request_id FROM cratestack_audit_events").await)
+        .await
+        .unwrap();
 }
