@@ -309,9 +309,7 @@ impl Failure {
     /// assert_eq!(Failure::reject("done", 200, "is no refusal").code, Code::Internal);
     /// ```
     pub fn reject(code: &str, status: u16, detail: impl Into<String>) -> Self {
-        let snake = code.starts_with(|first: char| first.is_ascii_lowercase())
-            && code.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'_');
-        if snake && (400..500).contains(&status) && status != 401 {
+        if is_snake_case(code) && (400..500).contains(&status) && status != 401 {
             let rejection = Some(Rejection { code: code.to_owned(), status });
             return Self { rejection, ..Self::new(Code::Rejected, detail) };
         }
@@ -335,6 +333,12 @@ impl Failure {
         self.internal = Some(detail.into());
         self
     }
+}
+
+/// Whether a name is in snake case: `insufficient_funds`.
+pub(crate) fn is_snake_case(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'_')
 }
 
 impl fmt::Display for Failure {

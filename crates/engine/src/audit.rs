@@ -165,6 +165,10 @@ impl Trail {
         Self { dialect, set: fixed(&set), clear: fixed(&format!("DELETE FROM {table}")), denied: fixed(&denied) }
     }
 
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     /// SQLite: the triggers of this transaction see the context from now on.
     pub(crate) fn set(&self, context: &Context) -> Statement {
         let binds = context.texts().iter().cloned().map(Bind::Text).collect();

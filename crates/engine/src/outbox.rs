@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use cratestack_schema::ir::{Emitted, Schema};
 
-use crate::api::{Code, Failure};
+use crate::api::{Code, Failure, is_snake_case};
 use crate::audit::{Context, ENTRY_LIMIT, KEY_LIMIT, Trail};
 use crate::ddl::Trigger;
 use crate::json::Json;
@@ -94,7 +94,7 @@ pub(crate) struct Own<'e> {
 /// does not fit into an entry.
 pub(crate) fn own(
     schema: &Schema,
-    dialect: Dialect,
+    trail: &Trail,
     context: &Context,
     event: Own<'_>,
 ) -> Result<Vec<Statement>, Failure> {
@@ -103,9 +103,7 @@ pub(crate) fn own(
         return refused(Code::NotImplemented, "the schema has no `@@emit`, and so no outbox");
     }
     let Own { name, subject, data } = event;
-    let snake = name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'_');
-    if !snake || Emitted::ALL.iter().any(|kind| kind.word() == name) {
+    if !is_snake_case(name) || Emitted::ALL.iter().any(|kind| kind.word() == name) {
         let detail = "the name of an event is in snake case (`transfer_settled`), and none of those that rows have";
         return refused(Code::Internal, detail);
     }
@@ -118,16 +116,13 @@ pub(crate) fn own(
     }
     let given = [&schema.name, name, subject, &text].map(|text| Bind::Text(text.to_owned()));
     let statement = |sql: &str, binds: Vec<Bind>| Statement { template: Arc::new(Template::fixed(sql, &[])), binds };
-    Ok(match dialect {
+    Ok(match trail.dialect() {
         Dialect::Postgres => {
             let binds = [Bind::Text(context.lines())].into_iter().chain(given).collect();
             let places = "$1::text, $2::text, $3::text, $4::text, $5::text";
             vec![statement(&format!("SELECT {EMIT}({places}) IS NULL"), binds)]
         }
-        Dialect::Sqlite => {
-            let trail = Trail::new(Dialect::Sqlite);
-            vec![trail.set(context), statement(&own_sqlite(), given.into()), trail.clear()]
-        }
+        Dialect::Sqlite => vec![trail.set(context), statement(&own_sqlite(), given.into()), trail.clear()],
     })
 }
 

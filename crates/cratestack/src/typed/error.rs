@@ -82,7 +82,7 @@ impl std::error::Error for Error {
 }
 
 /// The problem that a request of the API would get, for routes of one's own. What is for the log alone goes there, under the
-/// `requestId` of the answer.
+/// `requestId` of the answer. A 401 has no challenge: that is for the host to add, who knows how callers authenticate.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let request_id = Uuid::now_v7().to_string();

@@ -72,7 +72,8 @@ impl Source {
 pub struct RequestContext {
     /// Identifies the request; a fresh UUID for each operation where there is none.
     pub request_id: Option<String>,
-    /// How long an operation may take. Default 30 s.
+    /// How long an operation may take, and all of what [`transaction`](crate::typed) runs. Default 30 s. What runs inside of a
+    /// transaction has the transaction's time, and one that was begun with [`TxOptions`](crate::TxOptions) has theirs.
     pub deadline: Duration,
     /// The address of the peer.
     pub client_ip: Option<IpAddr>,
@@ -189,6 +190,10 @@ impl<'t> Session<'t> {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.request.deadline
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -158,7 +158,7 @@ impl<'t, S: Face<'t>> Tx<'t, S> {
 
 /// How a session begins transactions: at `read_committed`, with the time that its request has.
 pub fn options(session: &Session<'_>) -> TxOptions {
-    let deadline = session.caller(None).deadline;
+    let deadline = session.deadline();
     let tries = session.limits().transaction_tries;
     TxOptions { deadline, tries, ..TxOptions::new(IsolationLevel::ReadCommitted) }
 }

@@ -336,7 +336,7 @@ impl Tx {
         let core = &self.core;
         let context = Context::new(&core.schema, caller, &core.options.service);
         let event = outbox::Own { name, subject, data };
-        let statements = outbox::own(&core.schema, core.store.dialect(), &context, event)?;
+        let statements = outbox::own(&core.schema, &core.trail, &context, event)?;
         if self.access == Access::Read {
             return Err(Failure::new(Code::Internal, READ_ONLY));
         }
