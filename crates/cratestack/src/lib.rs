@@ -119,6 +119,7 @@ mod deliveries;
 mod deprecation;
 mod exchange;
 mod headers;
+pub mod idempotency;
 mod media;
 mod problem;
 mod router;

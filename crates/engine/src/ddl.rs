@@ -43,7 +43,7 @@ const MISTYPED: &str = "cratestack_constant_of_another_type()";
 pub struct Catalog {
     /// Tables, parents before children where there is no cycle.
     pub tables: Vec<Table>,
-    /// The tables of the audit trail and of the outbox, if any model asks for them.
+    /// The tables of the audit trail and of the outbox, if any model asks for them, and that of idempotency keys.
     pub logs: Vec<LogTables>,
     /// For each model that keeps a trail, by its table's name, the statement that begins it with the rows that are there.
     pub baselines: Vec<(String, String)>,

@@ -10,6 +10,7 @@ pub mod ddl_diff;
 pub mod ddl_trigger;
 pub mod engine;
 pub mod fault;
+pub mod idempotency;
 pub mod input;
 pub mod isolated;
 pub mod json;

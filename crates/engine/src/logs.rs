@@ -15,6 +15,7 @@ pub(crate) use self::row::{Piece, Writer, digest, octets, render};
 use crate::audit::{self, Context, ENTRY_LIMIT, KEY_LIMIT};
 use crate::ddl::{Trigger, owning};
 use crate::ddl_trigger::{MARK, dollar_quoted, fixed_path, insert_guards, sqlite_trigger};
+use crate::idempotency;
 use crate::outbox;
 use crate::relay::Log;
 use crate::sql::{Dialect, ident};
@@ -32,7 +33,7 @@ const ACTOR: [&str; 4] = ["claims", "client_ip", "roles", "subject"];
 /// The tables of a log, as the catalog has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogTables {
-    /// What it is: `audit trail`, `outbox`.
+    /// What it is: `audit trail`, `outbox`, ..
     pub what: &'static str,
     /// The statements that make it where it is not there yet. They may run any number of times.
     pub create: Vec<String>,
@@ -44,13 +45,17 @@ pub(crate) fn tables(schema: &Schema, dialect: Dialect) -> Vec<LogTables> {
     let trail = audit::any(schema).then(|| ("audit trail", audit::ddl::tables(dialect)));
     let outbox = outbox::any(schema).then(|| ("outbox", outbox::tables(dialect)));
     let logs = trail.into_iter().chain(outbox);
-    logs.map(|(what, own)| LogTables { what, create: [context_table(dialect), own].concat() }).collect()
+    let logs = logs.map(|(what, own)| LogTables { what, create: [context_table(dialect), own].concat() });
+    // Any request that changes something may have a key.
+    let keys = LogTables { what: "table of idempotency keys", create: idempotency::tables(dialect) };
+    logs.chain([keys]).collect()
 }
 
 /// Tables and views of all logs, in an order in which they can be dropped.
 pub(crate) fn objects() -> impl Iterator<Item = (&'static str, &'static str)> {
     let context = [("TABLE", CONTEXT_TABLE)];
-    audit::ddl::objects().into_iter().chain(outbox::objects()).chain(context)
+    let keys = [("TABLE", idempotency::TABLE)];
+    audit::ddl::objects().into_iter().chain(outbox::objects()).chain(context).chain(keys)
 }
 
 /// Whether changes of a model's rows are written to a log.

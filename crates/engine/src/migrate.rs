@@ -24,7 +24,7 @@ use crate::storage::literal;
 
 /// The version of the statements that [`ddl::create`] gives. A database of another version is refused, because
 /// [`ddl_diff::diff`] would start from tables that are not there.
-const DDL_VERSION: &str = "1";
+const DDL_VERSION: &str = "2";
 
 /// What the name of a table begins with while its rows are copied.
 const INTERIM: &str = "cratestack_new_";

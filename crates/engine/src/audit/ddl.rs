@@ -16,6 +16,7 @@ use cratestack_schema::ir::{ModelId, Schema};
 use super::{Context, ENTRY_LIMIT, TABLE, VIEW};
 use crate::ddl::{META_TABLE, Trigger};
 use crate::ddl_trigger::{append_only, dollar_quoted};
+use crate::idempotency;
 use crate::logs::{
     self, EVENT_ID, HERE, NOISE, Piece, Told, Writer, context_check, declarations, definer, digest, must_be_read,
     must_fit, octets, postgres_trigger, render, sqlite_context, sqlite_triggers, time_and_id,
@@ -171,6 +172,7 @@ pub fn grants(schema: &Schema, role: &str, namespace: &str) -> Vec<String> {
         }
     }
     statements.push(on(&[META_TABLE.to_owned()], "SELECT"));
+    statements.push(on(&[idempotency::TABLE.to_owned()], "SELECT, INSERT, UPDATE, DELETE"));
     let log = |log: &Log, views: &[&str]| {
         let read: Vec<String> = [log.table].iter().chain(views).map(|name| (*name).to_owned()).collect();
         let relay = [log.delivery.to_owned(), log.position.to_owned()];

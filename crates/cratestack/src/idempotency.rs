@@ -1,0 +1,250 @@
+//! `Idempotency-Key`: its form, what makes two requests the same one, and whose they are.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use cratestack_engine::idempotency::KEY_LENGTH;
+use http::{HeaderMap, HeaderName};
+use uuid::{Uuid, Variant, Version};
+
+use crate::headers::IDEMPOTENCY_KEY;
+
+/// Headers of an answer that are given again with it.
+pub(crate) const REPLAYED: [HeaderName; 7] = [
+    http::header::CONTENT_TYPE,
+    http::header::CONTENT_LANGUAGE,
+    http::header::CONTENT_LOCATION,
+    http::header::LOCATION,
+    http::header::ETAG,
+    http::header::LAST_MODIFIED,
+    http::header::LINK,
+];
+
+/// `Idempotent-Replayed: true` marks an answer that was given before.
+pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// `Repr-Digest` (RFC 9530) of a body that was too large to be kept.
+pub(crate) const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+/// How far ahead of our clock the time in a key may be.
+const AHEAD: Duration = Duration::from_mins(5);
+
+/// The key of a request, without the quotes that it may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key(pub(crate) String);
+
+/// Why a key is none. `Display` is for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyError {
+    /// 400.
+    Invalid(&'static str),
+    /// 422: its time is longer ago than keys are kept, so that nobody knows whether it was used.
+    Expired,
+}
+
+impl Key {
+    /// The key of a request, if it has one: a string of RFC 9651, or the bare characters that it would have.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Option<Self>, KeyError> {
+        let mut lines = headers.get_all(&IDEMPOTENCY_KEY).iter();
+        let Some(line) = lines.next() else { return Ok(None) };
+        if lines.next().is_some() {
+            return Err(KeyError::Invalid("is there more than once"));
+        }
+        let text = line.as_bytes().trim_ascii();
+        let key = match text.strip_prefix(b"\"") {
+            Some(rest) => {
+                unquoted(rest).ok_or(KeyError::Invalid("begins with a quote, and is no string of RFC 9651"))?
+            }
+            None if text
+                .iter()
+                .all(|octet| octet.is_ascii_graphic() && !matches!(octet, b'"' | b'\\' | b',' | b';')) =>
+            {
+                String::from_utf8_lossy(text).into_owned()
+            }
+            None => {
+                return Err(KeyError::Invalid(
+                    "has characters that only a string in quotes may have: it is visible ASCII without `\"`, `\\`, `,`, `;`",
+                ));
+            }
+        };
+        match key.len() {
+            0 => Err(KeyError::Invalid("is empty")),
+            1..=KEY_LENGTH => Ok(Some(Self(key))),
+            _ => Err(KeyError::Invalid("has more than 255 characters")),
+        }
+    }
+
+    /// Whether the time in the key, if it is a UUID of version 7, is one that a request can have now. `now` is in Unix
+    /// microseconds.
+    pub(crate) fn check_time(&self, now: i64, retention: Duration) -> Result<(), KeyError> {
+        let Some(made) = self.time() else { return Ok(()) };
+        let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        if made > now.saturating_add(micros(AHEAD)) {
+            return Err(KeyError::Invalid("is a UUID of version 7 whose time is more than 5 minutes ahead"));
+        }
+        if made < now.saturating_sub(micros(retention)) { Err(KeyError::Expired) } else { Ok(()) }
+    }
+
+    /// The time in a UUID of version 7, in Unix microseconds.
+    fn time(&self) -> Option<i64> {
+        // In its one usual form: anything else may be a text that happens to look like it.
+        let uuid = Uuid::try_parse(&self.0).ok().filter(|_| self.0.len() == uuid::fmt::Hyphenated::LENGTH)?;
+        let seven = uuid.get_version() == Some(Version::SortRand) && uuid.get_variant() == Variant::RFC4122;
+        let (millis, _) = seven.then(|| uuid.as_u64_pair())?;
+        i64::try_from(millis >> 16).ok()?.checked_mul(1000)
+    }
+}
+
+/// The characters of a string of RFC 9651, given what comes after its opening quote; `None` unless it ends with the
+/// closing one: parameters have no meaning here.
+fn unquoted(rest: &[u8]) -> Option<String> {
+    let mut key = String::with_capacity(rest.len());
+    let mut octets = rest.iter();
+    loop {
+        match octets.next()? {
+            b'"' => return octets.next().is_none().then_some(key),
+            b'\\' => key.push(char::from(*octets.next().filter(|octet| matches!(octet, b'"' | b'\\'))?)),
+            octet @ b' '..=b'~' => key.push(char::from(*octet)),
+            _ => return None,
+        }
+    }
+}
+
+/// A digest of parts that cannot run into each other.
+#[derive(Clone)]
+pub(crate) struct Parts(Context);
+
+impl Parts {
+    /// `what` says what the digest is of: digests of different things never meet.
+    pub(crate) fn new(what: &str) -> Self {
+        let mut parts = Self(Context::new(&SHA256));
+        parts.add(what.as_bytes());
+        parts
+    }
+
+    pub(crate) fn add(&mut self, part: &[u8]) -> &mut Self {
+        self.0.update(&(part.len() as u64).to_be_bytes());
+        self.0.update(part);
+        self
+    }
+
+    /// A part that may be missing, which is not the same as an empty one.
+    pub(crate) fn maybe(&mut self, part: Option<&[u8]>) -> &mut Self {
+        self.add(&[u8::from(part.is_some())]).add(part.unwrap_or_default())
+    }
+
+    pub(crate) fn finish(&self) -> [u8; 32] {
+        let digest = self.0.clone().finish();
+        digest.as_ref().first_chunk().copied().unwrap_or_default()
+    }
+}
+
+/// The digest of whose keys they are: those of different deployments, tenants and subjects have nothing to do with each other. Never
+/// of a token, which changes while its subject stays. Without a subject all anonymous callers share one.
+pub fn scope(deployment: &str, tenant: Option<&str>, subject: Option<&str>) -> [u8; 32] {
+    let mut parts = Parts::new("scope");
+    let parts = parts.add(deployment.as_bytes()).maybe(tenant.map(str::as_bytes)).maybe(subject.map(str::as_bytes));
+    parts.finish()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn key(lines: &[&str]) -> Result<Option<String>, KeyError> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(IDEMPOTENCY_KEY, line.parse().unwrap());
+        }
+        Key::of(&headers).map(|key| key.map(|Key(key)| key))
+    }
+
+    #[test]
+    fn a_key_is_a_string_or_bare() {
+        let table = [
+            ("abc", "abc"),
+            ("\"abc\"", "abc"),
+            ("  abc ", "abc"),
+            ("8e03978e-40d5-43e8-bc93-6894a57f9324", "8e03978e-40d5-43e8-bc93-6894a57f9324"),
+            ("dGVzdA+/==", "dGVzdA+/=="),
+            (r#""a \"b\" \\ c""#, r#"a "b" \ c"#),
+            ("\"a, b; c\"", "a, b; c"),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(key(&[text]), Ok(Some(wanted.to_owned())), "{text}");
+        }
+        assert_eq!(key(&[]), Ok(None));
+        let longest = "k".repeat(255);
+        assert_eq!(key(&[&longest]), Ok(Some(longest.clone())));
+        assert_eq!(key(&[&format!("\"{longest}\"")]), Ok(Some(longest)));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let long = "k".repeat(256);
+        let quoted = format!("\"{long}\"");
+        let table = [
+            "",
+            "\"\"",
+            " ",
+            "a b",
+            "a,b",
+            "a;b=1",
+            "\"a",
+            "\"a\";b=1",
+            "\"a\" \"b\"",
+            "a\"",
+            "\"a\\b\"",
+            "\"a\tb\"",
+            &long,
+            &quoted,
+        ];
+        for text in table {
+            assert!(matches!(key(&[text]), Err(KeyError::Invalid(_))), "{text}");
+        }
+        assert!(matches!(key(&["a", "a"]), Err(KeyError::Invalid(_))));
+        let mut headers = HeaderMap::new();
+        headers.append(IDEMPOTENCY_KEY, http::HeaderValue::from_bytes("schlüssel".as_bytes()).unwrap());
+        assert!(matches!(Key::of(&headers), Err(KeyError::Invalid(_))));
+    }
+
+    #[test]
+    fn a_key_with_a_time_expires() {
+        let (day, minute) = (Duration::from_hours(24), 60_000_000);
+        // 2026-11-26T00:00:00Z.
+        let now = 1_795_651_200_000_000;
+        let at = |micros: i64| {
+            let millis = u64::try_from(micros / 1000).unwrap();
+            Key(uuid::Builder::from_unix_timestamp_millis(millis, &[7; 10]).into_uuid().to_string())
+        };
+        for (made, wanted) in [
+            (now, Ok(())),
+            (now - 24 * 60 * minute, Ok(())),
+            (now - 24 * 60 * minute - 1000, Err(KeyError::Expired)),
+            (now + 5 * minute, Ok(())),
+        ] {
+            assert_eq!(at(made).check_time(now, day), wanted, "{made}");
+        }
+        assert!(matches!(at(now + 5 * minute + 1000).check_time(now, day), Err(KeyError::Invalid(_))));
+        for timeless in ["8e03978e-40d5-43e8-bc93-6894a57f9324", "0190163d8694739bae18aea4a2e5d8e6", "abc"] {
+            assert_eq!(Key(timeless.to_owned()).check_time(now, day), Ok(()), "{timeless}");
+        }
+    }
+
+    #[test]
+    fn scopes_do_not_run_into_each_other() {
+        let all = [
+            scope("bank", None, None),
+            scope("bank", Some(""), None),
+            scope("bank", None, Some("")),
+            scope("bank", Some("a"), Some("b")),
+            scope("bank", Some("ab"), Some("")),
+            scope("bank", None, Some("ab")),
+            scope("bankab", None, None),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(!all[..at].contains(one), "{at}");
+        }
+    }
+}
