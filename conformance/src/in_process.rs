@@ -266,6 +266,8 @@ fn status_and_word(code: Code) -> (u16, &'static str) {
         Code::VersionRequired => (428, "version_required"),
         Code::ValidationFailed => (422, "validation_failed"),
         Code::Rejected => (422, "rejected"),
+        Code::IdempotencyKeyReused => (422, "idempotency_key_reused"),
+        Code::IdempotencyInFlight => (409, "idempotency_in_flight"),
         Code::Internal => (500, "internal"),
         Code::NotImplemented => (501, "not_implemented"),
         Code::Unavailable => (503, "unavailable"),

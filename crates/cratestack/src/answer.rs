@@ -2,9 +2,10 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::body::Body;
-use axum::response::Response;
 use bytes::Bytes;
 use cratestack_engine::api::{Answer, Code, Failure, Row};
+use cratestack_engine::idempotency::{DIGEST_MARK, Outline, Sketch, Stencil, VERSION_MARK};
+use cratestack_engine::plan::write::Kind;
 use cratestack_schema::ir::{ModelId, Schema};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
@@ -13,6 +14,14 @@ use crate::headers::{Condition, EntityTag, PREFERENCE_APPLIED};
 use crate::media::Format;
 use crate::problem::{Problem, ProblemCode};
 use crate::url;
+
+/// An answer that is whole.
+pub(crate) type Response = http::Response<Bytes>;
+
+/// The same for axum.
+pub(crate) fn sent(response: Response) -> axum::response::Response {
+    response.map(Body::from)
+}
 
 /// What shapes the answer to one request, besides what the engine found.
 #[derive(Debug)]
@@ -48,7 +57,72 @@ struct Outcome {
     body: Option<String>,
 }
 
+/// What the answer to one row has, before the row is known.
+struct Frame {
+    status: StatusCode,
+    tag: Tag,
+    location: bool,
+    body: bool,
+}
+
+/// What an entity tag is made of.
+enum Tag {
+    Version,
+    Body,
+    None,
+}
+
 impl Shape<'_> {
+    /// The answer to one row, given whether the caller may read it, whether it is new, and whether its version tells it from others.
+    fn frame(&self, readable: bool, created: bool, versioned: bool) -> Frame {
+        let status = match (created, readable && !self.minimal) {
+            (true, _) => StatusCode::CREATED,
+            (false, true) => StatusCode::OK,
+            (false, false) => StatusCode::NO_CONTENT,
+        };
+        if !readable {
+            // The caller wrote what it may not read: neither body nor tag, but where it is.
+            return Frame { status, tag: Tag::None, location: true, body: false };
+        }
+        let tag = if versioned { Tag::Version } else { Tag::Body };
+        Frame { status, tag, location: created, body: !self.minimal }
+    }
+
+    /// The answer to a write of one row before it is done. `None` for CBOR, which is made here.
+    pub(crate) fn stencil(&self, sketch: &Sketch) -> Option<Stencil> {
+        if self.format != Format::Json {
+            return None;
+        }
+        let outline = |frame: &Frame| {
+            let mut headers = Vec::new();
+            let mut add = |name: HeaderName, value: String| headers.push((name.as_str().to_owned(), value));
+            if frame.body {
+                add(header::CONTENT_TYPE, self.format.media_type().to_owned());
+            }
+            if frame.location {
+                add(header::LOCATION, url::row(self.base, self.segment, &sketch.key));
+            }
+            match frame.tag {
+                Tag::Version => {
+                    add(header::ETAG, EntityTag::strong(format!("{VERSION_MARK}{}", self.format.tag_suffix())).text());
+                }
+                Tag::Body => {
+                    add(header::ETAG, EntityTag::weak(format!("{DIGEST_MARK}{}", self.format.tag_suffix())).text());
+                }
+                Tag::None => {}
+            }
+            Outline { status: frame.status.as_u16(), headers }
+        };
+        let created = sketch.kind == Kind::Create;
+        let seen = match sketch.kind {
+            Kind::Delete => deleted_frame(false),
+            Kind::Tombstone => deleted_frame(sketch.versioned),
+            Kind::Create | Kind::Patch | Kind::Restore => self.frame(true, created, sketch.versioned),
+        };
+        let hidden = self.frame(false, created, sketch.versioned);
+        Some(Stencil { seen: outline(&seen), hidden: outline(&hidden), body: seen.body })
+    }
+
     /// The response.
     pub(crate) fn respond(&self, answer: Answer) -> Result<Response, Problem> {
         match answer {
@@ -61,27 +135,19 @@ impl Shape<'_> {
 
     fn deleted(&self, version: Option<i64>) -> Outcome {
         let etag = version.map(|version| version_tag(version, self.format));
-        Outcome { status: StatusCode::NO_CONTENT, etag, location: None, body: None }
+        Outcome { status: deleted_frame(version.is_some()).status, etag, location: None, body: None }
     }
 
     fn row(&self, row: Row) -> Outcome {
-        let location = || Some(url::row(self.base, self.segment, &row.key));
-        let Some(body) = row.body else {
-            // The caller wrote what it may not read: neither body nor tag, but where it is.
-            let status = if row.created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
-            return Outcome { status, etag: None, location: location(), body: None };
+        let version = row.version.filter(|_| row.full);
+        let frame = self.frame(row.body.is_some(), row.created, version.is_some());
+        let etag = match (frame.tag, version, &row.body) {
+            (Tag::Version, Some(version), _) => Some(version_tag(version, self.format)),
+            (Tag::Body, _, Some(body)) => Some(body_tag(body, self.format)),
+            _ => None,
         };
-        let etag = match row.version {
-            Some(version) if row.full => version_tag(version, self.format),
-            _ => body_tag(&body, self.format),
-        };
-        let status = match (row.created, self.minimal) {
-            (true, _) => StatusCode::CREATED,
-            (false, true) => StatusCode::NO_CONTENT,
-            (false, false) => StatusCode::OK,
-        };
-        let location = if row.created { location() } else { None };
-        Outcome { status, etag: Some(etag), location, body: (!self.minimal).then_some(body) }
+        let location = frame.location.then(|| url::row(self.base, self.segment, &row.key));
+        Outcome { status: frame.status, etag, location, body: row.body.filter(|_| frame.body) }
     }
 
     fn single(&self, outcome: Outcome) -> Result<Response, Problem> {
@@ -92,7 +158,7 @@ impl Shape<'_> {
         }
         let mut response = match outcome.body {
             Some(body) => self.encoded(body)?,
-            None => Response::new(Body::empty()),
+            None => Response::default(),
         };
         *response.status_mut() = outcome.status;
         self.head(&mut response);
@@ -121,7 +187,7 @@ impl Shape<'_> {
         if !if_none_match.as_ref().is_some_and(|condition| condition.weakly_matches(current)) {
             return Ok(None);
         }
-        let mut response = Response::new(Body::empty());
+        let mut response = Response::default();
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         self.head(&mut response);
         if let Some(etag) = etag() {
@@ -190,7 +256,11 @@ impl Shape<'_> {
 
     /// The headers that every success has.
     fn head(&self, response: &mut Response) {
-        let headers = response.headers_mut();
+        self.add_head(response.headers_mut());
+    }
+
+    /// The headers of every success that are no part of what is recorded.
+    pub(crate) fn add_head(&self, headers: &mut http::HeaderMap) {
         if self.safe {
             headers.insert(header::VARY, HeaderValue::from_static("accept, authorization"));
         }
@@ -215,9 +285,15 @@ pub(crate) fn encoded(body: String, format: Format) -> Result<Response, Problem>
             cbor::Unencodable::NotJson => Problem::internal("the engine's answer is not valid JSON"),
         })?,
     };
-    let mut response = Response::new(Body::from(bytes));
+    let mut response = Response::new(bytes);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
     Ok(response)
+}
+
+/// The answer to a deletion.
+fn deleted_frame(versioned: bool) -> Frame {
+    let tag = if versioned { Tag::Version } else { Tag::None };
+    Frame { status: StatusCode::NO_CONTENT, tag, location: false, body: false }
 }
 
 fn push_outcome(body: &mut String, outcome: Outcome) {

@@ -22,6 +22,32 @@ pub struct HttpConfig {
     /// The path that callers see before the API's own, for `Location` and `Link`: `/bank/api` where a proxy adds
     /// `/bank`. Default: what the router is nested under.
     pub base_path: Option<String>,
+    /// How the keys of `Idempotency-Key` are kept.
+    pub idempotency: IdempotencyConfig,
+}
+
+/// How the keys of `Idempotency-Key` are kept (docs/idempotency.md).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyConfig {
+    /// How long a key counts. Default 31 days.
+    pub retention: Duration,
+    /// How long a request waits for another one with its key that is being done; then it is a 409. Default 5 s.
+    pub wait: Duration,
+    /// Octets of an answer's body that are kept at most. Of a longer one status, headers and digest are. Default 1 MiB.
+    pub response_limit: usize,
+    /// What tells the keys of one deployment from those of another on the same database. Default: the name of the schema.
+    pub deployment: Option<String>,
+}
+
+impl Default for IdempotencyConfig {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_hours(31 * 24),
+            wait: Duration::from_secs(5),
+            response_limit: 1024 * 1024,
+            deployment: None,
+        }
+    }
 }
 
 impl Default for HttpConfig {
@@ -34,6 +60,7 @@ impl Default for HttpConfig {
             body_timeout: Duration::from_secs(15),
             problem_base: "https://cratestack.dev/problems/".to_owned(),
             base_path: None,
+            idempotency: IdempotencyConfig::default(),
         }
     }
 }

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{ConnectInfo, OriginalUri, Request};
-use axum::response::Response;
+use axum::response::Response as AxumResponse;
 use cratestack_engine::Engine;
 use cratestack_engine::api::{
     Answer, Authority, Caller, Code, Expected, Failure, Key, Operation, Origin, Principal, Verb,
 };
 use cratestack_engine::engine::procedures::Bodies;
+use cratestack_engine::idempotency::{Identity, Kept, KeyLimits, Keyed, Outcome, Present, Record, Sketch, Stencil};
 use cratestack_engine::json::Json;
 use cratestack_engine::relay::{self, Log, MulticastAuditSink, Relay, RelayOptions};
-use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
+use cratestack_schema::ir::{Action, Idempotent, ModelId, Procedure, Schema};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
@@ -24,7 +25,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
-use crate::answer::{self, Shape, is_personal, version_tag};
+use crate::answer::{self, Response, Shape, is_personal, sent, version_tag};
 use crate::auth::{AuthError, AuthProvider};
 use crate::batch::{self, Offer};
 use crate::body;
@@ -32,9 +33,10 @@ use crate::config::HttpConfig;
 use crate::deliveries::Deliveries;
 use crate::deprecation;
 use crate::headers::{
-    ACCEPT_PATCH, ACCEPT_POST, Condition, IDEMPOTENCY_KEY, PREFER, TRACEPARENT, X_REQUEST_ID, joined, prefers_minimal,
-    request_id, trace_parent,
+    ACCEPT_PATCH, ACCEPT_POST, Condition, PREFER, TRACEPARENT, X_REQUEST_ID, joined, prefers_minimal, request_id,
+    trace_parent,
 };
+use crate::idempotency;
 use crate::media::{Format, PATCH_TYPES, POST_TYPES, negotiate};
 use crate::problem::{Problem, ProblemCode};
 use crate::routes::{BATCH_ACTIONS, RouteInfo, RouteTarget, RouteVerb, has_route};
@@ -56,6 +58,23 @@ pub(crate) trait Backend: Send + Sync + 'static {
         procedure: &'a Procedure,
         body: Option<Json>,
     ) -> BoxFuture<'a, Result<String, Failure>>;
+    fn run_keyed<'a>(
+        &'a self,
+        caller: &'a Caller,
+        operation: Operation,
+        keyed: &'a Keyed,
+    ) -> BoxFuture<'a, Result<Kept, Failure>>;
+    fn call_keyed<'a>(
+        &'a self,
+        caller: &'a Caller,
+        procedure: &'a Procedure,
+        body: Option<Json>,
+        keyed: &'a Keyed,
+    ) -> BoxFuture<'a, Result<Kept, Failure>>;
+    /// Removes expired keys; says how many, and whether there may be more.
+    fn sweep_keys(&self) -> BoxFuture<'_, Result<usize, Failure>>;
+    /// Unix microseconds.
+    fn now(&self) -> i64;
     fn trail<'a>(
         &'a self,
         caller: &'a Caller,
@@ -94,6 +113,33 @@ impl Backend for Hosted {
         body: Option<Json>,
     ) -> BoxFuture<'a, Result<String, Failure>> {
         Box::pin(self.engine.call(caller, procedure, body, &self.bodies))
+    }
+
+    fn run_keyed<'a>(
+        &'a self,
+        caller: &'a Caller,
+        operation: Operation,
+        keyed: &'a Keyed,
+    ) -> BoxFuture<'a, Result<Kept, Failure>> {
+        Box::pin(self.engine.run_keyed(caller, operation, keyed))
+    }
+
+    fn call_keyed<'a>(
+        &'a self,
+        caller: &'a Caller,
+        procedure: &'a Procedure,
+        body: Option<Json>,
+        keyed: &'a Keyed,
+    ) -> BoxFuture<'a, Result<Kept, Failure>> {
+        Box::pin(self.engine.call_keyed(caller, procedure, body, &self.bodies, keyed))
+    }
+
+    fn sweep_keys(&self) -> BoxFuture<'_, Result<usize, Failure>> {
+        Box::pin(self.engine.sweep_keys())
+    }
+
+    fn now(&self) -> i64 {
+        self.engine.clock().now()
     }
 
     fn trail<'a>(
@@ -193,7 +239,7 @@ impl Endpoint {
     }
 
     fn options(&self) -> Response {
-        let mut response = Response::new(Body::empty());
+        let mut response = Response::default();
         *response.status_mut() = StatusCode::NO_CONTENT;
         response.headers_mut().insert(header::ALLOW, self.allow());
         let takes =
@@ -209,7 +255,7 @@ impl Endpoint {
 }
 
 /// Answers one request. Never fails: what goes wrong is a problem.
-pub(crate) async fn handle(api: Arc<Api>, place: Place, request: Request) -> Response {
+pub(crate) async fn handle(api: Arc<Api>, place: Place, request: Request) -> AxumResponse {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     let request_id = request_id(&parts.headers);
@@ -243,7 +289,7 @@ pub(crate) async fn handle(api: Arc<Api>, place: Place, request: Request) -> Res
         }
         let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::info!(status = response.status().as_u16(), micros, "answered");
-        response
+        sent(response)
     }
     .instrument(span)
     .await
@@ -257,11 +303,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 /// Leaves what a `GET` would have said about its body.
 fn strip_body(response: &mut Response) {
     let body = std::mem::take(response.body_mut());
-    if let Some(length) = body.size_hint().exact()
-        && response.status() != StatusCode::NO_CONTENT
-        && response.status() != StatusCode::NOT_MODIFIED
-    {
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    if response.status() != StatusCode::NO_CONTENT && response.status() != StatusCode::NOT_MODIFIED {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
 }
 
@@ -316,8 +359,13 @@ impl Exchange<'_> {
             RouteTarget::Model(model) => is_personal(self.api.backend.schema(), model, &params),
             RouteTarget::Procedure(_) | RouteTarget::Trail => true,
         };
+        let print = self.takes_key(route).then(|| self.fingerprint(route, &params, data.as_ref()));
         let work = self.work(route, params, expected, data)?;
-        let caller = self.caller(route).await?;
+        let mut caller = self.caller(route).await?;
+        let keyed = match print {
+            Some(print) => self.key(route)?.map(|key| self.keyed(key, print, route, &mut caller, &path)),
+            None => None,
+        };
         let segment = match route.target {
             RouteTarget::Model(model) => self.api.backend.schema().model(model).path.as_str(),
             RouteTarget::Procedure(_) | RouteTarget::Trail => "",
@@ -343,6 +391,11 @@ impl Exchange<'_> {
                 let schema = self.api.backend.schema();
                 let warning = self.api.deprecations.then(|| deprecation::of_operation(schema, model, &verb)).flatten();
                 let operation = Operation { model, verb };
+                if let Some(keyed) = &keyed {
+                    let kept = self.in_time(self.api.backend.run_keyed(&caller, operation, keyed)).await??;
+                    return idempotency::answer(kept, |headers| shape().add_head(headers))
+                        .map(|response| warned(response, warning));
+                }
                 let answer = self.in_time(self.api.backend.run(&caller, operation)).await??;
                 shape().respond(answer).map(|response| warned(response, warning))
             }
@@ -354,8 +407,17 @@ impl Exchange<'_> {
                 let procedures = &self.api.backend.schema().procedures;
                 let procedure = procedures.get(at).ok_or_else(|| Problem::internal("no such procedure"))?;
                 let warning = deprecation::of_call(self.api.backend.schema(), procedure, body.as_ref());
-                let call = self.in_time(self.api.backend.call(&caller, procedure, body)).await?;
-                let answered = call.map_err(Problem::from).and_then(|answer| self.called(procedure, answer));
+                let answered = match &keyed {
+                    Some(keyed) => {
+                        let kept = self.in_time(self.api.backend.call_keyed(&caller, procedure, body, keyed)).await?;
+                        kept.map_err(Problem::from).and_then(|kept| idempotency::answer(kept, not_stored))
+                    }
+                    None => {
+                        let call = self.in_time(self.api.backend.call(&caller, procedure, body)).await?;
+                        let answered = call.map_err(Problem::from);
+                        answered.and_then(|answer| called(answer, self.format, status(procedure)))
+                    }
+                };
                 match answered {
                     Ok(response) => Ok(warned(response, warning)),
                     Err(problem) => Err(match warning {
@@ -408,10 +470,6 @@ impl Exchange<'_> {
         self.format = negotiate(accept.as_deref()).ok_or_else(|| {
             Problem::new(ProblemCode::NotAcceptable, "`Accept` must allow `application/json` or `application/cbor`")
         })?;
-        if self.parts.headers.contains_key(&IDEMPOTENCY_KEY) {
-            let detail = "`Idempotency-Key` is not supported yet: send the request without it";
-            return Err(Problem::new(Code::NotImplemented, detail));
-        }
         Ok(())
     }
 
@@ -533,6 +591,7 @@ impl Exchange<'_> {
             job: None,
             client_ip: peer.map(|ConnectInfo(peer)| peer.ip()),
             trace_id: trace.map(|trace| trace.trace_id.to_owned()),
+            idempotency_key: None,
         };
         Ok(Caller { principal, authority: Authority::Rules, request_id: self.request_id.clone(), deadline, origin })
     }
@@ -566,12 +625,101 @@ impl Exchange<'_> {
         }
     }
 
-    fn called(&self, procedure: &Procedure, answer: String) -> Result<Response, Problem> {
-        let status = procedure.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK);
-        let mut response = answer::encoded(answer, self.format)?;
-        *response.status_mut() = status;
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Ok(response)
+    /// Whether a key means anything on the route: what changes nothing may be asked any number of times.
+    fn takes_key(&self, route: &RouteInfo) -> bool {
+        match (route.verb, route.target) {
+            (RouteVerb::List | RouteVerb::Read | RouteVerb::Trail, _) => false,
+            (_, RouteTarget::Procedure(at)) => self.procedure(at).is_some_and(|procedure| procedure.mutation),
+            _ => true,
+        }
+    }
+
+    fn procedure(&self, at: usize) -> Option<&Procedure> {
+        self.api.backend.schema().procedures.get(at)
+    }
+
+    /// The key of a request to a route that may have one.
+    fn key(&self, route: &RouteInfo) -> Result<Option<idempotency::Key>, Problem> {
+        let rule = match route.target {
+            RouteTarget::Model(model) => self.api.backend.schema().model(model).idempotent,
+            RouteTarget::Procedure(at) => self.procedure(at).map(|procedure| procedure.idempotent).unwrap_or_default(),
+            RouteTarget::Trail => Idempotent::None,
+        };
+        let key = idempotency::Key::of(&self.parts.headers)?;
+        match (rule, key) {
+            (Idempotent::Required, None) => Err(idempotency::missing()),
+            (Idempotent::None, Some(_)) => {
+                let detail = "this route keeps no idempotency keys: send the request without `Idempotency-Key`";
+                Err(Problem::bad_request(detail))
+            }
+            (_, None) => Ok(None),
+            (_, Some(key)) => {
+                key.check_time(self.api.backend.now(), self.api.config.idempotency.retention)?;
+                Ok(Some(key))
+            }
+        }
+    }
+
+    /// What makes it this request: all that decides what it does. Not what decides about the form of its answer.
+    fn fingerprint(&self, route: &RouteInfo, params: &[(String, String)], data: Option<&Json>) -> [u8; 32] {
+        let mut print = idempotency::Parts::new("request");
+        print.add(route.op.as_bytes());
+        for segment in url::segments(self.own_path()) {
+            print.add(segment.unwrap_or_default().as_bytes());
+        }
+        let mut params = params.to_vec();
+        params.sort_unstable();
+        for (name, value) in &params {
+            print.add(name.as_bytes()).add(value.as_bytes());
+        }
+        let media = joined(&self.parts.headers, &header::CONTENT_TYPE).unwrap_or_default();
+        let essence = media.split(|octet| *octet == b';').next().unwrap_or_default();
+        print.add(&essence.trim_ascii().to_ascii_lowercase());
+        print.maybe(joined(&self.parts.headers, &header::IF_MATCH).as_deref());
+        let canonical = data.map(|data| {
+            let mut text = String::new();
+            data.write_canonical(&mut text);
+            text
+        });
+        print.maybe(canonical.as_deref().map(str::as_bytes)).finish()
+    }
+
+    /// The request as the engine keeps it. The trail gets to know its key.
+    fn keyed(
+        &self,
+        key: idempotency::Key,
+        fingerprint: [u8; 32],
+        route: &RouteInfo,
+        caller: &mut Caller,
+        path: &str,
+    ) -> Keyed {
+        let (schema, config) = (self.api.backend.schema(), &self.api.config);
+        let deployment = config.idempotency.deployment.as_deref().unwrap_or(&schema.name);
+        let scope = idempotency::of_caller(schema, deployment, caller.principal.as_ref());
+        caller.origin.idempotency_key = Some(key.0.clone());
+        let (segment, status) = match route.target {
+            RouteTarget::Model(model) => (schema.model(model).path.clone(), StatusCode::OK),
+            RouteTarget::Procedure(at) => (String::new(), self.procedure(at).map_or(StatusCode::OK, status)),
+            RouteTarget::Trail => (String::new(), StatusCode::OK),
+        };
+        let presenter = Presenter {
+            segment,
+            format: self.format,
+            base: self.base(path).to_owned(),
+            minimal: self.minimal(),
+            status,
+            problem_base: config.problem_base.clone(),
+            request_id: self.request_id.clone(),
+        };
+        Keyed {
+            identity: Identity { scope, key: key.0, fingerprint },
+            limits: KeyLimits {
+                retention: config.idempotency.retention,
+                wait: config.idempotency.wait,
+                body: config.idempotency.response_limit,
+            },
+            present: Arc::new(presenter),
+        }
     }
 
     /// A problem as the answer, with the headers that its status asks for.
@@ -591,6 +739,71 @@ impl Exchange<'_> {
         }
         problem.into_response(&self.api.config.problem_base, &self.request_id)
     }
+}
+
+/// What is known of a request before it is done, to answer it by.
+#[derive(Debug)]
+struct Presenter {
+    segment: String,
+    format: Format,
+    base: String,
+    minimal: bool,
+    /// Of a procedure.
+    status: StatusCode,
+    problem_base: String,
+    request_id: String,
+}
+
+impl Presenter {
+    fn shape(&self) -> Shape<'_> {
+        Shape {
+            segment: &self.segment,
+            format: self.format,
+            base: &self.base,
+            target: ("", None),
+            minimal: self.minimal,
+            personal: false,
+            safe: false,
+            conditions: (None, None),
+            problem_base: &self.problem_base,
+            request_id: &self.request_id,
+        }
+    }
+}
+
+impl Present for Presenter {
+    fn present(&self, outcome: Outcome) -> Result<Record, Failure> {
+        let response = match outcome {
+            Outcome::Done(answer) => self.shape().respond(answer),
+            Outcome::Called(answer) => called(answer, self.format, self.status),
+            Outcome::Refused(failure) => {
+                let problem = Problem::from(failure);
+                problem.log(&self.request_id);
+                Ok(problem.into_response(&self.problem_base, &self.request_id))
+            }
+        };
+        response.map(idempotency::record).map_err(Problem::into_failure)
+    }
+
+    fn stencil(&self, sketch: &Sketch) -> Option<Stencil> {
+        self.shape().stencil(sketch)
+    }
+}
+
+/// The status of a procedure's answer.
+fn status(procedure: &Procedure) -> StatusCode {
+    procedure.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK)
+}
+
+fn called(answer: String, format: Format, status: StatusCode) -> Result<Response, Problem> {
+    let mut response = answer::encoded(answer, format)?;
+    *response.status_mut() = status;
+    not_stored(response.headers_mut());
+    Ok(response)
+}
+
+fn not_stored(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
 /// The query parameters of a list or a read; the other verbs have none.

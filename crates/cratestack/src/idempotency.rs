@@ -3,11 +3,17 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use cratestack_engine::idempotency::KEY_LENGTH;
-use http::{HeaderMap, HeaderName};
+use cratestack_engine::api::Principal;
+use cratestack_engine::idempotency::{KEY_LENGTH, Kept, Record};
+use cratestack_engine::plan::key_text;
+use cratestack_schema::ir::{FieldId, Schema};
+use cratestack_schema::value::Value;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use uuid::{Uuid, Variant, Version};
 
+use crate::answer::Response;
 use crate::headers::IDEMPOTENCY_KEY;
+use crate::problem::{Problem, ProblemCode};
 
 /// Headers of an answer that are given again with it.
 pub(crate) const REPLAYED: [HeaderName; 7] = [
@@ -22,9 +28,6 @@ pub(crate) const REPLAYED: [HeaderName; 7] = [
 
 /// `Idempotent-Replayed: true` marks an answer that was given before.
 pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-
-/// `Repr-Digest` (RFC 9530) of a body that was too large to be kept.
-pub(crate) const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// How far ahead of our clock the time in a key may be.
 const AHEAD: Duration = Duration::from_mins(5);
@@ -137,6 +140,73 @@ impl Parts {
         let digest = self.0.clone().finish();
         digest.as_ref().first_chunk().copied().unwrap_or_default()
     }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Invalid(what) => Self::new(ProblemCode::KeyInvalid, format!("`Idempotency-Key` {what}")),
+            KeyError::Expired => {
+                let detail = "the time in the key is longer ago than keys are kept; nothing was done";
+                Self::new(ProblemCode::KeyExpired, detail)
+            }
+        }
+    }
+}
+
+/// The 400 of a request without a key that needs one.
+pub(crate) fn missing() -> Problem {
+    let detail = "this route needs an `Idempotency-Key`: a value of your own, new for each request and the same for each try of it";
+    Problem::new(ProblemCode::KeyRequired, detail)
+}
+
+/// What is recorded of an answer.
+pub(crate) fn record(response: Response) -> Record {
+    let (head, body) = response.into_parts();
+    let header = |name: &HeaderName| {
+        let value = head.headers.get(name)?.to_str().ok()?;
+        Some((name.as_str().to_owned(), value.to_owned()))
+    };
+    let headers = REPLAYED.iter().filter_map(header).collect();
+    Record { status: head.status.as_u16(), headers, body: Some(body.into()) }
+}
+
+/// The answer that is recorded. `add` adds to its headers, unless it was given before.
+pub(crate) fn answer(kept: Kept, add: impl FnOnce(&mut HeaderMap)) -> Result<Response, Problem> {
+    let Kept { record: Record { status, headers, body }, replayed } = kept;
+    let damaged = || Problem::internal("what is recorded of a request is no answer");
+    let mut response = Response::new(body.unwrap_or_default().into());
+    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| damaged())?;
+    for (name, value) in headers {
+        let name = HeaderName::try_from(name).map_err(|_| damaged())?;
+        response.headers_mut().insert(name, HeaderValue::try_from(value).map_err(|_| damaged())?);
+    }
+    if replayed {
+        let headers = response.headers_mut();
+        headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    } else {
+        add(response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// The scope of a caller's keys. Where the `auth` block has no subject, all of its claims together are one.
+pub(crate) fn of_caller(schema: &Schema, deployment: &str, principal: Option<&Principal>) -> [u8; 32] {
+    let (Some(auth), Some(principal)) = (&schema.auth, principal) else { return scope(deployment, None, None) };
+    let text = |id: FieldId| {
+        let claim = principal.claims.get(id.index()).filter(|claim| **claim != Value::Null)?;
+        Some(key_text(schema, auth.fields.get(id.index())?.ty, claim))
+    };
+    let tenant = auth.tenant.and_then(text);
+    let subject = auth.subject.and_then(text).unwrap_or_else(|| {
+        let mut all = Parts::new("claims");
+        for claim in &principal.claims {
+            all.add(serde_json::to_string(claim).unwrap_or_default().as_bytes());
+        }
+        cratestack_schema::hex(&all.finish())
+    });
+    scope(deployment, tenant.as_deref(), Some(&subject))
 }
 
 /// The digest of whose keys they are: those of different deployments, tenants and subjects have nothing to do with each other. Never

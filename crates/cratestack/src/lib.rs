@@ -155,7 +155,7 @@ pub use uuid;
 
 pub use auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
 pub use chrono::{DateTime, NaiveDate, Utc};
-pub use config::{HttpConfig, ServerConfig};
+pub use config::{HttpConfig, IdempotencyConfig, ServerConfig};
 pub use cratestack_engine::api::{AuthMethod, Code, FieldError};
 pub use cratestack_engine::engine::procedures::NoProcedures;
 pub use cratestack_engine::isolated::{

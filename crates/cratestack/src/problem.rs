@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use axum::body::Body;
-use axum::response::Response;
+use crate::answer::Response;
 use cratestack_engine::api::{Code, Failure, FieldError, Rejection};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -32,6 +31,12 @@ pub(crate) enum ProblemCode {
     UnsupportedMediaType,
     /// The header fields are too long.
     HeadersTooLarge,
+    /// The request needs an idempotency key.
+    KeyRequired,
+    /// The idempotency key is not well formed.
+    KeyInvalid,
+    /// The idempotency key is older than keys are kept.
+    KeyExpired,
 }
 
 impl ProblemCode {
@@ -56,6 +61,12 @@ impl ProblemCode {
                 Code::ValidationFailed => ("validation_failed", S::UNPROCESSABLE_ENTITY, "The input is not valid"),
                 // The code of the service has words of its own.
                 Code::Rejected => ("rejected", S::UNPROCESSABLE_ENTITY, "The request was refused"),
+                Code::IdempotencyKeyReused => {
+                    ("idempotency_key_reused", S::UNPROCESSABLE_ENTITY, "The key belongs to another request")
+                }
+                Code::IdempotencyInFlight => {
+                    ("idempotency_in_flight", S::CONFLICT, "A request with this key is being done")
+                }
                 Code::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "Something went wrong here"),
                 Code::NotImplemented => ("not_implemented", S::NOT_IMPLEMENTED, "This service cannot do that"),
                 Code::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The service cannot answer now"),
@@ -64,6 +75,9 @@ impl ProblemCode {
             Self::MethodNotAllowed => ("method_not_allowed", S::METHOD_NOT_ALLOWED, "The method is not allowed here"),
             Self::NotAcceptable => ("not_acceptable", S::NOT_ACCEPTABLE, "No acceptable format"),
             Self::RequestTimeout => ("request_timeout", S::REQUEST_TIMEOUT, "The request took too long to arrive"),
+            Self::KeyRequired => ("idempotency_key_required", S::BAD_REQUEST, "An idempotency key is needed"),
+            Self::KeyInvalid => ("idempotency_key_invalid", S::BAD_REQUEST, "The idempotency key is not valid"),
+            Self::KeyExpired => ("idempotency_key_expired", S::UNPROCESSABLE_ENTITY, "The idempotency key is too old"),
             Self::ContentTooLarge => ("content_too_large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::UriTooLong => ("uri_too_long", S::URI_TOO_LONG, "The URL is too long"),
             Self::UnsupportedMediaType => {
@@ -141,6 +155,22 @@ impl Problem {
         Self { internal: Some(internal.into()), ..Self::new(Code::Internal, "") }
     }
 
+    /// The same for the engine, which is to undo what could not be told.
+    pub(crate) fn into_failure(self) -> Failure {
+        let (code, status, _) = self.row();
+        match self.code {
+            ProblemCode::Engine(code) => Failure {
+                errors: self.errors,
+                item: self.item,
+                current_version: self.current_version,
+                rejection: self.rejection,
+                internal: self.internal,
+                ..Failure::new(code, self.detail)
+            },
+            _ => Failure::reject(code, status.as_u16(), self.detail.clone()),
+        }
+    }
+
     /// Adds a header.
     pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
@@ -179,7 +209,7 @@ impl Problem {
 
     /// The answer.
     pub(crate) fn into_response(self, type_base: &str, request_id: &str) -> Response {
-        let mut response = Response::new(Body::from(self.json(type_base, request_id)));
+        let mut response = Response::new(self.json(type_base, request_id).into());
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
@@ -199,7 +229,10 @@ impl From<Failure> for Problem {
             errors: failure.errors,
             item: failure.item,
             current_version: failure.current_version,
-            headers: Vec::new(),
+            headers: match failure.code {
+                Code::IdempotencyInFlight => vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))],
+                _ => Vec::new(),
+            },
             rejection: failure.rejection,
             internal: failure.internal,
         }

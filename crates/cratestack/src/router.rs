@@ -1,6 +1,7 @@
 //! The API of an engine as an [`axum::Router`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{MethodRouter, any_service};
@@ -122,8 +123,35 @@ impl RouterBuilder {
     fn into_api(self, prefix: &'static str) -> Api {
         let deprecations = deprecation::any(self.backend.schema());
         let Self { backend, auth, config, deliveries } = self;
+        sweep(&backend);
         Api { backend, auth, config, prefix, deprecations, deliveries }
     }
+}
+
+/// How long expired idempotency keys may lie about.
+const SWEEP: Duration = Duration::from_mins(1);
+
+/// Removes expired idempotency keys from time to time, until the router is gone. Without a runtime to do it on that is the
+/// host's to do.
+fn sweep(backend: &Arc<dyn Backend>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let backend = Arc::downgrade(backend);
+    runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            loop {
+                let Some(backend) = backend.upgrade() else { return };
+                match backend.sweep_keys().await {
+                    Ok(0) => break,
+                    Ok(keys) => tracing::debug!(keys, "expired idempotency keys were removed"),
+                    Err(failure) => {
+                        tracing::warn!(internal = failure.internal, "expired idempotency keys could not be removed");
+                        break;
+                    }
+                }
+            }
+        }
+    });
 }
 
 /// Makes the handlers into services once: a router that waits for its state makes them anew for each request.

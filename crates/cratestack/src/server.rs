@@ -28,6 +28,7 @@ use tokio::time::{Instant, Sleep};
 use tower::util::Oneshot;
 use tower::{Service, ServiceExt as _};
 
+use crate::answer::sent;
 use crate::config::ServerConfig;
 use crate::headers::{X_REQUEST_ID, host_fault, request_id};
 use crate::problem::Problem;
@@ -112,7 +113,7 @@ fn refuse(fault: &'static str, headers: &HeaderMap, problem_base: &str) -> Respo
     let request_id = request_id(headers);
     let problem = Problem::bad_request(fault);
     problem.log(&request_id);
-    let mut response = problem.into_response(problem_base, &request_id);
+    let mut response = sent(problem.into_response(problem_base, &request_id));
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     if let Ok(id) = HeaderValue::try_from(request_id) {
         response.headers_mut().insert(X_REQUEST_ID, id);

@@ -126,6 +126,41 @@ impl Backend for Fake {
         Box::pin(std::future::ready(Ok(r#"{"value":1}"#.to_owned())))
     }
 
+    fn run_keyed<'a>(
+        &'a self,
+        caller: &'a Caller,
+        operation: Operation,
+        keyed: &'a Keyed,
+    ) -> BoxFuture<'a, Result<Kept, Failure>> {
+        let run = self.run(caller, operation);
+        Box::pin(async move {
+            let record = keyed.present.present(Outcome::Done(run.await?))?;
+            Ok(Kept { record, replayed: keyed.identity.key == "again" })
+        })
+    }
+
+    fn call_keyed<'a>(
+        &'a self,
+        caller: &'a Caller,
+        procedure: &'a Procedure,
+        body: Option<Json>,
+        keyed: &'a Keyed,
+    ) -> BoxFuture<'a, Result<Kept, Failure>> {
+        let call = self.call(caller, procedure, body);
+        Box::pin(async move {
+            let record = keyed.present.present(Outcome::Called(call.await?))?;
+            Ok(Kept { record, replayed: keyed.identity.key == "again" })
+        })
+    }
+
+    fn sweep_keys(&self) -> BoxFuture<'_, Result<usize, Failure>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+
+    fn now(&self) -> i64 {
+        1_795_651_200_000_000
+    }
+
     fn trail<'a>(&'a self, _: &'a Caller, _: &'a [(String, String)]) -> BoxFuture<'a, Result<Answer, Failure>> {
         Box::pin(std::future::ready(Err(Failure::new(Code::NotFound, "there is no trail"))))
     }
@@ -752,7 +787,8 @@ async fn refusals() {
         ("GET /api/accounts", &[&large], "", 431, "headers_too_large"),
         ("GET /api/accounts", &["accept: text/html"], "", 406, "not_acceptable"),
         ("GET /api/accounts", &["accept: application/problem+json"], "", 406, "not_acceptable"),
-        (post, &["idempotency-key: k"], "{}", 501, "not_implemented"),
+        (post, &["idempotency-key: a,b"], "{}", 400, "idempotency_key_invalid"),
+        (post, &["idempotency-key: 0190163d-8694-739b-aa18-aea4a2e5d8e6"], "{}", 422, "idempotency_key_expired"),
         ("GET /api/accounts?a=%ff", &[], "", 400, "invalid_query"),
         ("GET /api/accounts/%ff", &[], "", 400, "bad_request"),
         ("GET /api/accounts/%zz", &[], "", 400, "bad_request"),

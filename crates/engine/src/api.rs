@@ -51,6 +51,8 @@ pub struct Origin {
     pub client_ip: Option<IpAddr>,
     /// The trace id of a W3C `traceparent`: 32 hexadecimal digits.
     pub trace_id: Option<String>,
+    /// The idempotency key of the request.
+    pub idempotency_key: Option<String>,
 }
 
 /// How a caller was authenticated.
@@ -276,6 +278,10 @@ pub enum Code {
     ValidationFailed,
     /// Code of the service refused; see [`Failure::rejection`].
     Rejected,
+    /// The idempotency key belongs to another request.
+    IdempotencyKeyReused,
+    /// A request with the same idempotency key is being done.
+    IdempotencyInFlight,
     /// A bug or an unforeseen database error.
     Internal,
     /// Asked for something that this build cannot do.

@@ -69,7 +69,7 @@ impl Context {
 
     /// What is to be said of this caller.
     pub fn new(schema: &Schema, caller: &Caller, service: &str) -> Self {
-        let Origin { op, auth, job, client_ip, trace_id } = &caller.origin;
+        let Origin { op, auth, job, client_ip, trace_id, idempotency_key } = &caller.origin;
         let claim = |id: Option<FieldId>| {
             let id = id?;
             let field = schema.auth.as_ref()?.fields.get(id.index())?;
@@ -89,11 +89,10 @@ impl Context {
             roles(schema, caller),
             quoted(subject.as_deref()),
         );
-        let none = || "null".to_owned();
         Self([
             actor,
             quoted(auth.map(crate::api::AuthMethod::word)),
-            none(),
+            quoted(idempotency_key.as_deref()),
             quoted(Some(op)),
             quoted(Some(&caller.request_id)),
             quoted(Some(service)),

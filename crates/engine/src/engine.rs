@@ -15,6 +15,7 @@
 mod cache;
 mod denials;
 mod futures;
+mod keyed;
 pub mod procedures;
 pub mod purge;
 mod read;
@@ -35,13 +36,15 @@ use tokio::sync::Semaphore;
 use self::cache::Cache;
 use self::denials::{Allowances, Watched};
 use self::futures::{Detached, now};
+use self::keyed::Flights;
 use self::tx::Tx;
 use crate::api::{
     Answer, Authority, Caller, Code, Expected, Failure, FieldError, Key, Limits, Operation, Principal, Row, Verb,
 };
-use crate::audit::{Context, Trail};
+use crate::audit::{self, Context, Trail};
 use crate::cursor::CursorKeys;
 use crate::fault::{self, Class, Remedy, StoreError};
+use crate::idempotency::{self, Kept, Keyed, Note};
 use crate::input;
 use crate::json::{Json, push_pointer};
 use crate::logs;
@@ -160,6 +163,10 @@ struct Core {
     rows: Cache<read::RowForm, read::RowPlan>,
     dependents: Cache<ModelId, Dependents>,
     locks: Cache<(ModelId, AtomKey, bool), Option<Arc<Template>>>,
+    /// The statements on the table of idempotency keys.
+    kept: idempotency::Statements,
+    /// The requests with a key that are being done here.
+    flights: Flights,
 }
 
 /// Where the rows are.
@@ -190,10 +197,11 @@ impl Engine {
             Database::SqliteFile(path) => open_sqlite(&schema, Some(path.clone()), &options, statistics).await?,
             Database::SqliteMemory => open_sqlite(&schema, None, &options, statistics).await?,
         };
+        let dialect = store.dialect();
         let core = Core {
             policies: Policies::new(&schema),
             validators: Validators::compile(&schema).map_err(OpenError::Database)?,
-            trail: Trail::new(store.dialect()),
+            trail: Trail::new(dialect),
             cursors: CursorKeys::new(if options.cursor_keys.is_empty() {
                 vec![key]
             } else {
@@ -210,6 +218,8 @@ impl Engine {
             rows: Cache::default(),
             dependents: Cache::default(),
             locks: Cache::default(),
+            kept: idempotency::Statements::new(dialect),
+            flights: Flights::default(),
             schema,
         };
         Ok(Self { core: Arc::new(core) })
@@ -292,17 +302,45 @@ impl Engine {
         if matches!(operation.verb, Verb::List { .. } | Verb::Read { .. }) {
             let outcome = answer(&core, Place::Own, &caller, operation).await;
             let recorded = async move {
-                denials::record(&core, &caller, watched.model(), &watched.refused(&outcome)).await;
+                denials::record(&core, &caller, watched.model(), &watched.refused(outcome.as_ref())).await;
                 outcome
             };
             return Detached(Some(recorded.boxed())).await;
         }
         let all = async move {
             let outcome = answer(&core, Place::Own, &caller, operation).await;
-            denials::record(&core, &caller, watched.model(), &watched.refused(&outcome)).await;
+            denials::record(&core, &caller, watched.model(), &watched.refused(outcome.as_ref())).await;
             outcome
         };
         Detached(Some(all.boxed())).await
+    }
+
+    /// Runs one operation that changes something, for a request with an idempotency key: once, whatever happens. Its answer is
+    /// recorded in its own transaction, and given again to every further request of the same identity, as long as the rules do not
+    /// refuse the caller outright. A refusal is not recorded: nothing happened. It runs to its end, even if the returned future
+    /// is dropped.
+    ///
+    /// # Errors
+    /// As [`Self::run`]; [`Code::IdempotencyKeyReused`] where the key was used for another request, and
+    /// [`Code::IdempotencyInFlight`] where one with the key is still being done.
+    pub async fn run_keyed(&self, caller: &Caller, operation: Operation, keyed: &Keyed) -> Result<Kept, Failure> {
+        let (core, caller, keyed) = (Arc::clone(&self.core), caller.clone(), keyed.clone());
+        let all = async move {
+            let watched = Watched::of(&core, &operation);
+            let model = operation.model;
+            let (outcome, refused) = keyed::run(&core, &caller, operation, &keyed, watched).await;
+            denials::record(&core, &caller, model, &refused).await;
+            outcome
+        };
+        Detached(Some(all.boxed())).await
+    }
+
+    /// Removes records of idempotency keys that have expired, a thousand at most; says how many.
+    ///
+    /// # Errors
+    /// That the database could not.
+    pub async fn sweep_keys(&self) -> Result<usize, Failure> {
+        keyed::sweep(&self.core).await
     }
 
     /// A page of the audit trail, newest first, as far as the rules for the action `audit` show it. `params` are decoded
@@ -392,12 +430,12 @@ async fn answer(core: &Arc<Core>, place: Place<'_>, caller: &Caller, operation: 
     let context = core.context(caller, model);
     let task = match verb {
         Verb::Batch { atomic, items } => core.prepare_batch(caller, model, atomic, items, context.as_ref()).await?,
-        verb => Task::One(Mutation::prepare(core, caller, model, verb, context.as_ref())?),
+        verb => Task::One(Mutation::prepare(core, caller, model, verb, context.as_ref(), None)?),
     };
     let work = Work { task, context };
     match place {
         Place::Own => Detached(Some(Arc::clone(core).write(work, deadline).boxed())).await,
-        Place::Within(tx) => tx.write(work).await,
+        Place::Within(tx) => tx.write(Arc::new(work)).await,
     }
 }
 
@@ -494,7 +532,7 @@ impl Core {
                 // A large batch must not keep others from the thread.
                 tokio::task::yield_now().await;
             }
-            match Mutation::prepare(self, caller, model, item.verb, context) {
+            match Mutation::prepare(self, caller, model, item.verb, context, None) {
                 Err(failure) if atomic => return Err(Failure { item: Some(at), ..failure }),
                 item => prepared.push(item),
             }
@@ -765,6 +803,8 @@ struct Mutation {
     now: String,
     deletion: String,
     context: Option<Arc<Context>>,
+    /// What the statement of a [keyed](Form::keyed) form records.
+    note: Option<Note>,
 }
 
 impl Mutation {
@@ -775,6 +815,7 @@ impl Mutation {
         model_id: ModelId,
         verb: Verb,
         context: Option<&Arc<Context>>,
+        keyed: Option<&Keyed>,
     ) -> Result<Self, Failure> {
         let model = core.schema.model(model_id);
         let (kind, key, expected, data) = match verb {
@@ -807,6 +848,7 @@ impl Mutation {
         if kind == Kind::Create {
             (fields, missing) = core.with_defaults(model, fields, caller, &now);
         }
+        let mut note = keyed.and_then(|keyed| keyed.note(core, caller, kind, model, key.as_deref(), &fields));
         let form = Form {
             kind,
             model: model_id,
@@ -814,6 +856,7 @@ impl Mutation {
             references: write::references(model, &fields, |id| sent.binary_search(&id).is_ok()),
             fields: fields.iter().map(|(id, _)| *id).collect(),
             versions,
+            keyed: note.is_some(),
         };
         // What the rules make of a caller depends on the form alone, so this too is worked out once.
         let plan = core.plans.get(&form, || write::plan(&view, core.store.dialect(), &form));
@@ -828,10 +871,13 @@ impl Mutation {
             Some(key) => key_values(&core.schema, model, &key).ok_or_else(|| write::not_found(model))?,
             None => Vec::new(),
         };
+        if let Some(note) = note.as_mut().filter(|_| kind != Kind::Create) {
+            note.of_row(audit::key(&core.schema, model, &key));
+        }
         let deletion = if kind == Kind::Tombstone { core.options.ids.uuid() } else { String::new() };
         let principal = caller.principal.clone();
         let (authority, context) = (caller.authority, context.cloned());
-        Ok(Self { form, plan, key, fields, expected, principal, authority, now, deletion, context })
+        Ok(Self { form, plan, key, fields, expected, principal, authority, now, deletion, context, note })
     }
 
     fn statement(&self, core: &Core, template: &Arc<Template>) -> Result<Statement, StoreError> {
@@ -841,6 +887,7 @@ impl Mutation {
             expected: &self.expected,
             deletion: &self.deletion,
             context: self.context.as_deref(),
+            note: self.note.as_ref(),
             ..Values::new(&core.schema, core.store.dialect(), self.principal.as_ref(), &self.now)
         };
         template.fill(|slot| values.bind(slot)).map_err(|error| StoreError::new(Class::Other, error.to_string()))
@@ -961,15 +1008,36 @@ fn claim_missing(field: &str, caller: &Caller) -> Failure {
     Failure::new(code, format!("`{field}` comes from the caller's credentials, and these do not have it"))
 }
 
-/// Runs one write: its statement and, when that changed nothing, its diagnosis.
+/// What a write came to.
+enum Performed {
+    /// Its statement gave this.
+    Written(Rows),
+    /// The row is already as asked.
+    Unchanged {
+        /// Its version.
+        version: Option<i64>,
+        /// The row.
+        rows: Rows,
+    },
+}
+
+/// Runs one write.
 async fn perform<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) -> Result<Answer, Stop> {
+    Ok(match attempt(core, session, mutation).await? {
+        Performed::Written(rows) => mutation.written(core, rows),
+        Performed::Unchanged { version, rows } => mutation.unchanged(core, version, rows),
+    })
+}
+
+/// Runs the statement of one write and, when that changed nothing, its diagnosis.
+async fn attempt<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) -> Result<Performed, Stop> {
     let model = core.schema.model(mutation.form.model);
     let Some(plan) = &*mutation.plan else { return Err(Stop::Refused(write::forbidden(model, mutation.form.kind))) };
     for _ in 0..RACES {
         if let Some(template) = &plan.write {
             let statement = mutation.statement(core, template)?;
             match session.fetch(&statement, &mut NoPages).await {
-                Ok(rows) if !rows.is_empty() => return Ok(mutation.written(core, rows)),
+                Ok(rows) if !rows.is_empty() => return Ok(Performed::Written(rows)),
                 Ok(_) => {}
                 Err(mut error) => {
                     if error.class == Class::Raised && mutation.context.is_some() {
@@ -986,7 +1054,7 @@ async fn perform<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) 
         let rows = session.fetch(&statement, &mut NoPages).await.map_err(StoreError::harmless)?;
         match plan.interpret(model, &mutation.form, &mutation.expected, rows) {
             Verdict::Refused(failure) => return Err(Stop::Refused(failure)),
-            Verdict::Unchanged { version, rows } => return Ok(mutation.unchanged(core, version, rows)),
+            Verdict::Unchanged { version, rows } => return Ok(Performed::Unchanged { version, rows }),
             Verdict::Again => {}
         }
     }

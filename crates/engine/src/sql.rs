@@ -188,10 +188,49 @@ pub enum Slot {
     DeletionId,
     /// What the audit trail says of the caller ([`crate::audit::Context::lines`]).
     Context,
+    /// What is recorded of a request with an idempotency key.
+    Keyed(Keyed),
     /// The n-th sort value of the cursor.
     Cursor(usize),
     /// Rows to fetch.
     Limit,
+}
+
+/// The parts of what is recorded of a request with an idempotency key ([`crate::idempotency`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keyed {
+    /// Whose it is.
+    Scope,
+    /// The key.
+    Key,
+    /// Which request.
+    Fingerprint,
+    /// The route.
+    Op,
+    /// The key of the row.
+    PrimaryKey,
+    /// The id of the request.
+    RequestId,
+    /// When it was made.
+    Created,
+    /// When it goes.
+    Expires,
+    /// The status for who may read the row.
+    SeenStatus,
+    /// The headers for who may read the row.
+    SeenHeaders,
+    /// The same without a body.
+    LargeHeaders,
+    /// The status for who may not.
+    HiddenStatus,
+    /// The headers for who may not.
+    HiddenHeaders,
+    /// Whether the answer has a body.
+    Shown,
+    /// Octets of a body that is kept.
+    Limit,
+    /// For how long another request with the key is waited for, as PostgreSQL's `lock_timeout`.
+    Wait,
 }
 
 /// A placeholder: its number is its position in [`Template::slots`] plus one.
@@ -271,6 +310,11 @@ impl Sql {
     /// Keeps aliases from hiding a table that the statement knows by its own name.
     pub fn avoid(&mut self, table: &str) {
         table.clone_into(&mut self.avoid);
+    }
+
+    /// Puts something else in place of the text so far, made of it.
+    pub(crate) fn rewrite(&mut self, with: impl FnOnce(&str) -> String) {
+        self.text = with(&self.text);
     }
 
     /// The text so far.

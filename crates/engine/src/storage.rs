@@ -473,6 +473,24 @@ impl<'s> Codec<'s> {
         }
     }
 
+    /// PostgreSQL: the text of a column that is not null as [`Self::render`] writes it. `None` where SQL cannot write it to the
+    /// octet: floats and documents.
+    pub(crate) fn answer_json(self, column: &str) -> Option<String> {
+        if self.ty.list {
+            let element = self.element().answer_json("u.v")?;
+            return Some(format!(
+                "'[' || coalesce((SELECT string_agg({element}, ',' ORDER BY u.n) \
+                 FROM unnest({column}) WITH ORDINALITY AS u(v, n)), '') || ']'"
+            ));
+        }
+        match self.kind() {
+            Kind::Float | Kind::Json => None,
+            // Lines of 76 characters, which JSON has none of.
+            Kind::Bytes => Some(format!("'\"' || translate(encode({column}, 'base64'), chr(10), '') || '\"'")),
+            _ => Some(self.text_form(column).json(Dialect::Postgres)),
+        }
+    }
+
     /// The stored form of a field that an entry of the audit trail has in `side`, and the condition that the entry has
     /// it in a form from which that can be made. Null where it is null, or is not.
     pub(crate) fn recorded(self, entry: &str, side: &str, field: &str) -> (String, String) {

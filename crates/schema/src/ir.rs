@@ -409,6 +409,9 @@ pub struct Model {
     pub emit: Vec<Emitted>,
     /// Actions without a route (`@@internal`).
     pub internal: Vec<Action>,
+    /// `@@idempotent(required)`: whether requests that change rows need an idempotency key.
+    #[serde(default, skip_serializing_if = "Idempotent::is_default")]
+    pub idempotent: Idempotent,
 }
 
 impl Model {
@@ -432,6 +435,7 @@ impl Model {
             audit: None,
             emit: Vec::new(),
             internal: Vec::new(),
+            idempotent: Idempotent::default(),
         }
     }
 
@@ -667,6 +671,31 @@ pub struct Procedure {
     pub status: Option<u16>,
     /// `@deprecated("why")`.
     pub deprecated: Option<String>,
+    /// `@idempotent`.
+    #[serde(default, skip_serializing_if = "Idempotent::is_default")]
+    pub idempotent: Idempotent,
+}
+
+/// What a route makes of idempotency keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Idempotent {
+    /// A request may have one.
+    #[default]
+    Optional,
+    /// A request without one is refused.
+    Required,
+    /// A request with one is refused: nothing is kept.
+    None,
+}
+
+impl Idempotent {
+    /// Whether it is what a schema gets that says nothing: it is left out of what is written then, so that the fingerprints of
+    /// such schemas stay as they are.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The answer of a procedure.

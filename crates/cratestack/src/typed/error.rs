@@ -8,6 +8,7 @@ use cratestack_engine::engine::procedures;
 use cratestack_engine::isolated::TxError;
 use uuid::Uuid;
 
+use crate::answer::sent;
 use crate::config::HttpConfig;
 use crate::problem::Problem;
 
@@ -88,7 +89,7 @@ impl IntoResponse for Error {
         let request_id = Uuid::now_v7().to_string();
         let problem = Problem::from(*self.0);
         problem.log(&request_id);
-        problem.into_response(&HttpConfig::default().problem_base, &request_id)
+        sent(problem.into_response(&HttpConfig::default().problem_base, &request_id))
     }
 }
 

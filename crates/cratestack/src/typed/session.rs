@@ -207,8 +207,8 @@ impl<'t> Session<'t> {
         caller.deadline = deadline;
         caller.request_id = request_id.unwrap_or_else(|| self.engine.ids().uuid());
         if !self.procedure {
-            let Origin { auth, job, .. } = caller.origin;
-            caller.origin = Origin { op: op.unwrap_or_default(), auth, job, client_ip, trace_id };
+            let Origin { auth, job, idempotency_key, .. } = caller.origin;
+            caller.origin = Origin { op: op.unwrap_or_default(), auth, job, client_ip, trace_id, idempotency_key };
         }
         caller
     }

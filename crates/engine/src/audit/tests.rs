@@ -176,6 +176,7 @@ async fn an_event_says_who_did_what() {
             job: None,
             client_ip: Some("::ffff:10.0.0.1".parse().unwrap()),
             trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
+            idempotency_key: None,
         };
         let operation = Operation { model: account, verb: Verb::Create { data: parsed(&data) } };
         base.engine.run(&who, operation).await.unwrap();

@@ -71,6 +71,7 @@ impl Allowances {
 }
 
 /// The keys of an operation on a model whose refusals are recorded, taken before the operation runs.
+#[derive(Debug, Clone)]
 pub(super) struct Watched {
     model: ModelId,
     keys: Vec<String>,
@@ -104,7 +105,7 @@ impl Watched {
     }
 
     /// The keys of what was refused.
-    pub(super) fn refused(&self, outcome: &Result<Answer, Failure>) -> Vec<String> {
+    pub(super) fn refused(&self, outcome: Result<&Answer, &Failure>) -> Vec<String> {
         let denial = |failure: &Failure| matches!(failure.code, Code::Forbidden | Code::VersionMismatch);
         let key = |at: usize| self.keys.get(at).cloned().unwrap_or_default();
         match outcome {

@@ -11,10 +11,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::futures::Detached;
+use super::keyed::{self, Made, Once};
 use super::tx::{Opener, Tx};
 use super::{Engine, LONGEST, UNKNOWN};
 use crate::api::{Caller, Code, Failure};
 use crate::fault::StoreError;
+use crate::idempotency::{Entry, Kept, Keyed, Outcome};
 use crate::input;
 use crate::isolated::{BoxError, TxError, TxOptions, run_in_isolated_tx_with};
 use crate::json::Json;
@@ -68,6 +70,49 @@ impl Engine {
         body: Option<Json>,
         bodies: &Arc<dyn Bodies>,
     ) -> Result<String, Failure> {
+        let call = self.prepare_call(caller, procedure, body.as_ref(), bodies)?;
+        if procedure.mutation { Detached(Some(call.run().boxed())).await } else { call.run().await }
+    }
+
+    /// Calls a `mutation procedure` for a request with an idempotency key: its effects happen once, whatever happens. What it
+    /// answers is recorded in its transaction, and what its body refuses, as far as that would not change, after it; both are
+    /// given again to every further request of the same identity, as long as the rules let the caller call it.
+    ///
+    /// # Errors
+    /// As [`Self::call`]; [`Code::IdempotencyKeyReused`] where the key was used for another request, and
+    /// [`Code::IdempotencyInFlight`] where one with the key is still being done.
+    pub async fn call_keyed(
+        &self,
+        caller: &Caller,
+        procedure: &Procedure,
+        body: Option<Json>,
+        bodies: &Arc<dyn Bodies>,
+        keyed: &Keyed,
+    ) -> Result<Kept, Failure> {
+        let prepared = self.prepare_call(caller, procedure, body.as_ref(), bodies);
+        let now = self.core.now();
+        let allowed = self.core.view(caller, &now).may_call(&procedure.rules);
+        let call = match prepared {
+            // What was recorded is not this caller's to see any more.
+            Err(failure) if !allowed => return Err(failure),
+            call => call,
+        };
+        let (core, caller, keyed) = (Arc::clone(&self.core), caller.clone(), keyed.clone());
+        let all = async move {
+            let work = async { call?.run_keyed(keyed.clone()).await }.boxed();
+            keyed::in_turn(&core, &caller, &keyed, work).await
+        };
+        Detached(Some(all.boxed())).await
+    }
+
+    /// Everything that must hold before a body runs.
+    fn prepare_call(
+        &self,
+        caller: &Caller,
+        procedure: &Procedure,
+        body: Option<&Json>,
+        bodies: &Arc<dyn Bodies>,
+    ) -> Result<Call, Failure> {
         let core = &self.core;
         let now = core.now();
         let allowed = core.view(caller, &now).may_call(&procedure.rules);
@@ -75,20 +120,14 @@ impl Engine {
         if !allowed && caller.principal.is_none() {
             return Err(refused(Code::Unauthenticated));
         }
-        let read = input::arguments(&core.schema, &core.validators, procedure, body.as_ref());
+        let read = input::arguments(&core.schema, &core.validators, procedure, body);
         let read = read.map_err(Failure::validation)?;
         if !allowed {
             return Err(refused(Code::Forbidden));
         }
         let arguments = output::arguments(&core.schema, &procedure.params, &read).map_err(internal)?;
-        let call = Call {
-            engine: self.clone(),
-            caller: caller.clone(),
-            procedure: procedure.clone(),
-            arguments,
-            bodies: Arc::clone(bodies),
-        };
-        if procedure.mutation { Detached(Some(call.run().boxed())).await } else { call.run().await }
+        let (caller, procedure, bodies) = (caller.clone(), procedure.clone(), Arc::clone(bodies));
+        Ok(Call { engine: self.clone(), caller, procedure, arguments, bodies })
     }
 }
 
@@ -104,6 +143,45 @@ fn of_call(failure: Failure) -> Failure {
         return internal(format!("an operation in the body of the procedure was refused: {failure}"));
     }
     Failure { current_version: None, item: None, ..failure }
+}
+
+/// What is recorded with the entry.
+struct Keeping<W> {
+    entry: Entry,
+    work: W,
+}
+
+impl Once for Keeping<Call> {
+    fn once<'t>(&'t self, tx: &'t Tx) -> BoxFuture<'t, Result<Made, Failure>> {
+        let made = async {
+            let answer = self.work.once(tx).await?;
+            Ok(Made { outcome: Outcome::Called(answer), entry: self.entry.clone(), refused: Vec::new() })
+        };
+        made.boxed()
+    }
+}
+
+impl Once for Keeping<Failure> {
+    fn once<'t>(&'t self, _: &'t Tx) -> BoxFuture<'t, Result<Made, Failure>> {
+        let outcome = Outcome::Refused(self.work.clone());
+        std::future::ready(Ok(Made { outcome, entry: self.entry.clone(), refused: Vec::new() })).boxed()
+    }
+}
+
+/// Whether a refusal by the body of a procedure is its answer for ever: not where it may be another one in a moment, or for
+/// another caller's rights, and not where nothing is known.
+fn would_not_change(failure: &Failure) -> bool {
+    match (failure.code, &failure.rejection) {
+        (Code::Rejected, Some(rejection)) => !matches!(rejection.status, 401 | 403 | 408 | 413 | 415 | 421 | 425 | 429),
+        (code, _) => matches!(
+            code,
+            Code::BadRequest
+                | Code::NotFound
+                | Code::UniqueViolation
+                | Code::ForeignKeyViolation
+                | Code::ValidationFailed
+        ),
+    }
 }
 
 struct Call {
@@ -130,6 +208,24 @@ impl Call {
         let call = Arc::new(self);
         let body = async move |tx: &mut &Tx| call.once(tx).await;
         run_in_isolated_tx_with(&opener, &options, body).await.map_err(failure)
+    }
+
+    /// The whole call of a request with a key.
+    async fn run_keyed(self, keyed: Keyed) -> Result<Kept, Failure> {
+        let core = Arc::clone(&self.engine.core);
+        let (caller, options) = (self.caller.clone(), self.options());
+        let entry = keyed.entry(&caller, core.options.clock.now());
+        let call = Arc::new(Keeping { entry: entry.clone(), work: self });
+        match keyed::in_transaction(Arc::clone(&core), caller.clone(), keyed.clone(), options, call).await {
+            Err(failure) if would_not_change(&failure) => {
+                // All that the body did is undone: only the answer is recorded.
+                let options = TxOptions { level: Isolation::ReadCommitted, ..options };
+                let refusal = Arc::new(Keeping { entry, work: failure });
+                keyed::in_transaction(core, caller, keyed, options, refusal).await
+            }
+            done => done,
+        }
+        .map(|done| done.kept)
     }
 
     /// One try.

@@ -10,6 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cratestack_schema::ir::ModelId;
 use sqlx::PgConnection;
@@ -18,11 +19,13 @@ use tokio::time::Instant;
 
 use super::denials::{self, Watched};
 use super::futures::now;
+use super::keyed::is_race;
 use super::procedures::of_own_sql;
 use super::{Core, Engine, Place, Stop, Store, Work, answer};
 use crate::api::{Answer, Caller, Code, Failure, Operation};
 use crate::audit::Context;
 use crate::fault::{Class, Remedy, StoreError};
+use crate::idempotency::{self, Entry, Found, Keyed, Record};
 use crate::isolated::{Begun, BoxError, ENDED_BY_BODY, Host, Prospect, TxOptions, Uncommitted, is_transient};
 use crate::json::Json;
 use crate::logs;
@@ -64,11 +67,14 @@ struct State {
     prospect: Prospect,
     /// Whether the triggers of PostgreSQL have been told of another caller than the transaction's.
     told: bool,
+    /// Whether it may run again after its connection was lost.
+    keyed: bool,
 }
 
 impl State {
     fn note(&mut self, class: Class) {
-        if class.remedy() == Remedy::Again {
+        let lost = matches!(class, Class::ConnectionLost | Class::NoConnection);
+        if class.remedy() == Remedy::Again || (lost && self.keyed) {
             self.prospect = Prospect::Better;
         } else if class == Class::Doomed && self.prospect == Prospect::Same {
             self.prospect = Prospect::Unclear;
@@ -149,6 +155,8 @@ impl Drop for Refusals {
 pub struct Opener {
     engine: Engine,
     context: Option<Arc<Context>>,
+    /// The lock that PostgreSQL takes with `BEGIN`, and how long it waits for it.
+    lock: Option<(i64, Duration)>,
 }
 
 impl Opener {
@@ -157,7 +165,13 @@ impl Opener {
         let core = &engine.core;
         let recorded = core.trailed.contains(&true);
         let context = recorded.then(|| Arc::new(Context::new(&core.schema, caller, &core.options.service)));
-        Self { engine: engine.clone(), context }
+        Self { engine: engine.clone(), context, lock: None }
+    }
+
+    /// The same for a request with an idempotency key: its transactions hold the key's lock, and a lost connection is a reason
+    /// for another try.
+    pub(super) fn keyed(self, keyed: &Keyed) -> Self {
+        Self { lock: Some((idempotency::lock(&keyed.identity), keyed.limits.wait)), ..self }
     }
 }
 
@@ -167,12 +181,21 @@ impl Host for Opener {
 
     async fn begin(&self, options: &TxOptions, deadline: Instant) -> Result<Tx, BoxError> {
         let core = Arc::clone(&self.engine.core);
-        let link = open(&core.store, options, self.context.as_deref(), deadline).await;
-        let link = link.map_err(|error| error.class.failure(&error.message))?;
+        let link = open(&core.store, options, self.context.as_deref(), self.lock, deadline).await;
+        let link = link.map_err(|error| match self.lock {
+            Some(_) if error.class == Class::LockTimeout => idempotency::in_flight(),
+            _ => error.class.failure(&error.message),
+        })?;
         Ok(Tx {
             access: if options.read_only { Access::Read } else { Access::Write },
             context: self.context.clone(),
-            state: tokio::sync::Mutex::new(State { link, failed: None, prospect: Prospect::Same, told: false }),
+            state: tokio::sync::Mutex::new(State {
+                link,
+                failed: None,
+                prospect: Prospect::Same,
+                told: false,
+                keyed: self.lock.is_some(),
+            }),
             lent: AtomicBool::new(false),
             refusals: Refusals { core: Arc::clone(&core), list: Mutex::default() },
             afterwards: Mutex::default(),
@@ -189,11 +212,19 @@ async fn open(
     store: &Store,
     options: &TxOptions,
     context: Option<&Context>,
+    lock: Option<(i64, Duration)>,
     deadline: Instant,
 ) -> Result<Link, StoreError> {
     match store {
         Store::Postgres(pool) => {
             let mut begin = options.begin();
+            if let Some((lock, wait)) = lock {
+                let wait = wait.as_millis().max(1);
+                begin.push_str(&format!(
+                    "; SET LOCAL lock_timeout = '{wait}ms'; SELECT pg_advisory_xact_lock({lock}); \
+                     SET LOCAL lock_timeout TO DEFAULT"
+                ));
+            }
             if let Some(context) = context.filter(|_| !options.read_only) {
                 begin.push_str(&told(context));
             }
@@ -250,7 +281,7 @@ impl Tx {
         let watched = Watched::of(&self.core, &operation);
         let outcome = answer(&self.core, Place::Within(self), caller, operation).await;
         if let Some(watched) = watched {
-            let keys = watched.refused(&outcome);
+            let keys = watched.refused(outcome.as_ref());
             if !keys.is_empty() {
                 self.refusals.push(Refusal { caller: caller.clone(), model: watched.model(), keys });
             }
@@ -375,7 +406,7 @@ impl Tx {
         Ok(state)
     }
 
-    pub(super) async fn write(&self, work: Work) -> Result<Answer, Failure> {
+    pub(super) async fn write(&self, work: Arc<Work>) -> Result<Answer, Failure> {
         if self.access == Access::Read {
             return Err(Failure::new(Code::Internal, READ_ONLY));
         }
@@ -401,6 +432,31 @@ impl Tx {
         let done = done.map_err(|stop| self.core.refusal(model, stop.harmless()));
         state.failed = done.as_ref().err().filter(|_| over).cloned();
         done
+    }
+
+    /// Looks a request with an idempotency key up.
+    pub(super) async fn find(&self, keyed: &Keyed) -> Result<Option<Found>, Failure> {
+        let statement = self.core.kept.find(&keyed.identity);
+        let rows = self.read(statement, NoPages, |error| error.class.failure(&error.message)).await?;
+        Ok(Found::of(rows.control(0)))
+    }
+
+    /// Records the answer to one. Where another transaction was quicker, all of this one runs again, and finds it.
+    pub(super) async fn keep(&self, entry: &Entry, record: &Record, limit: usize) -> Result<(), Failure> {
+        let statement = self.core.kept.insert(entry, record, limit);
+        let mut state = self.enter().await?;
+        let done = match &mut state.link {
+            Link::Postgres(session) => session.fetch(&statement, &mut NoPages).await,
+            Link::Sqlite(held) => {
+                let run = move |session: &mut SqliteSession<'_>| now(session.fetch(&statement, &mut NoPages));
+                held.run(run).await.and_then(|done| done)
+            }
+        };
+        let done = done.map_err(|error| match is_race(&error) {
+            true => StoreError::new(Class::Serialization, error.message),
+            false => error.harmless(),
+        });
+        state.settle(done, |error| error.class.failure(&error.message)).map(|_| ())
     }
 
     /// Runs a statement that only reads.

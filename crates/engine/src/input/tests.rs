@@ -149,6 +149,7 @@ fn procedure(params: Vec<Field>, args_is_body: bool) -> Procedure {
         isolation: None,
         status: None,
         deprecated: None,
+        idempotent: cratestack_schema::ir::Idempotent::default(),
     }
 }
 

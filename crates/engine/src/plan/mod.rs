@@ -11,6 +11,7 @@ use cratestack_schema::value::{Value, parse_text};
 
 use crate::api::Principal;
 use crate::audit::Context;
+use crate::idempotency::Note;
 use crate::sql::{Bind, Content, Dialect, Member, SelectList, Shape, Slot, SlotSpec, SqlType, column};
 use crate::storage::{Codec, StorageError};
 
@@ -89,6 +90,8 @@ pub struct Values<'a> {
     pub cursor: &'a [Value],
     /// [`Slot::Limit`].
     pub limit: i64,
+    /// [`Slot::Keyed`].
+    pub note: Option<&'a Note>,
 }
 
 impl<'a> Values<'a> {
@@ -106,6 +109,7 @@ impl<'a> Values<'a> {
             context: None,
             cursor: &[],
             limit: 0,
+            note: None,
         }
     }
 
@@ -130,6 +134,7 @@ impl<'a> Values<'a> {
             Slot::Context => Ok(Bind::Text(self.context.map(Context::lines).unwrap_or_default())),
             Slot::Cursor(at) => bind(self.cursor.get(*at)),
             Slot::Limit => Ok(Bind::Int(self.limit)),
+            Slot::Keyed(part) => self.note.map(|note| note.bind(*part)).ok_or_else(|| StorageError::new("no key")),
         }
     }
 }

@@ -125,6 +125,7 @@ pub(super) enum OnBlock {
     Audit,
     Emit,
     Internal,
+    Idempotent,
     Allow,
     Deny,
 }
@@ -137,6 +138,7 @@ pub(super) enum OnProcedure {
     Isolation,
     Status,
     Deprecated,
+    Idempotent,
 }
 
 const STORED: &[Place] = &[Place::ModelField, Place::MixinField];
@@ -224,7 +226,7 @@ pub(super) const BLOCK: &[Spec<OnBlock>] = &[
     many("internal", OnBlock::Internal, MODEL, &[value("action")]),
     many("allow", OnBlock::Allow, MODEL_AND_MIXIN, &[value("action"), value("expression")]),
     many("deny", OnBlock::Deny, MODEL_AND_MIXIN, &[value("action"), value("expression")]),
-    unsupported("idempotent", MODEL),
+    once("idempotent", OnBlock::Idempotent, MODEL, &[value("required")]),
 ];
 
 const fn procedure(
@@ -243,7 +245,7 @@ pub(super) const PROCEDURE: &[Spec<OnProcedure>] = &[
     procedure("isolation", OnProcedure::Isolation, false, &[value("level")]),
     procedure("status", OnProcedure::Status, false, &[value("status")]),
     procedure("deprecated", OnProcedure::Deprecated, false, &[value("why")]),
-    unsupported("idempotent", &[Place::Procedure]),
+    procedure("idempotent", OnProcedure::Idempotent, false, &[value("rule")]),
     unsupported("rate_limit", &[Place::Procedure]),
 ];
 

@@ -7,7 +7,9 @@ use super::suggest::{listing, suggest, suggest_as};
 use super::{Draft, Resolver};
 use crate::ast;
 use crate::diag::{Code, Diagnostic, Span};
-use crate::ir::{Action, Audit, Default, Effect, Emitted, Field, FieldId, FieldType, Index, ModelId, Provider, Scalar};
+use crate::ir::{
+    Action, Audit, Default, Effect, Emitted, Field, FieldId, FieldType, Idempotent, Index, ModelId, Provider, Scalar,
+};
 
 /// The source of an entry of [`crate::ir::Model::uniques`] or [`crate::ir::Model::indexes`].
 pub(super) struct Filter<'a> {
@@ -243,6 +245,10 @@ impl<'a> Resolver<'a> {
         for one in given.iter().filter(|one| one.kind == OnBlock::Internal) {
             self.internal(id, one);
         }
+        if let Some(value) = find(OnBlock::Idempotent).and_then(|given| given.arg("required")) {
+            const HELP: &str = "write `@@idempotent(required)`; without it a request may have a key";
+            self.model_mut(id).idempotent = self.idempotent(value, &[("required", Idempotent::Required)], HELP);
+        }
         self.version_field(id);
     }
 
@@ -256,6 +262,24 @@ impl<'a> Resolver<'a> {
             return None;
         }
         Some(Audit { denials: true })
+    }
+
+    /// What a route makes of keys, by one of these words.
+    pub(super) fn idempotent(
+        &mut self,
+        value: &'a ast::Expr,
+        words: &[(&'static str, Idempotent)],
+        help: &'static str,
+    ) -> Idempotent {
+        let Some(name) = attributes::name(value, "whether a key is needed", &mut self.diags) else {
+            return Idempotent::default();
+        };
+        let Some((_, rule)) = words.iter().find(|(word, _)| *word == name.name) else {
+            let unknown = bad(name.span, format!("`idempotent` does not know `{}`", name.name));
+            self.report(suggest_as(unknown, &name.name, words.iter().map(|(word, _)| *word), str::to_owned, help));
+            return Idempotent::default();
+        };
+        *rule
     }
 
     fn emit(&mut self, given: &Given<'a, OnBlock>, append_only: Option<Span>) -> Vec<Emitted> {

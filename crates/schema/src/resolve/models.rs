@@ -246,7 +246,8 @@ impl<'a> Resolver<'a> {
                     | OnBlock::AppendOnly
                     | OnBlock::Audit
                     | OnBlock::Emit
-                    | OnBlock::Internal => {}
+                    | OnBlock::Internal
+                    | OnBlock::Idempotent => {}
                 }
             }
             if let Some(draft) = self.drafts.get_mut(id.index()) {

@@ -6,7 +6,7 @@ use super::suggest::{listing, suggest_as};
 use super::{Resolver, doc};
 use crate::ast::{self, Block, Modifier};
 use crate::diag::{Code, Diagnostic, Span};
-use crate::ir::{Effect, Field, FieldType, Isolation, Procedure, ProcedureRule, Returns};
+use crate::ir::{Effect, Field, FieldType, Idempotent, Isolation, Procedure, ProcedureRule, Returns};
 
 const ISOLATIONS: [(&str, Isolation); 3] = [
     ("read_committed", Isolation::ReadCommitted),
@@ -58,6 +58,7 @@ impl<'a> Resolver<'a> {
             isolation: None,
             status: None,
             deprecated: None,
+            idempotent: Idempotent::default(),
         };
         for one in &given {
             self.procedure_attribute(&mut procedure, one);
@@ -96,6 +97,17 @@ impl<'a> Resolver<'a> {
             OnProcedure::Isolation => procedure.isolation = self.isolation(procedure.mutation, given),
             OnProcedure::Status => procedure.status = given.arg("status").and_then(|value| self.status(value)),
             OnProcedure::Deprecated => procedure.deprecated = self.sentence(given, "why", "the reason"),
+            OnProcedure::Idempotent if !procedure.mutation => {
+                let message = "a procedure that changes nothing may be called any number of times";
+                let conflict = Diagnostic::new(Code::ConflictingAttributes, given.span, message);
+                self.report(conflict.help("remove `@idempotent`, or write `mutation procedure`"));
+            }
+            OnProcedure::Idempotent => {
+                if let Some(value) = given.arg("rule") {
+                    const HELP: &str = "write `@idempotent(required)`, `(optional)`, which is the default, or `(none)`";
+                    procedure.idempotent = self.idempotent(value, &IDEMPOTENT, HELP);
+                }
+            }
         }
     }
 
@@ -141,5 +153,9 @@ impl<'a> Resolver<'a> {
         found
     }
 }
+
+/// The words of `@idempotent`.
+const IDEMPOTENT: [(&str, Idempotent); 3] =
+    [("required", Idempotent::Required), ("optional", Idempotent::Optional), ("none", Idempotent::None)];
 
 const BOOLEAN: FieldType = FieldType::Scalar(crate::ir::Scalar::Boolean);
