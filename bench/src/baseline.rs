@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
 use axum::http::{HeaderMap, StatusCode};
@@ -12,6 +13,7 @@ use base64::Engine as _;
 use chrono::{DateTime, SecondsFormat, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -122,7 +124,10 @@ pub(crate) const TABLES: &str = "
     CREATE TABLE hand_audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(),
         model text NOT NULL, row_id uuid NOT NULL, actor text NOT NULL, op text NOT NULL, before jsonb, after jsonb);
     CREATE INDEX ON hand_audit (model, row_id);
-    CREATE INDEX ON hand_audit (at)";
+    CREATE INDEX ON hand_audit (at);
+    CREATE TABLE hand_keys (principal text NOT NULL, key text NOT NULL, fingerprint bytea NOT NULL, state text NOT NULL,
+        status integer, etag text, body text, locked_until timestamptz, created_at timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (principal, key))";
 
 async fn record(
     tx: &mut sqlx::PgConnection,
@@ -156,9 +161,68 @@ async fn audited_patch(
     pool: State<PgPool>,
     headers: HeaderMap,
     id: Path<Uuid>,
-    patch: Json<AccountPatch>,
+    body: Bytes,
 ) -> Result<Response, Failure> {
-    write("hand_accounts", pool, headers, id, patch).await
+    let parsed: AccountPatch = serde_json::from_slice(&body).map_err(|_| Failure(StatusCode::BAD_REQUEST))?;
+    let Some(key) = headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned) else {
+        return write("hand_accounts", pool, headers, id, Json(parsed)).await;
+    };
+    let principal = claims(&headers)?.id;
+    let mut digest = Sha256::new();
+    digest.update(id.as_bytes());
+    digest.update(headers.get(IF_MATCH).map(axum::http::HeaderValue::as_bytes).unwrap_or_default());
+    digest.update(&body);
+    let fingerprint = digest.finalize().to_vec();
+    if let Some(answer) = reserve(&pool, &principal, &key, &fingerprint).await? {
+        return Ok(answer);
+    }
+    let answer = write("hand_accounts", State(pool.0.clone()), headers, id, Json(parsed)).await?;
+    complete(&pool, &principal, &key, answer).await
+}
+
+/// Reserve, execute, complete: three commits, as middleware for idempotency keys usually has them.
+async fn reserve(pool: &PgPool, principal: &str, key: &str, fingerprint: &[u8]) -> Result<Option<Response>, Failure> {
+    let reserved: Option<i32> = sqlx::query_scalar(
+        "INSERT INTO hand_keys (principal, key, fingerprint, state, locked_until) VALUES ($1, $2, $3, 'started', now() + interval '30 s')
+         ON CONFLICT DO NOTHING RETURNING 1",
+    )
+    .bind(principal)
+    .bind(key)
+    .bind(fingerprint)
+    .fetch_optional(pool)
+    .await?;
+    if reserved.is_some() {
+        return Ok(None);
+    }
+    let found: (Vec<u8>, Option<i32>, Option<String>, Option<String>) =
+        sqlx::query_as("SELECT fingerprint, status, etag, body FROM hand_keys WHERE principal = $1 AND key = $2")
+            .bind(principal)
+            .bind(key)
+            .fetch_one(pool)
+            .await?;
+    match found {
+        (known, ..) if known != fingerprint => Err(Failure(StatusCode::UNPROCESSABLE_ENTITY)),
+        (_, Some(_), Some(etag), Some(body)) => {
+            Ok(Some(([(ETAG, etag), (CONTENT_TYPE, "application/json".to_owned())], body).into_response()))
+        }
+        _ => Err(Failure(StatusCode::CONFLICT)),
+    }
+}
+
+async fn complete(pool: &PgPool, principal: &str, key: &str, answer: Response) -> Result<Response, Failure> {
+    let (head, body) = answer.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 20).await.map_err(|_| Failure(StatusCode::INTERNAL_SERVER_ERROR))?;
+    sqlx::query(
+        "UPDATE hand_keys SET state = 'done', status = $3, etag = $4, body = $5, locked_until = NULL WHERE principal = $1 AND key = $2",
+    )
+    .bind(principal)
+    .bind(key)
+    .bind(i32::from(head.status.as_u16()))
+    .bind(head.headers.get(ETAG).and_then(|tag| tag.to_str().ok()))
+    .bind(String::from_utf8_lossy(&body).into_owned())
+    .execute(pool)
+    .await?;
+    Ok(Response::from_parts(head, body.into()))
 }
 
 async fn write(

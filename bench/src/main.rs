@@ -80,16 +80,21 @@ enum Kind {
     List,
     Patch,
     AuditedPatch,
+    KeyedPatch,
 }
 
 impl Kind {
     /// The rows that CrateStack, and those that the hand-written service is asked for.
     fn tables(self) -> [&'static str; 2] {
-        if self == Self::AuditedPatch { ["audited_accounts", "hand_accounts"] } else { ["accounts"; 2] }
+        if matches!(self, Self::AuditedPatch | Self::KeyedPatch) {
+            ["audited_accounts", "hand_accounts"]
+        } else {
+            ["accounts"; 2]
+        }
     }
 
     fn patches(self) -> bool {
-        matches!(self, Self::Patch | Self::AuditedPatch)
+        matches!(self, Self::Patch | Self::AuditedPatch | Self::KeyedPatch)
     }
 }
 
@@ -112,9 +117,12 @@ impl Client for Caller {
             Kind::Get => write!(out, "GET /api/accounts/{id} HTTP/1.1\r\n"),
             Kind::List => write!(out, "GET /api/accounts?limit=50 HTTP/1.1\r\n"),
             Kind::Patch => write!(out, "PATCH /api/accounts/{id} HTTP/1.1\r\n"),
-            Kind::AuditedPatch => write!(out, "PATCH /api/audited-accounts/{id} HTTP/1.1\r\n"),
+            Kind::AuditedPatch | Kind::KeyedPatch => write!(out, "PATCH /api/audited-accounts/{id} HTTP/1.1\r\n"),
         };
         let _ = write!(out, "Host: bench\r\nAuthorization: Bearer {token}\r\n");
+        if self.kind == Kind::KeyedPatch {
+            let _ = write!(out, "Idempotency-Key: {}\r\n", uuid::Uuid::now_v7());
+        }
         let _ = if self.kind.patches() {
             let body = format!("{{\"owner\":\"owner {} of version {version}\"}}", self.turn);
             let length = body.len();
@@ -162,7 +170,7 @@ async fn callers(pool: &PgPool, kind: Kind, table: &str, token: &str) -> Result<
 /// What `pgbench` runs: the statement that the engine sends, as near as its variables allow.
 fn script(kind: Kind) -> String {
     match kind {
-        Kind::AuditedPatch => script(Kind::Patch).replace("UPDATE accounts", "UPDATE audited_accounts"),
+        Kind::AuditedPatch | Kind::KeyedPatch => script(Kind::Patch).replace("UPDATE accounts", "UPDATE audited_accounts"),
         Kind::Get => {
             "\\set n random(1, 10000)\nSELECT id, tenant_id, owner, email, balance::text, overdraft::text, currency, created_at, version FROM accounts WHERE id = ('00000000-0000-7000-8000-' || lpad(:n::text, 12, '0'))::uuid AND tenant_id = 'acme';\n".to_owned()
         }
@@ -258,12 +266,13 @@ async fn compare(words: &[String]) -> Result<()> {
         "| operation | CrateStack /s | p50 ms | p99 ms | hand-written /s | p50 ms | p99 ms | pgbench /s | p50 ms | p99 ms | ratio to hand-written | ratio to pgbench |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
-    let mut plain = 0.0;
+    let (mut plain, mut audited) = (0.0, 0.0);
     for (name, kind) in [
         ("get by id", Kind::Get),
         ("list of 50", Kind::List),
         ("versioned patch", Kind::Patch),
         ("audited patch", Kind::AuditedPatch),
+        ("keyed audited patch", Kind::KeyedPatch),
     ] {
         if words.get(2).is_some_and(|only| !name.contains(only.as_str())) {
             continue;
@@ -293,13 +302,47 @@ async fn compare(words: &[String]) -> Result<()> {
         let rate = middle(&a).rate;
         match kind {
             Kind::Patch => plain = rate,
-            Kind::AuditedPatch if plain > 0.0 => {
-                println!("\naudited patch beside the versioned patch: {:.2}", rate / plain);
+            Kind::AuditedPatch => {
+                audited = rate;
+                if plain > 0.0 {
+                    println!("\naudited patch beside the versioned patch: {:.2}", rate / plain);
+                }
             }
-            Kind::Get | Kind::List | Kind::AuditedPatch => {}
+            Kind::KeyedPatch => {
+                if audited > 0.0 {
+                    println!("\nkeyed audited patch beside the one without a key: {:.2}", rate / audited);
+                }
+                for kind in [Kind::AuditedPatch, Kind::KeyedPatch] {
+                    let flushes = flushes(&pool, ours.address, kind, &token).await?;
+                    println!(
+                        "WAL flushes per {}, one client: {flushes:.3}",
+                        if kind == Kind::KeyedPatch { "keyed audited patch" } else { "audited patch" }
+                    );
+                }
+            }
+            Kind::Get | Kind::List => {}
         }
     }
     Ok(())
+}
+
+/// How often PostgreSQL flushes its log to the disk for one request, told by `pg_stat_wal`. One client: of several, one flush
+/// serves many.
+async fn flushes(pool: &PgPool, address: SocketAddr, kind: Kind, token: &str) -> Result<f64> {
+    async fn syncs(pool: &PgPool) -> Result<(i64, i64)> {
+        // Backends tell of what they did when they are idle for a second.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok(sqlx::query_as("SELECT wal_sync, wal_records FROM pg_stat_wal").fetch_one(pool).await?)
+    }
+    let mut callers = callers(pool, kind, kind.tables()[0], token).await?;
+    callers.truncate(1);
+    let (before, _) = syncs(pool).await?;
+    let time = Duration::from_secs(2);
+    let figures = load::run(address, callers, Duration::ZERO, time).await?;
+    let (after, _) = syncs(pool).await?;
+    #[allow(clippy::cast_precision_loss, reason = "a few thousand")]
+    let flushes = (after - before) as f64;
+    Ok(flushes / (figures.rate * time.as_secs_f64()))
 }
 
 async fn seed(pool: &PgPool) -> Result<()> {

@@ -10,6 +10,7 @@ use axum::extract::ConnectInfo;
 use cratestack_engine::api::{
     Answer, Authority, Caller, Code, Failure, FieldError, Operation, Origin, Principal, Row, Verb,
 };
+use cratestack_engine::idempotency::{Kept, Keyed, Outcome};
 use cratestack_engine::json::Json;
 use cratestack_engine::relay::{self, MulticastAuditSink, Relay, RelayOptions};
 use cratestack_schema::ir::{Action, ModelId, Procedure, Schema};
