@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Router;
 use axum::http;
 use clap::ArgMatches;
-use cratestack::{AuthError, AuthProvider, Claims, DevAuth, HttpConfig, NoAuth, ServerConfig};
+use cratestack::{AuthError, AuthProvider, Claims, DevAuth, HttpConfig, IdempotencyConfig, NoAuth, ServerConfig};
 use cratestack_engine::api::AuthMethod;
 use cratestack_engine::migrate::State;
 use cratestack_engine::{Database, Engine};
@@ -208,6 +208,12 @@ pub(crate) fn app(
             .time("request-timeout")
             .map_or(standard.body_timeout, |limit| limit.min(standard.body_timeout)),
         problem_base: settings.text("problem-base").map_or(standard.problem_base.clone(), str::to_owned),
+        idempotency: IdempotencyConfig {
+            retention: settings.time("idempotency-retention").unwrap_or(standard.idempotency.retention),
+            wait: settings.time("idempotency-wait").unwrap_or(standard.idempotency.wait),
+            response_limit: settings.size("idempotency-response-limit").unwrap_or(standard.idempotency.response_limit),
+            deployment: settings.text("idempotency-deployment").map(str::to_owned),
+        },
         ..standard
     };
     let builder = cratestack::router(engine.clone(), cratestack::NoProcedures).config(config);

@@ -126,7 +126,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
 }
 
 /// The settings that have nothing to do with sinks.
-static SETTINGS: [Setting; 27] = [
+static SETTINGS: [Setting; 31] = [
     setting(
         "database",
         "URL",
@@ -229,6 +229,38 @@ static SETTINGS: [Setting; 27] = [
         Scope::Both,
         Some("cratestack"),
         "name of the service in the audit trail, and in the `source` of events",
+    ),
+    setting(
+        "idempotency-retention",
+        "TIME",
+        Kind::Time,
+        Scope::Both,
+        Some("31d"),
+        "how long an idempotency key counts",
+    ),
+    setting(
+        "idempotency-wait",
+        "TIME",
+        Kind::Time,
+        Scope::Both,
+        Some("5s"),
+        "how long a request waits for another one with its idempotency key",
+    ),
+    setting(
+        "idempotency-response-limit",
+        "SIZE",
+        Kind::Size,
+        Scope::Both,
+        Some("1MiB"),
+        "largest body of an answer that is kept with its idempotency key",
+    ),
+    setting(
+        "idempotency-deployment",
+        "NAME",
+        Kind::Text,
+        Scope::Both,
+        None,
+        "tells idempotency keys from those of other deployments on the database; default: the name of the schema",
     ),
     setting("cursor-ttl", "TIME", Kind::Time, Scope::Both, Some("24h"), "how long a list cursor stays valid"),
 ];
@@ -417,7 +449,7 @@ fn check(setting: &Setting, resolved: &Resolved) -> Result<(), Failure> {
         Kind::Switch => (matches!(text, "true" | "false"), "`true` or `false`"),
         Kind::Number => (number(text).is_some_and(|n| u32::try_from(n).is_ok()), "a whole number from 1 to 4294967295"),
         Kind::Size => (size(text).is_some(), "a size such as `1048576`, `512KiB` or `1MiB`"),
-        Kind::Time => (time(text).is_some(), "a time such as `500ms`, `30s`, `5m` or `24h`"),
+        Kind::Time => (time(text).is_some(), "a time such as `500ms`, `30s`, `5m`, `24h` or `31d`"),
     };
     if fits {
         return Ok(());

@@ -37,6 +37,8 @@ pub(crate) enum ProblemCode {
     KeyInvalid,
     /// The idempotency key is older than keys are kept.
     KeyExpired,
+    /// A request with the key was begun, and nobody knows how it ended.
+    OutcomeUnknown,
 }
 
 impl ProblemCode {
@@ -76,6 +78,9 @@ impl ProblemCode {
             Self::NotAcceptable => ("not_acceptable", S::NOT_ACCEPTABLE, "No acceptable format"),
             Self::RequestTimeout => ("request_timeout", S::REQUEST_TIMEOUT, "The request took too long to arrive"),
             Self::KeyRequired => ("idempotency_key_required", S::BAD_REQUEST, "An idempotency key is needed"),
+            Self::OutcomeUnknown => {
+                ("idempotency_outcome_unknown", S::CONFLICT, "Nobody knows whether the request was done")
+            }
             Self::KeyInvalid => ("idempotency_key_invalid", S::BAD_REQUEST, "The idempotency key is not valid"),
             Self::KeyExpired => ("idempotency_key_expired", S::UNPROCESSABLE_ENTITY, "The idempotency key is too old"),
             Self::ContentTooLarge => ("content_too_large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
@@ -290,7 +295,7 @@ mod tests {
         );
     }
 
-    const ALL: [ProblemCode; 24] = [
+    const ALL: [ProblemCode; 30] = [
         ProblemCode::Engine(Code::Rejected),
         ProblemCode::Engine(Code::BadRequest),
         ProblemCode::Engine(Code::InvalidQuery),
@@ -304,6 +309,8 @@ mod tests {
         ProblemCode::Engine(Code::VersionMismatch),
         ProblemCode::Engine(Code::VersionRequired),
         ProblemCode::Engine(Code::ValidationFailed),
+        ProblemCode::Engine(Code::IdempotencyKeyReused),
+        ProblemCode::Engine(Code::IdempotencyInFlight),
         ProblemCode::Engine(Code::Internal),
         ProblemCode::Engine(Code::NotImplemented),
         ProblemCode::Engine(Code::Unavailable),
@@ -315,6 +322,10 @@ mod tests {
         ProblemCode::UriTooLong,
         ProblemCode::UnsupportedMediaType,
         ProblemCode::HeadersTooLarge,
+        ProblemCode::KeyRequired,
+        ProblemCode::KeyInvalid,
+        ProblemCode::KeyExpired,
+        ProblemCode::OutcomeUnknown,
     ];
 
     #[test]

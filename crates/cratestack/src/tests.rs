@@ -1,6 +1,7 @@
 //! The router against a scripted engine: what the facade itself answers, and what it makes of each answer.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ struct Fake {
     script: Box<Script>,
     /// The verbs that arrived, as `Debug` prints them.
     seen: Mutex<Vec<String>>,
-    hang: bool,
+    hang: AtomicBool,
     ready: bool,
 }
 
@@ -111,7 +112,7 @@ impl Backend for Fake {
 
     fn run<'a>(&'a self, caller: &'a Caller, operation: Operation) -> BoxFuture<'a, Result<Answer, Failure>> {
         self.seen.lock().unwrap().push(format!("{:?}", operation.verb));
-        if self.hang {
+        if self.hang.load(Ordering::Relaxed) {
             return Box::pin(std::future::pending());
         }
         Box::pin(async move { (self.script)(caller, &operation) })
@@ -298,7 +299,7 @@ impl AuthProvider for Words {
 impl Service {
     fn new(script: impl Fn(&Caller, &Operation) -> Result<Answer, Failure> + Send + Sync + 'static) -> Self {
         let (schema, script) = (Arc::new(schema()), Box::new(script));
-        let fake = Fake { schema, script, seen: Mutex::default(), hang: false, ready: true };
+        let fake = Fake { schema, script, seen: Mutex::default(), hang: AtomicBool::new(false), ready: true };
         Self { fake: Arc::new(fake), config: HttpConfig::default(), auth: Arc::new(Words) }
     }
 
@@ -887,12 +888,12 @@ async fn deadlines() {
     let reply = service.send(request).await;
     assert_eq!((reply.status.as_u16(), reply.problem().as_str()), (408, "request_timeout"));
 
-    let mut service = Service::new(|caller, _| {
+    let service = Service::new(|caller, _| {
         assert_eq!(caller.deadline, Duration::from_secs(30));
         by_verb(caller, &Operation { model: ModelId(0), verb: Verb::List { params: vec![] } })
     });
     assert_eq!(service.ask("GET /api/accounts", &[], "").await.status, StatusCode::OK);
-    Arc::get_mut(&mut service.fake).unwrap().hang = true;
+    service.fake.hang.store(true, Ordering::Relaxed);
     let reply = service.ask("GET /api/accounts", &[], "").await;
     assert_eq!((reply.status.as_u16(), reply.problem().as_str()), (503, "unavailable"));
 }

@@ -880,8 +880,8 @@ async fn headers(on: On) {
     for line in ["GET /accounts/a1", "GET /accounts/none", "GET /nowhere", "OPTIONS /accounts"] {
         assert_eq!(service.call(AUDITOR, line, &traced, "").await.header("x-request-id"), Some("abc-1"), "{line}");
     }
-    let key = service.call(TELLER, "POST /accounts", &["idempotency-key: k"], "{}").await;
-    assert_eq!(key.refusal(), refusal(501, "not_implemented"));
+    let key = service.call(TELLER, "POST /accounts", &["idempotency-key: a, b"], "{}").await;
+    assert_eq!(key.refusal(), refusal(400, "idempotency_key_invalid"));
     let minimal = ["prefer: return=minimal", "if-match: \"1\""];
     let patched = service.call(TELLER, "PATCH /accounts/a1", &minimal, r#"{"owner":"Anna"}"#).await;
     assert_eq!((patched.status, patched.header("etag"), patched.body.len()), (204, Some("\"2\""), 0));

@@ -245,7 +245,7 @@ pub(super) const PROCEDURE: &[Spec<OnProcedure>] = &[
     procedure("isolation", OnProcedure::Isolation, false, &[value("level")]),
     procedure("status", OnProcedure::Status, false, &[value("status")]),
     procedure("deprecated", OnProcedure::Deprecated, false, &[value("why")]),
-    procedure("idempotent", OnProcedure::Idempotent, false, &[value("rule")]),
+    procedure("idempotent", OnProcedure::Idempotent, false, &[value("required | optional | none")]),
     unsupported("rate_limit", &[Place::Procedure]),
 ];
 

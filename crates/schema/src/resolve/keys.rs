@@ -247,7 +247,8 @@ impl<'a> Resolver<'a> {
         }
         if let Some(value) = find(OnBlock::Idempotent).and_then(|given| given.arg("required")) {
             const HELP: &str = "write `@@idempotent(required)`; without it a request may have a key";
-            self.model_mut(id).idempotent = self.idempotent(value, &[("required", Idempotent::Required)], HELP);
+            self.model_mut(id).idempotent =
+                self.idempotent("@@idempotent", value, &[("required", Idempotent::Required)], HELP);
         }
         self.version_field(id);
     }
@@ -267,6 +268,7 @@ impl<'a> Resolver<'a> {
     /// What a route makes of keys, by one of these words.
     pub(super) fn idempotent(
         &mut self,
+        attribute: &str,
         value: &'a ast::Expr,
         words: &[(&'static str, Idempotent)],
         help: &'static str,
@@ -275,7 +277,7 @@ impl<'a> Resolver<'a> {
             return Idempotent::default();
         };
         let Some((_, rule)) = words.iter().find(|(word, _)| *word == name.name) else {
-            let unknown = bad(name.span, format!("`idempotent` does not know `{}`", name.name));
+            let unknown = bad(name.span, format!("`{attribute}` does not know `{}`", name.name));
             self.report(suggest_as(unknown, &name.name, words.iter().map(|(word, _)| *word), str::to_owned, help));
             return Idempotent::default();
         };

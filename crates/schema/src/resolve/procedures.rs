@@ -103,9 +103,9 @@ impl<'a> Resolver<'a> {
                 self.report(conflict.help("remove `@idempotent`, or write `mutation procedure`"));
             }
             OnProcedure::Idempotent => {
-                if let Some(value) = given.arg("rule") {
+                if let Some(value) = given.arg("required | optional | none") {
                     const HELP: &str = "write `@idempotent(required)`, `(optional)`, which is the default, or `(none)`";
-                    procedure.idempotent = self.idempotent(value, &IDEMPOTENT, HELP);
+                    procedure.idempotent = self.idempotent("@idempotent", value, &IDEMPOTENT, HELP);
                 }
             }
         }
