@@ -34,17 +34,21 @@ pub enum Way {
     Http,
     /// As an operation.
     InProcess,
+    /// Over TCP, each request that changes something with an idempotency key, and twice: the second answer must be the
+    /// first one, and everything after it as if it had not been sent.
+    Keyed,
 }
 
 impl Way {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Http, Self::InProcess];
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Http, Self::InProcess, Self::Keyed];
 
     /// For names of tests.
     pub fn word(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::InProcess => "in_process",
+            Self::Keyed => "keyed",
         }
     }
 }
@@ -118,7 +122,7 @@ impl Case {
     /// An expected transcript as far as that way can be held to it.
     pub fn comparable(&self, transcript: Transcript, way: Way) -> Transcript {
         match way {
-            Way::Http => transcript,
+            Way::Http | Way::Keyed => transcript,
             Way::InProcess => {
                 let left_out: BTreeSet<&str> = self.left_out().collect();
                 transcript.in_process(|title| !left_out.contains(title.split(':').next().unwrap_or(title)))
@@ -152,7 +156,7 @@ impl<'c> Run<'c> {
         let clock = Arc::new(Seeded::default());
         let engine = open(&schema, &database, &clock).await?;
         let server = match way {
-            Way::Http => Some(serve(engine.clone()).await?),
+            Way::Http | Way::Keyed => Some(serve(engine.clone()).await?),
             Way::InProcess => None,
         };
         Ok(Self { case, schema, database, engine, clock, way, server, sections: Vec::new() })
@@ -218,12 +222,21 @@ impl<'c> Run<'c> {
         if !request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("x-request-id")) {
             request.headers.push(("X-Request-Id".to_owned(), step.name.clone()));
         }
+        let keyed = self.way == Way::Keyed && give_key(&mut request, &step.name);
         let response = client::send(*address, &request)?;
+        // All of whose items the rules refuse outright: nothing was done, and nothing is kept.
+        let idle = response.status == 207 && !String::from_utf8_lossy(&response.body).contains("\"status\":2");
+        if keyed && (200..300).contains(&response.status) && !idle {
+            same_again(&response, &client::send(*address, &request)?)?;
+        }
         let shown = Shown::new(response.status, &response.headers, &response.body, &self.case.script.show);
         Ok((Answered { headers: response.headers, body: Node::parse(&shown.raw) }, shown))
     }
 
-    async fn end(self, outcome: Result<(), String>) -> Result<Transcript, String> {
+    async fn end(mut self, outcome: Result<(), String>) -> Result<Transcript, String> {
+        if self.way == Way::Keyed {
+            self.sections.iter_mut().for_each(|section| forget_keys(&mut section.content));
+        }
         if let Some((_, stop)) = self.server {
             let _already_gone = stop.send(());
         }
@@ -231,6 +244,43 @@ impl<'c> Run<'c> {
         self.database.remove().await;
         outcome.map(|()| Transcript { sections: self.sections })
     }
+}
+
+/// Adds a key to a request that changes something, unless it has one.
+fn give_key(request: &mut Request, key: &str) -> bool {
+    let has = request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("idempotency-key"));
+    let changes = matches!(request.method.as_str(), "POST" | "PATCH" | "DELETE") && !has;
+    if changes {
+        request.headers.push(("Idempotency-Key".to_owned(), format!("key-of-{key}")));
+    }
+    changes
+}
+
+/// What other ways have where these keys are: none.
+fn forget_keys(content: &mut Content) {
+    let forget = |text: &mut String| {
+        while let Some((before, rest)) = text.split_once("\"key-of-") {
+            let after = rest.split_once('"').map_or("", |(_, after)| after);
+            *text = format!("{before}null{after}");
+        }
+    };
+    match content {
+        Content::Answer(shown) => forget(&mut shown.body),
+        Content::Lines(lines) => lines.iter_mut().for_each(forget),
+    }
+}
+
+/// That the second answer is the first one.
+fn same_again(first: &client::Response, second: &client::Response) -> Result<(), String> {
+    const KEPT: [&str; 7] =
+        ["content-type", "content-language", "content-location", "location", "etag", "last-modified", "link"];
+    if second.header("idempotent-replayed") != Some("true") {
+        return Err(format!("the second request with the key was not answered with a replay, but {}", second.status));
+    }
+    let same = first.status == second.status
+        && first.body == second.body
+        && KEPT.iter().all(|name| first.header(name) == second.header(name));
+    if same { Ok(()) } else { Err(format!("the replay differs:\n{first:?}\n{second:?}")) }
 }
 
 /// A schema served over HTTP on a database of its own, for tests that are no cases.

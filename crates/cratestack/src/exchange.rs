@@ -71,6 +71,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
         body: Option<Json>,
         keyed: &'a Keyed,
     ) -> BoxFuture<'a, Result<Kept, Failure>>;
+    /// Refuses a key that belongs to another request.
+    fn check_key<'a>(&'a self, keyed: &'a Keyed) -> BoxFuture<'a, Result<(), Failure>>;
     /// Removes expired keys; says how many, and whether there may be more.
     fn sweep_keys(&self) -> BoxFuture<'_, Result<usize, Failure>>;
     /// Unix microseconds.
@@ -132,6 +134,10 @@ impl Backend for Hosted {
         keyed: &'a Keyed,
     ) -> BoxFuture<'a, Result<Kept, Failure>> {
         Box::pin(self.engine.call_keyed(caller, procedure, body, &self.bodies, keyed))
+    }
+
+    fn check_key<'a>(&'a self, keyed: &'a Keyed) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(self.engine.check_key(keyed))
     }
 
     fn sweep_keys(&self) -> BoxFuture<'_, Result<usize, Failure>> {
@@ -348,7 +354,12 @@ impl Exchange<'_> {
             return Err(method_not_allowed(endpoint.allow()));
         };
         self.check_headers()?;
-        let params = params(route.verb, query.as_deref())?;
+        let params = url::parameters(query.as_deref())?;
+        let unwanted = unwanted(route.verb, &params);
+        let takes_key = self.takes_key(route);
+        if let (Some(problem), false) = (&unwanted, takes_key) {
+            return Err(problem());
+        }
         let conditions = self.conditions(route.verb)?;
         let data = self.data(route.verb, body).await?;
         let (expected, conditions) = match conditions {
@@ -359,13 +370,16 @@ impl Exchange<'_> {
             RouteTarget::Model(model) => is_personal(self.api.backend.schema(), model, &params),
             RouteTarget::Procedure(_) | RouteTarget::Trail => true,
         };
-        let print = self.takes_key(route).then(|| self.fingerprint(route, &params, data.as_ref()));
+        let print = takes_key.then(|| self.fingerprint(route, &params, data.as_ref()));
         let work = self.work(route, params, expected, data)?;
         let mut caller = self.caller(route).await?;
         let keyed = match print {
             Some(print) => self.key(route)?.map(|key| self.keyed(key, print, route, &mut caller, &path)),
             None => None,
         };
+        if let Some(problem) = unwanted {
+            return Err(self.after(keyed.as_ref(), problem()).await);
+        }
         let segment = match route.target {
             RouteTarget::Model(model) => self.api.backend.schema().model(model).path.as_str(),
             RouteTarget::Procedure(_) | RouteTarget::Trail => "",
@@ -385,7 +399,7 @@ impl Exchange<'_> {
         match work {
             Work::Refuse(model, problem) => {
                 self.api.backend.admit(&caller, model, &BATCH_ACTIONS)?;
-                Err(problem)
+                Err(self.after(keyed.as_ref(), problem).await)
             }
             Work::Run(model, verb) => {
                 let schema = self.api.backend.schema();
@@ -660,6 +674,16 @@ impl Exchange<'_> {
         }
     }
 
+    /// The refusal of a request by its form, unless its key says that it is none of its own.
+    async fn after(&self, keyed: Option<&Keyed>, problem: Problem) -> Problem {
+        let Some(keyed) = keyed else { return problem };
+        match self.in_time(self.api.backend.check_key(keyed)).await {
+            Ok(Ok(())) => problem,
+            Ok(Err(failure)) => failure.into(),
+            Err(late) => late,
+        }
+    }
+
     /// What makes it this request: all that decides what it does. Not what decides about the form of its answer.
     fn fingerprint(&self, route: &RouteInfo, params: &[(String, String)], data: Option<&Json>) -> [u8; 32] {
         let mut print = idempotency::Parts::new("request");
@@ -806,15 +830,11 @@ fn not_stored(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
-/// The query parameters of a list or a read; the other verbs have none.
-fn params(verb: RouteVerb, query: Option<&str>) -> Result<Vec<(String, String)>, Problem> {
-    let params = url::parameters(query)?;
+/// The refusal of query parameters, which are for lists and reads.
+fn unwanted(verb: RouteVerb, params: &[(String, String)]) -> Option<fn() -> Problem> {
     let takes = matches!(verb, RouteVerb::List | RouteVerb::Read | RouteVerb::Trail);
-    if params.is_empty() || takes {
-        Ok(params)
-    } else {
-        Err(Problem::new(Code::InvalidQuery, "this route takes no query parameters"))
-    }
+    let refuse: fn() -> Problem = || Problem::new(Code::InvalidQuery, "this route takes no query parameters");
+    (!params.is_empty() && !takes).then_some(refuse)
 }
 
 fn method_not_allowed(allow: HeaderValue) -> Problem {

@@ -155,6 +155,10 @@ impl Backend for Fake {
         })
     }
 
+    fn check_key<'a>(&'a self, _: &'a Keyed) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn sweep_keys(&self) -> BoxFuture<'_, Result<usize, Failure>> {
         Box::pin(std::future::ready(Ok(0)))
     }

@@ -335,6 +335,14 @@ impl Engine {
         Detached(Some(all.boxed())).await
     }
 
+    /// Refuses a key that was used for another request. For hosts that refuse a request by its form, which comes after that.
+    ///
+    /// # Errors
+    /// [`Code::IdempotencyKeyReused`]; and that the database could not say.
+    pub async fn check_key(&self, keyed: &Keyed) -> Result<(), Failure> {
+        keyed::check(&self.core, keyed).await
+    }
+
     /// Removes records of idempotency keys that have expired, a thousand at most; says how many.
     ///
     /// # Errors

@@ -132,7 +132,7 @@ fn refused_outright(core: &Core, caller: &Caller, operation: &Operation) -> bool
         view.decide(operation.model, kind.action(), None) == Decision::Refused
     };
     match &operation.verb {
-        Verb::Batch { items, .. } => items.iter().all(|item| refused(&item.verb)),
+        Verb::Batch { items, .. } => !items.is_empty() && items.iter().all(|item| refused(&item.verb)),
         verb => refused(verb),
     }
 }
@@ -405,6 +405,13 @@ pub(super) async fn sweep(core: &Arc<Core>) -> Result<usize, Failure> {
         }
     };
     rows.map(|rows| rows.len()).map_err(|error| error.class.failure(&error.message))
+}
+
+/// That the key does not belong to another request.
+pub(super) async fn check(core: &Arc<Core>, keyed: &Keyed) -> Result<(), Failure> {
+    let found = find(core, keyed, Instant::now() + keyed.limits.wait).await;
+    let found = found.map_err(|error| error.class.failure(&error.message))?;
+    found.map_or(Ok(()), |found| keyed.replay(found).map(|_| ()))
 }
 
 /// How long one removal of what has expired may take.
