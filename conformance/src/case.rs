@@ -98,6 +98,13 @@ impl Case {
         self.script.backend.as_ref().is_none_or(|(name, _)| name == backend.word())
     }
 
+    /// The ways that its requests can take: keys that are its own subject are not to be joined by others.
+    pub fn ways(&self) -> impl Iterator<Item = Way> {
+        let key = |(name, _): &(String, String)| name.eq_ignore_ascii_case("idempotency-key");
+        let own = self.script.steps.iter().any(|step| step.headers.iter().any(key));
+        Way::ALL.into_iter().filter(move |way| *way != Way::Keyed || !own)
+    }
+
     /// The transcript that every run must give.
     pub fn expected(&self) -> Result<String, String> {
         let path = self.snapshot();

@@ -29,7 +29,7 @@ fn main() {
     let mut trials = Vec::new();
     for case in &cases {
         for backend in Backend::ALL.into_iter().filter(|backend| case.runs_on(*backend)) {
-            for way in Way::ALL {
+            for way in case.ways() {
                 trials.push(run(case, backend, way, update));
             }
         }

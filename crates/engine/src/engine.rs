@@ -44,7 +44,7 @@ use crate::api::{
 use crate::audit::{self, Context, Trail};
 use crate::cursor::CursorKeys;
 use crate::fault::{self, Class, Remedy, StoreError};
-use crate::idempotency::{self, Kept, Keyed, Note};
+use crate::idempotency::{self, Found, Kept, Keyed, Note};
 use crate::input;
 use crate::json::{Json, push_pointer};
 use crate::logs;
@@ -621,6 +621,7 @@ struct Work {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each request")]
 enum Task {
     One(Mutation),
     Batch { atomic: bool, items: Vec<Result<Mutation, Failure>> },
@@ -812,7 +813,7 @@ struct Mutation {
     deletion: String,
     context: Option<Arc<Context>>,
     /// What the statement of a [keyed](Form::keyed) form records.
-    note: Option<Note>,
+    note: Option<Box<Note>>,
 }
 
 impl Mutation {
@@ -856,7 +857,8 @@ impl Mutation {
         if kind == Kind::Create {
             (fields, missing) = core.with_defaults(model, fields, caller, &now);
         }
-        let mut note = keyed.and_then(|keyed| keyed.note(core, caller, kind, model, key.as_deref(), &fields));
+        let mut note =
+            keyed.and_then(|keyed| keyed.note(core, caller, kind, model, key.as_deref(), &fields)).map(Box::new);
         let form = Form {
             kind,
             model: model_id,
@@ -864,7 +866,7 @@ impl Mutation {
             references: write::references(model, &fields, |id| sent.binary_search(&id).is_ok()),
             fields: fields.iter().map(|(id, _)| *id).collect(),
             versions,
-            keyed: note.is_some(),
+            keyed: note.as_deref().map(Note::keeping).unwrap_or_default(),
         };
         // What the rules make of a caller depends on the form alone, so this too is worked out once.
         let plan = core.plans.get(&form, || write::plan(&view, core.store.dialect(), &form));
@@ -895,7 +897,7 @@ impl Mutation {
             expected: &self.expected,
             deletion: &self.deletion,
             context: self.context.as_deref(),
-            note: self.note.as_ref(),
+            note: self.note.as_deref(),
             ..Values::new(&core.schema, core.store.dialect(), self.principal.as_ref(), &self.now)
         };
         template.fill(|slot| values.bind(slot)).map_err(|error| StoreError::new(Class::Other, error.to_string()))
@@ -1027,6 +1029,8 @@ enum Performed {
         /// The row.
         rows: Rows,
     },
+    /// Nothing, since its request was done before.
+    Before(Found),
 }
 
 /// Runs one write.
@@ -1034,6 +1038,10 @@ async fn perform<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) 
     Ok(match attempt(core, session, mutation).await? {
         Performed::Written(rows) => mutation.written(core, rows),
         Performed::Unchanged { version, rows } => mutation.unchanged(core, version, rows),
+        // Only a write that keeps a record asks for one.
+        Performed::Before(_) => {
+            return Err(Stop::Database(StoreError::new(Class::Other, "a write without a key has one")));
+        }
     })
 }
 
@@ -1046,7 +1054,15 @@ async fn attempt<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) 
             let statement = mutation.statement(core, template)?;
             match session.fetch(&statement, &mut NoPages).await {
                 Ok(rows) if !rows.is_empty() => return Ok(Performed::Written(rows)),
-                Ok(_) => {}
+                Ok(_) => {
+                    if let Some(note) = &mutation.note {
+                        let find = core.kept.find(&note.entry.identity);
+                        let rows = session.fetch(&find, &mut NoPages).await.map_err(StoreError::harmless)?;
+                        if let Some(found) = Found::of(rows.control(0)) {
+                            return Ok(Performed::Before(found));
+                        }
+                    }
+                }
                 Err(mut error) => {
                     if error.class == Class::Raised && mutation.context.is_some() {
                         // SQLite does not say which trigger it was: one of the trail is as likely as another.

@@ -16,12 +16,13 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use cratestack_schema::hex;
 use cratestack_schema::ir::Scalar;
 use cratestack_schema::value::{Value, instant};
 
 use crate::api::{Answer, Caller, Code, Failure, Key};
 use crate::plan::write::Kind;
-use crate::sql::{self, Bind, BindKind, Dialect, SqlType, Statement, Template};
+use crate::sql::{Bind, BindKind, Dialect, KeyedPart, SqlType, Statement, Template};
 
 /// The table of records.
 pub const TABLE: &str = "cratestack_idempotency";
@@ -63,7 +64,7 @@ impl Record {
     /// What is kept where the body has more than `limit` octets: that it was done, and what to know the body by again.
     #[must_use]
     pub fn effect_only(&self) -> Self {
-        let mut headers = outline_of_large(&self.headers);
+        let mut headers: Vec<_> = self.headers.iter().filter(|(name, _)| name != "content-type").cloned().collect();
         if let Some(body) = &self.body {
             let digest = BASE64.encode(digest::digest(&digest::SHA256, body));
             headers.push((REPR_DIGEST.to_owned(), format!("sha-256=:{digest}:")));
@@ -89,11 +90,6 @@ impl Record {
 
 /// The digest of a body that is not kept (RFC 9530).
 pub const REPR_DIGEST: &str = "repr-digest";
-
-/// The headers of an answer without its body.
-pub(crate) fn outline_of_large(headers: &[(String, String)]) -> Vec<(String, String)> {
-    headers.iter().filter(|(name, _)| name != "content-type").cloned().collect()
-}
 
 /// The headers as they are stored.
 pub(crate) fn lines(headers: &[(String, String)]) -> String {
@@ -238,6 +234,24 @@ pub struct Stencil {
     pub hidden: Outline,
     /// Whether the row is the body of `seen`.
     pub body: bool,
+}
+
+impl Stencil {
+    /// The answer, given whether the caller may read the row, its version, the key that the database gave it, and its JSON.
+    pub(crate) fn fill(&self, readable: bool, version: &str, key: &str, body: &str) -> Record {
+        let Outline { status, headers } = if readable { &self.seen } else { &self.hidden };
+        let filled = |value: &String| {
+            let mut value = value.replace(VERSION_MARK, version).replace(KEY_MARK, key);
+            if value.contains(DIGEST_MARK) {
+                let digest = digest::digest(&digest::SHA256, body.as_bytes());
+                value = value.replace(DIGEST_MARK, &hex(digest.as_ref().get(..16).unwrap_or_default()));
+            }
+            value
+        };
+        let headers = headers.iter().map(|(name, value)| (name.clone(), filled(value))).collect();
+        let body = if readable && self.body { body.as_bytes().to_vec() } else { Vec::new() };
+        Record { status: *status, headers, body: Some(body) }
+    }
 }
 
 /// Status and headers.
@@ -447,10 +461,10 @@ pub struct Note {
 
 impl Note {
     /// The bound form of a part.
-    pub(crate) fn bind(&self, part: sql::Keyed) -> Bind {
-        use sql::Keyed as Part;
+    pub(crate) fn bind(&self, part: KeyedPart) -> Bind {
+        use KeyedPart as Part;
         let Identity { scope, key, fingerprint } = &self.entry.identity;
-        let Stencil { seen, hidden, body } = &self.stencil;
+        let Stencil { seen, hidden, .. } = &self.stencil;
         match part {
             Part::Scope => Bind::Bytes(scope.to_vec()),
             Part::Key => Bind::Text(key.clone()),
@@ -462,10 +476,8 @@ impl Note {
             Part::Expires => Bind::Text(self.entry.expires.clone()),
             Part::SeenStatus => Bind::Int(i64::from(seen.status)),
             Part::SeenHeaders => Bind::Text(lines(&seen.headers)),
-            Part::LargeHeaders => Bind::Text(lines(&outline_of_large(&seen.headers))),
             Part::HiddenStatus => Bind::Int(i64::from(hidden.status)),
             Part::HiddenHeaders => Bind::Text(lines(&hidden.headers)),
-            Part::Shown => Bind::Bool(*body),
             Part::Limit => Bind::Int(i64::try_from(self.limit).unwrap_or(i64::MAX)),
             // At least 1: 0 would be for ever.
             Part::Wait => Bind::Text(format!("{}ms", self.wait.as_millis().max(1))),

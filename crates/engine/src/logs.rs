@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use cratestack_schema::database_name;
 use cratestack_schema::ir::{Emitted, FieldId, Model, ModelId, Schema};
 
-pub(crate) use self::row::{Piece, Writer, digest, octets, render};
+pub(crate) use self::row::{Piece, Writer, digest, json, octets, render};
 use crate::audit::{self, Context, ENTRY_LIMIT, KEY_LIMIT};
 use crate::ddl::{Trigger, owning};
 use crate::ddl_trigger::{MARK, dollar_quoted, fixed_path, insert_guards, sqlite_trigger};

@@ -189,7 +189,7 @@ pub enum Slot {
     /// What the audit trail says of the caller ([`crate::audit::Context::lines`]).
     Context,
     /// What is recorded of a request with an idempotency key.
-    Keyed(Keyed),
+    Keyed(KeyedPart),
     /// The n-th sort value of the cursor.
     Cursor(usize),
     /// Rows to fetch.
@@ -198,7 +198,7 @@ pub enum Slot {
 
 /// The parts of what is recorded of a request with an idempotency key ([`crate::idempotency`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keyed {
+pub enum KeyedPart {
     /// Whose it is.
     Scope,
     /// The key.
@@ -219,18 +219,32 @@ pub enum Keyed {
     SeenStatus,
     /// The headers for who may read the row.
     SeenHeaders,
-    /// The same without a body.
-    LargeHeaders,
     /// The status for who may not.
     HiddenStatus,
     /// The headers for who may not.
     HiddenHeaders,
-    /// Whether the answer has a body.
-    Shown,
     /// Octets of a body that is kept.
     Limit,
     /// For how long another request with the key is waited for, as PostgreSQL's `lock_timeout`.
     Wait,
+}
+
+impl KeyedPart {
+    /// What it is bound as.
+    pub(crate) fn ty(self) -> SqlType {
+        match self {
+            Self::Scope | Self::Fingerprint => SqlType::scalar(Scalar::Bytes),
+            Self::SeenStatus | Self::HiddenStatus | Self::Limit => SqlType::INT,
+            Self::Created | Self::Expires => SqlType::DATE_TIME,
+            Self::Key
+            | Self::Op
+            | Self::PrimaryKey
+            | Self::RequestId
+            | Self::SeenHeaders
+            | Self::HiddenHeaders
+            | Self::Wait => SqlType::TEXT,
+        }
+    }
 }
 
 /// A placeholder: its number is its position in [`Template::slots`] plus one.

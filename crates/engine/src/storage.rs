@@ -475,19 +475,19 @@ impl<'s> Codec<'s> {
 
     /// PostgreSQL: the text of a column that is not null as [`Self::render`] writes it. `None` where SQL cannot write it to the
     /// octet: floats and documents.
-    pub(crate) fn answer_json(self, column: &str) -> Option<String> {
+    pub(crate) fn answer_form(self, column: &str) -> Option<TextForm> {
         if self.ty.list {
-            let element = self.element().answer_json("u.v")?;
-            return Some(format!(
+            let element = self.element().answer_form("u.v")?.json(Dialect::Postgres);
+            return Some(TextForm::Json(format!(
                 "'[' || coalesce((SELECT string_agg({element}, ',' ORDER BY u.n) \
                  FROM unnest({column}) WITH ORDINALITY AS u(v, n)), '') || ']'"
-            ));
+            )));
         }
         match self.kind() {
             Kind::Float | Kind::Json => None,
             // Lines of 76 characters, which JSON has none of.
-            Kind::Bytes => Some(format!("'\"' || translate(encode({column}, 'base64'), chr(10), '') || '\"'")),
-            _ => Some(self.text_form(column).json(Dialect::Postgres)),
+            Kind::Bytes => Some(TextForm::Plain(format!("translate(encode({column}, 'base64'), chr(10), '')"))),
+            _ => Some(self.text_form(column)),
         }
     }
 

@@ -31,7 +31,7 @@ use crate::audit;
 use crate::fault::{Class, Remedy, StoreError};
 use crate::idempotency::{Entry, Found, Identity, KEY_MARK, Kept, Keyed, Note, Outcome, Sketch, TABLE, in_flight};
 use crate::isolated::{IsolationLevel, TxError, TxOptions, run_in_isolated_tx_with};
-use crate::plan::write::{self, Kind};
+use crate::plan::write::{self, Form, Keeping, Kind};
 use crate::plan::{key_text, key_values};
 use crate::policy::Decision;
 use crate::sql::Dialect;
@@ -109,10 +109,9 @@ async fn after(core: &Arc<Core>, keyed: &Keyed, failure: Failure, until: Instant
     }
     match find(core, keyed, until).await {
         Ok(Some(found)) => keyed.replay(found),
-        Ok(None) => Err(failure),
         // The database may know that it was done.
-        Err(error) if !matches!(failure.code, Code::Unavailable) => Err(error.class.failure(&error.message)),
-        Err(_) => Err(failure),
+        Err(error) if failure.code != Code::Unavailable => Err(error.class.failure(&error.message)),
+        Ok(None) | Err(_) => Err(failure),
     }
 }
 
@@ -167,20 +166,37 @@ async fn work(
         }
         Store::Postgres(_) => match work.task {
             Task::One(mutation) if mutation.note.is_some() => {
-                statement(core, &mutation, keyed, until).await.map(Done::from)
+                if let Some(kept) = statement(core, &mutation, keyed, until).await? {
+                    return Ok(kept.into());
+                }
+                let work = Work { task: Task::One(mutation.without_note(core)), context: work.context };
+                several(core, caller, keyed, work, entry, watched, until).await
             }
             task => {
-                let work = Arc::new(Work { task, context: work.context });
-                let several = Several { core: Arc::clone(core), work, entry, watched: watched.cloned() };
-                let options = TxOptions {
-                    tries: core.options.limits.transaction_tries,
-                    deadline: until.saturating_duration_since(Instant::now()),
-                    ..TxOptions::new(IsolationLevel::ReadCommitted)
-                };
-                in_transaction(Arc::clone(core), caller.clone(), keyed.clone(), options, Arc::new(several)).await
+                let work = Work { task, context: work.context };
+                several(core, caller, keyed, work, entry, watched, until).await
             }
         },
     }
+}
+
+/// PostgreSQL: a write that takes several statements.
+async fn several(
+    core: &Arc<Core>,
+    caller: &Caller,
+    keyed: &Keyed,
+    work: Work,
+    entry: Entry,
+    watched: Option<&Watched>,
+    until: Instant,
+) -> Result<Done, Failure> {
+    let several = Several { core: Arc::clone(core), work: Arc::new(work), entry, watched: watched.cloned() };
+    let options = TxOptions {
+        tries: core.options.limits.transaction_tries,
+        deadline: until.saturating_duration_since(Instant::now()),
+        ..TxOptions::new(IsolationLevel::ReadCommitted)
+    };
+    in_transaction(Arc::clone(core), caller.clone(), keyed.clone(), options, Arc::new(several)).await
 }
 
 /// PostgreSQL: writes that are more than one statement.
@@ -228,8 +244,14 @@ async fn in_job(
 }
 
 /// PostgreSQL: a write of one row, as one statement. What another try can mend is tried again: a record in the way is found
-/// by the next one, and so is the effect of a statement whose connection was lost.
-async fn statement(core: &Arc<Core>, mutation: &Mutation, keyed: &Keyed, until: Instant) -> Result<Kept, Failure> {
+/// by the next one, and so is the effect of a statement whose connection was lost. `None` where its answer is too large to
+/// be kept, which one statement cannot say: nothing was done.
+async fn statement(
+    core: &Arc<Core>,
+    mutation: &Mutation,
+    keyed: &Keyed,
+    until: Instant,
+) -> Result<Option<Kept>, Failure> {
     let Store::Postgres(pool) = &core.store else { return Err(Failure::new(Code::Internal, "an internal error")) };
     let mut tries = 1;
     let stop = loop {
@@ -238,7 +260,8 @@ async fn statement(core: &Arc<Core>, mutation: &Mutation, keyed: &Keyed, until: 
             Err(error) => Err(Stop::from(error)),
         };
         match done {
-            Ok(kept) => return Ok(kept),
+            Ok(kept) => return Ok(Some(kept)),
+            Err(Stop::Database(error)) if is_too_large(&error) => return Ok(None),
             Err(Stop::Database(error)) if again(&error) && tries < core.options.limits.transaction_tries => {
                 tokio::time::sleep(core.pause(tries)).await;
                 tries += 1;
@@ -254,6 +277,11 @@ async fn statement(core: &Arc<Core>, mutation: &Mutation, keyed: &Keyed, until: 
 
 fn again(error: &StoreError) -> bool {
     matches!(error.class.remedy(), Remedy::Again | Remedy::Reconnect) || is_race(error)
+}
+
+/// Whether it divided by zero: see `keeping` of the planner. Should it have been something else that did, that does so again.
+fn is_too_large(error: &StoreError) -> bool {
+    error.message.starts_with("22012:")
 }
 
 /// Whether another request with the same key was quicker.
@@ -272,7 +300,8 @@ async fn one<S: Session>(core: &Core, session: &mut S, mutation: &Mutation, keye
         performed => performed?,
     };
     match performed {
-        Performed::Written(rows) => written(&rows, keyed),
+        Performed::Written(rows) => written(&rows, mutation),
+        Performed::Before(found) => keyed.replay(found).map_err(Stop::Refused),
         // It was done, and changed nothing: that is its answer for ever.
         Performed::Unchanged { version, rows } => {
             let Some(note) = &mutation.note else {
@@ -287,15 +316,18 @@ async fn one<S: Session>(core: &Core, session: &mut S, mutation: &Mutation, keye
     }
 }
 
-/// Reads what the statement of a keyed write gave.
-fn written(rows: &Rows, keyed: &Keyed) -> Result<Kept, Stop> {
-    let wrong = || Stop::Database(StoreError::new(Class::Other, "the statement of a keyed write gave something else"));
-    let Some((before, columns)) = rows.control(0).split_first() else { return Err(wrong()) };
-    let found = Found::of(columns).ok_or_else(wrong)?;
-    match before {
-        Value::Bool(false) => Ok(Kept { record: found.record, replayed: false }),
-        _ => keyed.replay(found).map_err(Stop::Refused),
-    }
+/// The answer, from what the statement of a keyed write gave.
+fn written(rows: &Rows, mutation: &Mutation) -> Result<Kept, Stop> {
+    let (Some(note), [Value::Bool(readable), version, key, Value::Text(body)]) = (&mutation.note, rows.control(0))
+    else {
+        return Err(Stop::Database(StoreError::new(
+            Class::Other,
+            "the statement of a keyed write gave something else",
+        )));
+    };
+    let text = |value: &'_ Value| if let Value::Text(text) = value { text.clone() } else { String::new() };
+    let record = note.stencil.fill(*readable, &text(version), &text(key), body);
+    Ok(Kept { record, replayed: false })
 }
 
 fn found(rows: &Rows) -> Option<Found> {
@@ -432,28 +464,18 @@ impl Keyed {
             return None;
         }
         let mut entry = self.entry(caller, core.options.clock.now());
-        let key: Key = match key {
-            Some(key) => key.to_vec(),
-            None => {
-                let given = |id: &FieldId| fields.iter().find(|(given, _)| given == id).map(|(_, value)| value.clone());
-                let values: Option<Vec<Value>> = model.key.iter().map(given).collect();
-                match values {
-                    Some(values) => {
-                        entry.primary_key = Some(audit::key(&core.schema, model, &values));
-                        model
-                            .key
-                            .iter()
-                            .zip(&values)
-                            .map(|(id, value)| key_text(&core.schema, model.field(*id).ty, value))
-                            .collect()
-                    }
-                    None => {
-                        write::made_key(model)?;
-                        entry.primary_key = Some(KEY_MARK.to_owned());
-                        vec![KEY_MARK.to_owned()]
-                    }
-                }
-            }
+        let given = |id: &FieldId| fields.iter().find(|(given, _)| given == id).map(|(_, value)| value.clone());
+        let values: Option<Vec<Value>> = model.key.iter().map(given).collect();
+        let key: Key = if let Some(key) = key {
+            key.to_vec()
+        } else if let Some(values) = values {
+            entry.primary_key = Some(audit::key(&core.schema, model, &values));
+            let text = |(id, value): (&FieldId, &Value)| key_text(&core.schema, model.field(*id).ty, value);
+            model.key.iter().zip(&values).map(text).collect()
+        } else {
+            write::made_key(model)?;
+            entry.primary_key = Some(KEY_MARK.to_owned());
+            vec![KEY_MARK.to_owned()]
         };
         let sketch = Sketch { kind, key, versioned: model.version.is_some() };
         let stencil = self.present.stencil(&sketch)?;
@@ -462,9 +484,24 @@ impl Keyed {
 }
 
 impl Note {
+    /// How much of the answer it keeps.
+    pub(super) fn keeping(&self) -> Keeping {
+        if self.stencil.body { Keeping::Body } else { Keeping::Head }
+    }
+
     /// Says which row it is about.
     pub(super) fn of_row(&mut self, key: String) {
         self.entry.primary_key = Some(key);
+    }
+}
+
+impl Mutation {
+    /// The same write, which records nothing by itself.
+    fn without_note(self, core: &Core) -> Self {
+        let form = Form { keyed: Keeping::Nothing, ..self.form };
+        let view = core.policies.view(self.principal.as_ref(), &self.now).with(self.authority);
+        let plan = core.plans.get(&form, || write::plan(&view, core.store.dialect(), &form));
+        Self { form, plan, note: None, ..self }
     }
 }
 
@@ -486,18 +523,21 @@ impl Entry {
 /// Requests with one key that wait at most: who comes later is told at once.
 const WAITING: usize = 1000;
 
+/// Scope and key.
+type Flight = ([u8; 32], String);
+
 /// The requests with a key that are being done in this process.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     /// No more than there are requests.
-    all: Mutex<HashMap<([u8; 32], String), Arc<Semaphore>>>,
+    all: Mutex<HashMap<Flight, Arc<Semaphore>>>,
 }
 
 /// The turn of one request. Others with its key wait until it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn<'f> {
     flights: &'f Flights,
-    key: ([u8; 32], String),
+    key: Flight,
     turns: Arc<Semaphore>,
     taken: bool,
 }

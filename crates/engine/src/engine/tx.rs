@@ -6,6 +6,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::fmt::Write as _;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -220,10 +221,12 @@ async fn open(
             let mut begin = options.begin();
             if let Some((lock, wait)) = lock {
                 let wait = wait.as_millis().max(1);
-                begin.push_str(&format!(
+                // Writing into a string does not fail.
+                let _ = write!(
+                    begin,
                     "; SET LOCAL lock_timeout = '{wait}ms'; SELECT pg_advisory_xact_lock({lock}); \
                      SET LOCAL lock_timeout TO DEFAULT"
-                ));
+                );
             }
             if let Some(context) = context.filter(|_| !options.read_only) {
                 begin.push_str(&told(context));
@@ -452,10 +455,8 @@ impl Tx {
                 held.run(run).await.and_then(|done| done)
             }
         };
-        let done = done.map_err(|error| match is_race(&error) {
-            true => StoreError::new(Class::Serialization, error.message),
-            false => error.harmless(),
-        });
+        let lost = |error: StoreError| StoreError::new(Class::Serialization, error.message);
+        let done = done.map_err(|error| if is_race(&error) { lost(error) } else { error.harmless() });
         state.settle(done, |error| error.class.failure(&error.message)).map(|_| ())
     }
 

@@ -63,6 +63,18 @@ pub(crate) fn render(dialect: Dialect, pieces: &[Piece]) -> String {
     parts.concat()
 }
 
+/// The JSON of a value in its form, `null` where `optional`, its column, is null. Quotes are text of their own, since what is put
+/// together in one go costs the database less.
+pub(crate) fn json(dialect: Dialect, form: TextForm, optional: Option<&str>) -> Vec<Piece> {
+    match (optional, form) {
+        (Some(column), form) => {
+            vec![Piece::Sql(format!("CASE WHEN {column} IS NULL THEN 'null' ELSE {} END", form.json(dialect)))]
+        }
+        (None, TextForm::Plain(sql)) => vec![Piece::text("\""), Piece::Sql(sql), Piece::text("\"")],
+        (None, form) => vec![Piece::Sql(form.json(dialect))],
+    }
+}
+
 /// What stands for a row that does not fit, given SQL for its text: an object in an object, which is no row's value.
 pub(crate) fn digest(dialect: Dialect, text: &str) -> String {
     match dialect {
@@ -115,29 +127,25 @@ impl Writer<'_> {
         for field in self.fields().into_iter().filter(|field| !field.server_only) {
             let separator = if pieces.is_empty() { '{' } else { ',' };
             pieces.push(Piece::Text(format!("{separator}\"{}\":", field.name)));
-            pieces.push(self.shown(field, row));
+            pieces.extend(self.shown(field, row));
         }
         pieces.push(Piece::text(if pieces.is_empty() { "{}" } else { "}" }));
         pieces
     }
 
-    fn shown(&self, field: &Field, row: &str) -> Piece {
+    fn shown(&self, field: &Field, row: &str) -> Vec<Piece> {
         let name = column(row, &field.column);
         // Objects, so that they cannot be mistaken for values.
         let redacted = match field {
             _ if field.pii => "{\"redacted\":\"pii\"}",
             _ if field.sensitive => "{\"redacted\":\"sensitive\"}",
-            _ if field.optional => {
-                let json = self.form(field, row).json(self.dialect);
-                return Piece::Sql(format!("CASE WHEN {name} IS NULL THEN 'null' ELSE {json} END"));
-            }
-            _ => return Piece::Sql(self.form(field, row).json(self.dialect)),
+            _ => return json(self.dialect, self.form(field, row), field.optional.then_some(&name)),
         };
-        if field.optional {
+        vec![if field.optional {
             Piece::Sql(format!("CASE WHEN {name} IS NULL THEN 'null' ELSE '{redacted}' END"))
         } else {
             Piece::text(redacted)
-        }
+        }]
     }
 
     /// The names of the fields that differ, each with quotes and a comma before it. A row that is not there has nulls.
@@ -160,7 +168,7 @@ impl Writer<'_> {
         let mut pieces = Vec::new();
         for id in &self.model.key {
             pieces.push(Piece::text(if pieces.is_empty() { "[" } else { "," }));
-            pieces.push(Piece::Sql(self.form(self.model.field(*id), row).json(self.dialect)));
+            pieces.extend(json(self.dialect, self.form(self.model.field(*id), row), None));
         }
         pieces.push(Piece::text("]"));
         render(self.dialect, &pieces)

@@ -18,12 +18,12 @@ use cratestack_schema::value::Value;
 use crate::api::{Code, Expected, Failure, FieldError};
 use crate::ddl::DELETION_ID;
 use crate::fault::{self, Class};
-use crate::idempotency::{BYTES, COLUMNS, DIGEST_MARK, FOUND, KEY_MARK, REPR_DIGEST, TABLE, VERSION_MARK};
+use crate::idempotency::{COLUMNS, DIGEST_MARK, KEY_MARK, TABLE, VERSION_MARK};
 use crate::logs::{self, Piece};
 use crate::plan::{full_row, visible};
 use crate::policy::{AtomKey, Decision, View, Want};
 use crate::predicate::{Frag, Predicates, Row, Scope, differ, live};
-use crate::sql::{Column, Dialect, SelectList, Shape, Slot, Sql, SqlType, Template, column, ident};
+use crate::sql::{Column, Dialect, KeyedPart, SelectList, Shape, Slot, Sql, SqlType, Template, column, ident};
 use crate::storage::{Codec, literal};
 use crate::store::Rows;
 
@@ -113,8 +113,20 @@ pub struct Form {
     pub references: Box<[Reference]>,
     /// The precondition.
     pub versions: VersionTest,
-    /// Whether it records that it was done, for a request with an idempotency key.
-    pub keyed: bool,
+    /// What it records of a request with an idempotency key.
+    pub keyed: Keeping,
+}
+
+/// What a write records of its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, std::default::Default)]
+pub enum Keeping {
+    /// Nothing: the request has no key.
+    #[default]
+    Nothing,
+    /// Status and headers, of an answer without a body.
+    Head,
+    /// All of it.
+    Body,
 }
 
 /// A foreign key that the write gives a value.
@@ -141,11 +153,9 @@ pub fn references(model: &Model, values: &[(FieldId, Value)], sent: impl Fn(Fiel
     (0..).map(RelationId).zip(&model.relations).filter_map(given).collect()
 }
 
-/// The columns of the answer to a keyed write: whether it was recorded before, then [`FOUND`].
-pub const KEPT: [SqlType; 6] = [SqlType::BOOL, BYTES, SqlType::INT, SqlType::INT, SqlType::TEXT, BYTES];
-
-/// That nothing is recorded of the request yet. As a subquery it is evaluated before any row is looked for.
-const NOT_KEPT: &str = "(SELECT kept.fingerprint IS NULL FROM cratestack_kept AS kept)";
+/// The columns of the answer to a keyed write: whether the caller may read the row, its version, the key that the database gave
+/// it, and its JSON. No row where nothing was done.
+pub const KEPT: [SqlType; 4] = [SqlType::BOOL, SqlType::TEXT, SqlType::TEXT, SqlType::TEXT];
 
 /// The key of a new row that the database makes, if it is one that PostgreSQL can put into a URL.
 pub fn made_key(model: &Model) -> Option<&Field> {
@@ -161,15 +171,11 @@ fn answer_text(schema: &Schema, model: &Model, row: &str) -> Option<String> {
     let mut pieces = Vec::new();
     for (_, field) in visible(model) {
         let name = column(row, &field.column);
-        let json = Codec { schema, dialect: Dialect::Postgres, ty: SqlType::of(field) }.answer_json(&name)?;
+        let form = Codec { schema, dialect: Dialect::Postgres, ty: SqlType::of(field) }.answer_form(&name)?;
         pieces.push(Piece::text(if pieces.is_empty() { "{" } else { "," }));
         pieces.push(Piece::json(&field.name));
         pieces.push(Piece::text(":"));
-        pieces.push(Piece::Sql(if field.optional {
-            format!("CASE WHEN {name} IS NULL THEN 'null' ELSE {json} END")
-        } else {
-            json
-        }));
+        pieces.extend(logs::json(Dialect::Postgres, form, field.optional.then_some(&name)));
     }
     pieces.push(Piece::text(if pieces.is_empty() { "{}" } else { "}" }));
     Some(logs::render(Dialect::Postgres, &pieces))
@@ -186,7 +192,7 @@ pub struct Plan {
     /// The write. `None` when it could never change a row: an empty patch, a precondition that cannot hold.
     ///
     /// Control columns: whether the caller may read the result, then the version if the model has one, then for a
-    /// create the key. One that is [keyed](Form::keyed) gives what was done or found: see [`KEPT`].
+    /// create the key. One that is [keyed](Form::keyed) gives what its answer is made of: see [`KEPT`].
     pub write: Option<Arc<Template>>,
     /// The diagnosis.
     ///
@@ -403,8 +409,8 @@ impl Planner<'_> {
         let mut parts = self.place(&mut sql);
         parts.extend([conditions.readable, conditions.allowed, conditions.version, conditions.changes]);
         parts.extend(conditions.references);
-        if self.form.keyed {
-            parts.push(Frag::test(NOT_KEPT.to_owned()));
+        if self.form.keyed != Keeping::Nothing {
+            parts.push(Self::not_kept(&mut sql));
         }
         let all = Frag::all(parts).into_text();
         match self.form.kind {
@@ -435,88 +441,94 @@ impl Planner<'_> {
                 sql.push(&format!("UPDATE {table} AS {OLD} SET {} WHERE {all}", terms.join(", ")));
             }
         }
-        Some(if self.form.keyed { self.keeping(sql)? } else { self.returning(sql) })
+        match self.form.keyed {
+            Keeping::Nothing => Some(self.returning(sql)),
+            Keeping::Head | Keeping::Body => self.keeping(sql),
+        }
     }
 
-    /// A write that records in the same statement that it was done, unless that is recorded already: then nothing is done, and
-    /// the record is what comes back. PostgreSQL alone; on SQLite a statement more costs no round trip.
+    /// A write that records in the same statement that it was done, unless something is recorded of the request already: then
+    /// nothing is done. PostgreSQL alone; on SQLite a statement more costs no round trip.
     ///
-    /// Without ON CONFLICT: where another request with the key is quicker, all of this one is undone.
+    /// Without ON CONFLICT: where another request with the key is quicker, all of this one is undone. So it is where the answer
+    /// is too large to be kept, by the division: such answers are made elsewhere.
     fn keeping(&self, mut sql: Sql) -> Option<Arc<Template>> {
-        use crate::sql::Keyed as Part;
         let model = self.model;
         let answers = !matches!(self.form.kind, Kind::Delete | Kind::Tombstone);
-        let mut columns = Vec::new();
         let readable = self.sees(&mut sql, OLD, answers);
-        columns.push(format!("{readable} AS readable"));
-        let version = model.version.map(|id| column(OLD, &model.field(id).column));
-        columns.extend(version.map(|version| format!("{version}::text AS version")));
+        let version = model.version.map(|id| format!("{}::text", column(OLD, &model.field(id).column)));
         let made = made_key(model).filter(|_| self.form.kind == Kind::Create);
-        columns.extend(made.map(|field| format!("{}::text AS key", column(OLD, &field.column))));
+        let made = made.map(|field| format!("{}::text", column(OLD, &field.column)));
         let body = if answers { answer_text(self.view.schema(), model, OLD)? } else { "''".to_owned() };
-        columns.push(format!("{body} AS body"));
+        let null = || "NULL::text".to_owned();
+        let (has_version, has_key) = (version.is_some(), made.is_some());
+        let mut columns = vec![
+            format!("{readable} AS readable"),
+            format!("{} AS version", version.unwrap_or_else(null)),
+            format!("{} AS key", made.unwrap_or_else(null)),
+            format!("{body} AS body"),
+        ];
         if logs::reaches(self.view.schema(), self.form.model) {
             let context = sql.placeholder(Slot::Context, SqlType::TEXT);
             columns.push(format!("(SELECT set_config('{}', {context}, true) IS NULL) AS told", logs::SETTING));
         }
-        let mut part = |part: Part| {
-            let ty = match part {
-                Part::Scope | Part::Fingerprint => BYTES,
-                Part::SeenStatus | Part::HiddenStatus | Part::Limit => SqlType::INT,
-                Part::Shown => SqlType::BOOL,
-                Part::Created | Part::Expires => SqlType::DATE_TIME,
-                _ => SqlType::TEXT,
-            };
-            sql.placeholder(Slot::Keyed(part), ty)
-        };
-        let [scope, key, fingerprint] = [Part::Scope, Part::Key, Part::Fingerprint].map(&mut part);
-        let [op, row, request] = [Part::Op, Part::PrimaryKey, Part::RequestId].map(&mut part);
-        let [created, expires, wait] = [Part::Created, Part::Expires, Part::Wait].map(&mut part);
-        let [seen, seen_headers, large_headers] =
-            [Part::SeenStatus, Part::SeenHeaders, Part::LargeHeaders].map(&mut part);
-        let [hidden, hidden_headers, shown, limit] =
-            [Part::HiddenStatus, Part::HiddenHeaders, Part::Shown, Part::Limit].map(&mut part);
-        let filled = |text: String| {
-            let mut text = text;
-            if model.version.is_some() {
+        let filled = |mut text: String| {
+            if has_version {
                 text = format!("replace({text}, '{VERSION_MARK}', done.version)");
             } else if answers {
-                text = format!(
-                    "replace({text}, '{DIGEST_MARK}', left(encode(sha256(convert_to(done.body, 'UTF8')), 'hex'), 32))"
-                );
+                let digest = "left(encode(sha256(convert_to(done.body, 'UTF8')), 'hex'), 32)";
+                text = format!("replace({text}, '{DIGEST_MARK}', {digest})");
             }
-            if made.is_some() { format!("replace({text}, '{KEY_MARK}', done.key)") } else { text }
+            if has_key { format!("replace({text}, '{KEY_MARK}', done.key)") } else { text }
         };
-        let row = if made.is_some() { format!("replace({row}, '{KEY_MARK}', done.key)") } else { row };
-        let large = format!("(done.readable AND {shown} AND octet_length(done.body) > {limit})");
-        let whole = filled(format!("CASE WHEN done.readable THEN {seen_headers} ELSE {hidden_headers} END"));
-        let headers = filled(format!(
-            "CASE WHEN {large} THEN concat_ws(chr(10), nullif({large_headers}, ''), concat('{REPR_DIGEST}: sha-256=:', \
-             encode(sha256(convert_to(done.body, 'UTF8')), 'base64'), ':')) \
-             WHEN done.readable THEN {seen_headers} ELSE {hidden_headers} END"
-        ));
-        let found = FOUND.map(|(name, _)| format!("kept.{name}")).join(", ");
-        let model_name = literal(&model.name);
-        let columns = columns.join(", ");
+        let always = readable == "TRUE";
+        let seen_or = |seen: String, hidden: String| {
+            if always { seen } else { format!("CASE WHEN done.readable THEN {seen} ELSE {hidden} END") }
+        };
+        let mut part = |part: KeyedPart| sql.placeholder(Slot::Keyed(part), part.ty());
+        let row = part(KeyedPart::PrimaryKey);
+        let shown = self.form.keyed == Keeping::Body;
+        let state = if shown {
+            format!("1 / (octet_length(done.body) <= {})::int", part(KeyedPart::Limit))
+        } else {
+            "1".to_owned()
+        };
+        let kept = if shown { "convert_to(done.body, 'UTF8')" } else { "''::bytea" };
+        let values = [
+            part(KeyedPart::Scope),
+            part(KeyedPart::Key),
+            part(KeyedPart::Fingerprint),
+            state,
+            seen_or(part(KeyedPart::SeenStatus), part(KeyedPart::HiddenStatus)),
+            filled(seen_or(part(KeyedPart::SeenHeaders), part(KeyedPart::HiddenHeaders))),
+            seen_or(kept.to_owned(), "''::bytea".to_owned()),
+            part(KeyedPart::Op),
+            literal(&model.name),
+            if has_key { format!("replace({row}, '{KEY_MARK}', done.key)") } else { row },
+            part(KeyedPart::RequestId),
+            part(KeyedPart::Created),
+            part(KeyedPart::Expires),
+        ];
+        let (values, columns) = (values.join(", "), columns.join(", "));
         sql.rewrite(|write| {
             format!(
-                "WITH cratestack_kept AS MATERIALIZED (SELECT {found}, set_config('lock_timeout', {wait}, true) AS wait \
-                 FROM (SELECT 1) AS one LEFT JOIN {TABLE} AS kept ON kept.scope = {scope} AND kept.key = {key}), \
-                 cratestack_done AS ({write} RETURNING {columns}), \
-                 cratestack_noted AS (INSERT INTO {TABLE} ({COLUMNS}) SELECT {scope}, {key}, {fingerprint}, \
-                 CASE WHEN {large} THEN 2 ELSE 1 END, CASE WHEN done.readable THEN {seen} ELSE {hidden} END, {headers}, \
-                 CASE WHEN {large} THEN NULL WHEN done.readable AND {shown} THEN convert_to(done.body, 'UTF8') ELSE '' END, \
-                 {op}, {model_name}, {row}, {request}, {created}, {expires} FROM cratestack_done AS done \
-                 RETURNING fingerprint, state, status, headers) \
-                 SELECT false, noted.fingerprint, noted.state::bigint, noted.status::bigint, \
-                 CASE WHEN noted.state = 2 THEN {whole} ELSE noted.headers END, \
-                 CASE WHEN done.readable AND {shown} THEN convert_to(done.body, 'UTF8') ELSE '' END \
-                 FROM cratestack_done AS done, cratestack_noted AS noted \
-                 UNION ALL SELECT true, kept.fingerprint, kept.state::bigint, kept.status::bigint, kept.headers, kept.body \
-                 FROM cratestack_kept AS kept WHERE kept.fingerprint IS NOT NULL"
+                "WITH cratestack_done AS ({write} RETURNING {columns}), \
+                 cratestack_noted AS (INSERT INTO {TABLE} ({COLUMNS}) SELECT {values} FROM cratestack_done AS done) \
+                 SELECT done.readable, done.version, done.key, done.body FROM cratestack_done AS done"
             )
         });
         Some(finish(sql, Column::row(&KEPT), Shape::default()))
+    }
+
+    /// That nothing is recorded of the request yet. As a subquery it is evaluated before any row is looked for, and so is how
+    /// long the statement may wait for others.
+    fn not_kept(sql: &mut Sql) -> Frag {
+        let mut part = |part: KeyedPart| sql.placeholder(Slot::Keyed(part), part.ty());
+        let (wait, scope, key) = (part(KeyedPart::Wait), part(KeyedPart::Scope), part(KeyedPart::Key));
+        Frag::test(format!(
+            "(SELECT set_config('lock_timeout', {wait}, true) IS NOT NULL \
+             AND NOT EXISTS (SELECT FROM {TABLE} AS kept WHERE kept.scope = {scope} AND kept.key = {key}))"
+        ))
     }
 
     /// The new values of a row, as SQL.
