@@ -38,6 +38,10 @@ use crate::sql::Dialect;
 use crate::store::sqlite::SqliteSession;
 use crate::store::{NoPages, Rows, Session};
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+mod tests;
+
 /// What was done, and the keys of rows whose change was refused.
 pub(super) struct Done {
     pub(super) kept: Kept,
