@@ -5,6 +5,7 @@
 mod audit;
 mod database;
 mod dev;
+mod idempotency;
 mod new;
 mod purge;
 mod sample;
@@ -68,6 +69,7 @@ fn run(ui: Ui, matches: &ArgMatches) -> Result<Outcome, Failure> {
         Some(("serve", args)) => serve::run(ui, args, &Sources::of_process(args)?),
         Some(("audit", args)) => audit::run(ui, args),
         Some(("purge", args)) => purge::run(ui, args),
+        Some(("idempotency", args)) => idempotency::run(ui, args),
         Some(("migrate", args)) => migrate(ui, args),
         Some(("completions", args)) => {
             if let Some(shell) = args.get_one::<Shell>("shell") {
@@ -167,6 +169,7 @@ fn command() -> Command {
                 .args(settings::of(Scope::Serve).map(Setting::arg)),
         )
         .subcommand(audit::command(&file("the schema file that the database was made from"), &config))
+        .subcommand(idempotency::command(&file("the schema file that the database was made from"), &config))
         .subcommand(purge::command(&file("the schema file that the database was made from"), &config))
         .subcommand(
             Command::new("migrate")

@@ -421,16 +421,12 @@ impl Exchange<'_> {
                 let procedures = &self.api.backend.schema().procedures;
                 let procedure = procedures.get(at).ok_or_else(|| Problem::internal("no such procedure"))?;
                 let warning = deprecation::of_call(self.api.backend.schema(), procedure, body.as_ref());
-                let answered = match &keyed {
-                    Some(keyed) => {
-                        let kept = self.in_time(self.api.backend.call_keyed(&caller, procedure, body, keyed)).await?;
-                        kept.map_err(Problem::from).and_then(|kept| idempotency::answer(kept, not_stored))
-                    }
-                    None => {
-                        let call = self.in_time(self.api.backend.call(&caller, procedure, body)).await?;
-                        let answered = call.map_err(Problem::from);
-                        answered.and_then(|answer| called(answer, self.format, status(procedure)))
-                    }
+                let answered = if let Some(keyed) = &keyed {
+                    let kept = self.in_time(self.api.backend.call_keyed(&caller, procedure, body, keyed)).await?;
+                    kept.map_err(Problem::from).and_then(|kept| idempotency::answer(kept, not_stored))
+                } else {
+                    let call = self.in_time(self.api.backend.call(&caller, procedure, body)).await?;
+                    call.map_err(Problem::from).and_then(|answer| called(answer, self.format, status(procedure)))
                 };
                 match answered {
                     Ok(response) => Ok(warned(response, warning)),

@@ -35,7 +35,8 @@ use tokio::sync::Semaphore;
 
 use self::cache::Cache;
 use self::denials::{Allowances, Watched};
-use self::futures::{Detached, now};
+use self::futures::Detached;
+pub(crate) use self::futures::now;
 use self::keyed::Flights;
 use self::tx::Tx;
 use crate::api::{

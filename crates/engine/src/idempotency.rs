@@ -7,6 +7,8 @@
 //!
 //! Both keep their records in one table, whose rows are found by the scope of the caller and the key.
 
+pub mod desk;
+
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -366,6 +368,7 @@ pub(crate) struct Statements {
     find: Arc<Template>,
     insert: Arc<Template>,
     sweep: Arc<Template>,
+    erase: Arc<Template>,
 }
 
 impl Statements {
@@ -398,8 +401,22 @@ impl Statements {
             cast("::text::timestamptz"),
             cast("::bigint"),
         );
+        let keys = match dialect {
+            Dialect::Postgres => "= ANY($2::text[])",
+            Dialect::Sqlite => "IN (SELECT value FROM json_each(?2))",
+        };
+        let erase = format!(
+            "UPDATE {TABLE} SET state = {}, body = NULL WHERE model = {sigil}1 AND body IS NOT NULL \
+             AND (primary_key {keys} OR primary_key IS NULL)",
+            State::EffectOnly.code()
+        );
         let fixed = |sql: &str, types: &[SqlType]| Arc::new(Template::fixed(sql, types));
-        Self { find: fixed(&find, &types), insert: fixed(&insert, &[]), sweep: fixed(&sweep, &[SqlType::INT]) }
+        Self {
+            erase: fixed(&erase, &[]),
+            find: fixed(&find, &types),
+            insert: fixed(&insert, &[]),
+            sweep: fixed(&sweep, &[SqlType::INT]),
+        }
     }
 
     /// Gives the row of a request, if there is one.
@@ -429,6 +446,16 @@ impl Statements {
             Bind::Text(entry.expires.clone()),
         ];
         Statement { template: Arc::clone(&self.insert), binds }
+    }
+
+    /// Removes the bodies of answers that show these rows of a model, as their keys are in the trail; of batches too, which
+    /// might.
+    pub(crate) fn erase(&self, dialect: Dialect, model: &str, keys: Vec<String>) -> Statement {
+        let keys = match dialect {
+            Dialect::Postgres => Bind::TextList(keys),
+            Dialect::Sqlite => Bind::Text(serde_json::Value::from(keys).to_string()),
+        };
+        Statement { template: Arc::clone(&self.erase), binds: vec![Bind::Text(model.to_owned()), keys] }
     }
 
     /// Removes rows that have expired by `now`, [`SWEPT`] at most; a row of the answer for each.

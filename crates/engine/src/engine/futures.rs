@@ -11,7 +11,7 @@ use crate::fault::{Class, StoreError};
 use crate::migrate;
 
 /// The result of a future on an SQLite thread: these never wait.
-pub(super) fn now<T>(future: impl Future<Output = T>) -> T
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T
 where
     T: Blocked,
 {
@@ -19,7 +19,7 @@ where
 }
 
 /// What [`now`] gives for a future that waits all the same: an error.
-pub(super) trait Blocked {
+pub(crate) trait Blocked {
     fn blocked() -> Self;
 }
 

@@ -12,7 +12,7 @@ use cratestack_schema::value::Value;
 
 use super::{Core, Engine, Store, now};
 use crate::api::{AuthMethod, Authority, Caller, Code, Failure, Origin};
-use crate::audit::Context;
+use crate::audit::{self, Context};
 use crate::fault::{self, Class, StoreError};
 use crate::logs::SETTING;
 use crate::plan::Values;
@@ -216,12 +216,15 @@ impl Job {
             session.fetch(&self.core.trail.set(context), &mut NoPages).await?;
         }
         let mut purged = Purged::default();
+        let mut gone = Vec::new();
         for key in keys {
             session.control(Control::Savepoint).await?;
             match session.fetch(&self.delete(key), &mut NoPages).await {
                 Ok(rows) => {
                     session.control(Control::Release).await?;
                     purged.removed += rows.len() as u64;
+                    let model = self.core.schema.model(self.model);
+                    gone.extend((!rows.is_empty()).then(|| audit::key(&self.core.schema, model, key)));
                 }
                 Err(error) if matches!(error.class, Class::ForeignKey | Class::Restrict | Class::AppendOnly) => {
                     session.control(Control::RollbackTo).await?;
@@ -233,6 +236,9 @@ impl Job {
         if context.is_some() {
             session.fetch(&self.core.trail.clear(), &mut NoPages).await?;
         }
+        let name = &self.core.schema.model(self.model).name;
+        let erase = self.core.kept.erase(self.core.store.dialect(), name, gone);
+        session.fetch(&erase, &mut NoPages).await?;
         session.control(Control::Commit).await?;
         Ok(purged)
     }

@@ -352,12 +352,11 @@ async fn the_key_is_in_the_trail() {
         let operation = Operation { model, verb: create(r#"{"id":1,"owner":"A"}"#) };
         base.engine.run_keyed(&who, operation, &keyed("k \"1\"", 1)).await.unwrap();
         let sql = "SELECT entry FROM cratestack_audit";
-        let entry: String = match &base.postgres {
-            Some(postgres) => sqlx::query_scalar(sql).fetch_one(&mut postgres.connect().await).await.unwrap(),
-            None => {
-                let file = base.directory.as_ref().unwrap().path().join("test.db");
-                rusqlite::Connection::open(file).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
-            }
+        let entry: String = if let Some(postgres) = &base.postgres {
+            sqlx::query_scalar(sql).fetch_one(&mut postgres.connect().await).await.unwrap()
+        } else {
+            let file = base.directory.as_ref().unwrap().path().join("test.db");
+            rusqlite::Connection::open(file).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
         };
         let entry: serde_json::Value = serde_json::from_str(&entry).unwrap();
         assert_eq!(entry["idempotency_key"], "k \"1\"", "{}", base.name);
