@@ -581,6 +581,72 @@ fn old_tombstones_are_purged_after_a_dry_run() {
     }
 }
 
+/// Keys as an operator meets them; and that an erased row does not live on in a stored answer.
+#[test]
+fn keys_are_listed_shown_and_removed() {
+    for bank in Bank::all() {
+        let server = bank.serve();
+        let bearer = bearer(r#"{"id":"ann","role":"teller"}"#);
+        let send = |method: &str, path: &str, key: &str, body: &str| {
+            let head = [("Authorization", bearer.as_str()), ("If-Match", "*"), ("Idempotency-Key", key)];
+            let head = if method == "POST" { vec![head[0], head[2]] } else { head.to_vec() };
+            server.request(method, path, &head, body)
+        };
+        assert_eq!(send("POST", "/api/accounts", "create", r#"{"id":7,"owner":"Ann"}"#).status, 201);
+        assert_eq!(send("POST", "/api/accounts", "other", r#"{"id":8,"owner":"Ann"}"#).status, 201);
+        assert_eq!(send("DELETE", "/api/accounts/7", "delete", "").status, 204);
+        let run = |args: &[&str]| {
+            let mut command = command(bank.folder.path());
+            command.arg("idempotency").args(args).env("CRATESTACK_DATABASE", &bank.url);
+            let output = command.output().unwrap();
+            (output.status.code(), steady(&(text(&output.stdout) + &text(&output.stderr))))
+        };
+        let (code, said) = run(&["list", "bank.cstack", "--model", "Account", "--limit", "2"]);
+        let listed = "TIME  delete  204  DELETE /accounts/{id}  Account 7\n\
+                      TIME  other  201  POST /accounts  Account 8\n\
+                      there are more; `--limit` shows more than 2\n";
+        assert_eq!((code, said.as_str()), (Some(0), listed), "{}", bank.name);
+        let (code, said) = run(&["show", "bank.cstack", "create", "--subject", "ann", "--format", "json"]);
+        let shown: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((code, &shown["status"], &shown["state"]), (Some(0), &json!(201), &json!("done")));
+        assert!(shown["body"].as_str().unwrap().contains("\"owner\":\"Ann\""), "{said}");
+        for (args, part) in [
+            (
+                &["show", "bank.cstack", "create", "--subject", "bob"][..],
+                "no request with the key `create` is recorded",
+            ),
+            (&["show", "bank.cstack", "nope"], "no request with the key `nope` is recorded"),
+            (
+                &["purge", "bank.cstack", "--key", "create", "--subject", "ann", "--confirm"],
+                "was done, with the status 201",
+            ),
+            (&["purge", "bank.cstack", "--key", "nope", "--subject", "ann"], "no request with the key `nope`"),
+            (&["list", "bank.cstack", "--state", "gone"], "invalid value 'gone'"),
+        ] {
+            let (code, said) = run(args);
+            assert!(code == Some(2) && said.contains(part), "{args:?}: {code:?} {said}");
+        }
+        assert_eq!(run(&["list", "bank.cstack", "--state", "unknown"]), (Some(0), "no key fits\n".to_owned()));
+
+        bank.sql("UPDATE accounts SET deleted_at = '2015-01-31T10:00:00.000000Z' WHERE id = 7");
+        let mut purge = command(bank.folder.path());
+        purge.args(["purge", "bank.cstack", "--model", "Account", "--older-than", "7y", "--confirm"]);
+        assert!(purge.env("CRATESTACK_DATABASE", &bank.url).output().unwrap().status.success());
+        let again = send("POST", "/api/accounts", "create", r#"{"id":7,"owner":"Ann"}"#);
+        assert_eq!(
+            (again.status, again.body.as_str()),
+            (201, ""),
+            "{}: done once, and told without the row",
+            bank.name
+        );
+        assert_eq!(send("POST", "/api/accounts", "other", r#"{"id":8,"owner":"Ann"}"#).body.len(), 63);
+
+        bank.sql("UPDATE cratestack_idempotency SET expires_at = '2015-01-31T10:00:00.000000Z' WHERE key = 'other'");
+        assert_eq!(run(&["purge", "bank.cstack"]), (Some(0), "1 key had expired, and is gone\n".to_owned()));
+        assert!(server.terminate().success());
+    }
+}
+
 #[test]
 fn the_grants_are_printed_as_sql() {
     let folder = tempdir().unwrap();
@@ -593,6 +659,7 @@ REVOKE CREATE ON SCHEMA "public" FROM "bank_app";
 GRANT USAGE ON SCHEMA "public" TO "bank_app";
 GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."accounts", "public"."desks", "public"."frees" TO "bank_app";
 GRANT SELECT ON "public"."cratestack_meta" TO "bank_app";
+GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."cratestack_idempotency" TO "bank_app";
 GRANT SELECT ON "public"."cratestack_audit", "public"."cratestack_audit_events" TO "bank_app";
 GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."cratestack_audit_delivery", "public"."cratestack_audit_relay" TO "bank_app";
 GRANT EXECUTE ON FUNCTION "public".cratestack_audit_denied(text, text, text, text, text) TO "bank_app";

@@ -1,4 +1,4 @@
-//! The commands of the README and of docs/http.md, run as a reader runs them, give what is printed there. `…` stands for
+//! The commands of the README, of docs/http.md and of docs/idempotency.md, run as a reader runs them, give what is printed there. `…` stands for
 //! what differs from run to run.
 
 #![allow(
@@ -20,6 +20,7 @@ use tempfile::tempdir;
 
 const README: &str = include_str!("../../../README.md");
 const HTTP: &str = include_str!("../../../docs/http.md");
+const IDEMPOTENCY: &str = include_str!("../../../docs/idempotency.md");
 const FIRST_COMMAND: &str = "cargo run -- dev examples/bank/bank.cstack";
 const MARK: &str = "--8<--";
 
@@ -62,17 +63,29 @@ fn the_commands_give_what_the_readme_prints() {
 
 #[test]
 fn the_commands_give_what_the_guide_prints() {
+    shop(HTTP);
+}
+
+#[test]
+fn the_commands_give_what_the_page_of_idempotency_keys_prints() {
+    shop(IDEMPOTENCY);
+}
+
+/// Runs the commands of a page about the shop of docs/http.md.
+fn shop(page: &str) {
     let folder = tempdir().unwrap();
     let schema = folder.path().join("shop.cstack");
     let text = HTTP.split_once("```cstack\n").unwrap().1.split_once("```").unwrap().0;
-    assert!(HTTP.contains("`cratestack dev shop.cstack`"));
+    assert!(page.contains("`cratestack dev shop.cstack`"));
     std::fs::write(&schema, text).unwrap();
-    run_console(HTTP, &schema);
+    run_console(page, &schema);
 }
 
 /// Serves the schema and runs the commands of a page.
 fn run_console(page: &str, schema: &Path) {
     let folder = tempdir().unwrap();
+    // Where a reader has it.
+    std::fs::copy(schema, folder.path().join(schema.file_name().unwrap())).unwrap();
     let server = Server::start(folder.path(), &["dev", schema.to_str().unwrap(), "--addr", "127.0.0.1:0"]);
 
     let commands = console(page);
@@ -83,6 +96,10 @@ fn run_console(page: &str, schema: &Path) {
             .replace("cargo run -q --", env!("CARGO_BIN_EXE_cratestack"))
             .replace("$(cratestack ", concat!("$(", env!("CARGO_BIN_EXE_cratestack"), " "))
             .replace("127.0.0.1:8080", &server.address.to_string());
+        let command = match command.strip_prefix("cratestack ") {
+            Some(rest) => format!("{} {rest}", env!("CARGO_BIN_EXE_cratestack")),
+            None => command,
+        };
         script.push_str(&format!("{command}\necho '{MARK}'\n"));
     }
     let output = Command::new("bash").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
