@@ -102,7 +102,11 @@ fn run_console(page: &str, schema: &Path) {
         };
         script.push_str(&format!("{command}\necho '{MARK}'\n"));
     }
-    let output = Command::new("bash").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
+    let mut bash = Command::new("bash");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CRATESTACK_")) {
+        bash.env_remove(name);
+    }
+    let output = bash.args(["-c", &script]).current_dir(folder.path()).output().unwrap();
     let shown = text(&output.stdout);
     let mark = format!("{MARK}\n");
     let answers: Vec<&str> = shown.split(mark.as_str()).collect();
