@@ -29,6 +29,7 @@ use super::{Core, Engine, Mutation, Performed, Place, Stop, Store, Task, Work, a
 use crate::api::{Answer, Caller, Code, Failure, Key, Operation, Verb};
 use crate::audit;
 use crate::fault::{Class, Remedy, StoreError};
+use crate::faults::{self, Point};
 use crate::idempotency::{Entry, Found, Identity, KEY_MARK, Kept, Keyed, Note, Outcome, Sketch, TABLE, in_flight};
 use crate::isolated::{IsolationLevel, TxError, TxOptions, run_in_isolated_tx_with};
 use crate::plan::write::{self, Kind};
@@ -96,9 +97,13 @@ pub(super) async fn in_turn<T: From<Kept>>(
 ) -> Result<T, Failure> {
     let until = deadline(caller);
     let _turn = core.flights.enter(&keyed.identity, until.min(Instant::now() + keyed.limits.wait)).await?;
+    faults::at(Point::Claimed)?;
     match work.await {
         Err(failure) => after(core, keyed, failure, until).await.map(T::from),
-        done => done,
+        Ok(done) => {
+            faults::at(Point::Committed)?;
+            Ok(done)
+        }
     }
 }
 
@@ -219,9 +224,11 @@ async fn in_job(
     if let Some(found) = found(&session.fetch(&core.kept.find(&keyed.identity), &mut NoPages).await?) {
         return keyed.replay(found).map(Done::from).map_err(Stop::Refused);
     }
+    faults::at(Point::Locked).map_err(Stop::Refused)?;
     let answer = work.run(core, session).await?;
     let refused = refused(watched, &answer);
     let entry = entry.clone().of(core, work, &answer);
+    faults::at(Point::Written).map_err(Stop::Refused)?;
     let record = keyed.present.present(Outcome::Done(answer)).map_err(Stop::Refused)?;
     session.fetch(&core.kept.insert(&entry, &record, keyed.limits.body), &mut NoPages).await?;
     Ok(Done { kept: Kept { record, replayed: false }, refused })
@@ -384,7 +391,9 @@ impl Locked {
         if let Some(found) = tx.find(&self.keyed).await? {
             return self.keyed.replay(found).map(Done::from);
         }
+        faults::at(Point::Locked)?;
         let Made { outcome, entry, refused } = self.work.once(tx).await?;
+        faults::at(Point::Written)?;
         let record = self.keyed.present.present(outcome)?;
         tx.keep(&entry, &record, self.keyed.limits.body).await?;
         Ok(Done { kept: Kept { record, replayed: false }, refused })
