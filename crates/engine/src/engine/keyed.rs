@@ -25,7 +25,9 @@ use tokio::sync::Semaphore;
 use super::denials::Watched;
 use super::futures::now;
 use super::tx::{Opener, Tx};
-use super::{Core, Engine, Mutation, Performed, Place, Stop, Store, Task, Work, answer, attempt, deadline, explain};
+use super::{
+    Core, Engine, Mutation, Performed, Place, Stop, Store, Task, UNKNOWN, Work, answer, attempt, deadline, explain,
+};
 use crate::api::{Answer, Caller, Code, Failure, Key, Operation, Verb};
 use crate::audit;
 use crate::fault::{Class, Remedy, StoreError};
@@ -238,7 +240,7 @@ async fn in_job(
 /// by the next one, and so is the effect of a statement whose connection was lost.
 async fn statement(core: &Arc<Core>, mutation: &Mutation, keyed: &Keyed, until: Instant) -> Result<Kept, Failure> {
     let Store::Postgres(pool) = &core.store else { return Err(Failure::new(Code::Internal, "an internal error")) };
-    let mut tries = 1;
+    let (mut tries, mut unknown) = (1, false);
     let stop = loop {
         let done = match pool.session(until.into()).await {
             Ok(mut session) => one(core, &mut session, mutation, keyed).await,
@@ -247,6 +249,7 @@ async fn statement(core: &Arc<Core>, mutation: &Mutation, keyed: &Keyed, until: 
         match done {
             Ok(kept) => return Ok(kept),
             Err(Stop::Database(error)) if again(&error) && tries < core.options.limits.transaction_tries => {
+                unknown |= error.class.outcome_unknown();
                 tokio::time::sleep(core.pause(tries)).await;
                 tries += 1;
             }
@@ -255,7 +258,7 @@ async fn statement(core: &Arc<Core>, mutation: &Mutation, keyed: &Keyed, until: 
     };
     Err(match stop {
         Stop::Database(error) if error.class == Class::LockTimeout => in_flight(),
-        stop => core.refusal(Some(mutation.form.model), stop),
+        stop => core.refusal(Some(mutation.form.model), stop).doubted(unknown),
     })
 }
 
@@ -366,9 +369,20 @@ pub(super) async fn in_transaction(
         let options = TxOptions { deadline: until.saturating_duration_since(Instant::now()), ..options };
         match Arc::clone(&locked).run(options).boxed().await {
             Err(TxError::OutcomeUnknown(_)) if tries < options.tries && Instant::now() < until => tries += 1,
-            done => return done.map_err(super::procedures::failure),
+            done => return done.map_err(|error| super::procedures::failure(error).doubted(tries > 1)),
         }
         tokio::time::sleep(core.pause(tries)).await;
+    }
+}
+
+impl Failure {
+    /// The same after a try whose outcome is unknown, which this one need not have found out.
+    fn doubted(self, unknown: bool) -> Self {
+        if !unknown || !matches!(self.code, Code::Unavailable | Code::TransactionAborted) {
+            return self;
+        }
+        let what = self.detail.split(';').next().unwrap_or_default();
+        Self { detail: format!("{what}{UNKNOWN}"), ..self }
     }
 }
 
