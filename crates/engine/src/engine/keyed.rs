@@ -33,7 +33,7 @@ use crate::audit;
 use crate::fault::{Class, Remedy, StoreError};
 use crate::faults::{self, Point};
 use crate::idempotency::{Entry, Found, Identity, KEY_MARK, Kept, Keyed, Note, Outcome, Sketch, TABLE, in_flight};
-use crate::isolated::{IsolationLevel, TxError, TxOptions, run_in_isolated_tx_with};
+use crate::isolated::{BoxError, IsolationLevel, TxError, TxOptions, run_in_isolated_tx_with};
 use crate::plan::write::{self, Kind};
 use crate::plan::{key_text, key_values};
 use crate::policy::Decision;
@@ -368,11 +368,22 @@ pub(super) async fn in_transaction(
     loop {
         let options = TxOptions { deadline: until.saturating_duration_since(Instant::now()), ..options };
         match Arc::clone(&locked).run(options).boxed().await {
-            Err(TxError::OutcomeUnknown(_)) if tries < options.tries && Instant::now() < until => tries += 1,
+            Err(TxError::OutcomeUnknown(source))
+                if was_lost(source.as_ref()) && tries < options.tries && Instant::now() < until =>
+            {
+                tries += 1;
+            }
             done => return done.map_err(|error| super::procedures::failure(error).doubted(tries > 1)),
         }
         tokio::time::sleep(core.pause(tries)).await;
     }
+}
+
+/// Whether it is the database that could not say what became of a commit. What a body has committed by itself it would commit
+/// once more with each further try.
+fn was_lost(source: Option<&BoxError>) -> bool {
+    let failure = source.and_then(|source| source.downcast_ref::<Failure>());
+    failure.is_none_or(|failure| failure.code == Code::Unavailable)
 }
 
 impl Failure {
