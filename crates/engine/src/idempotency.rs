@@ -222,11 +222,12 @@ pub struct Sketch {
     pub versioned: bool,
 }
 
-/// Stands for the version that the row gets.
-pub const VERSION_MARK: &str = "~cratestack-version~";
+/// Stands for the version that the row gets. Like the next one it is nothing that a URL can have in it, and so no part of a
+/// `Location`, whose end is of the caller's choice.
+pub const VERSION_MARK: &str = "<cratestack-version>";
 /// Stands for the first half of the SHA-256 of the row's JSON, in hexadecimal digits.
-pub const DIGEST_MARK: &str = "~cratestack-digest~";
-/// Stands for the key that the database gives to the row.
+pub const DIGEST_MARK: &str = "<cratestack-digest>";
+/// Stands for the key that the database gives to the row. It can be in a URL.
 pub const KEY_MARK: &str = "~cratestack-key~";
 
 /// An answer whose body, and what [the marks](VERSION_MARK) stand for, is not known yet.
