@@ -181,10 +181,9 @@ async fn work(
                 let several = Several { core: Arc::clone(core), work, entry, watched: watched.cloned() };
                 let options = TxOptions {
                     tries: core.options.limits.transaction_tries,
-                    deadline: until.saturating_duration_since(Instant::now()),
                     ..TxOptions::new(IsolationLevel::ReadCommitted)
                 };
-                in_transaction(Arc::clone(core), caller.clone(), keyed.clone(), options, Arc::new(several)).await
+                in_transaction(Arc::clone(core), caller.clone(), keyed.clone(), options, until, Arc::new(several)).await
             }
         },
     }
@@ -353,17 +352,17 @@ pub(super) struct Made {
 /// Does something in a transaction of its own that holds the key's lock, unless it was done before, and records it.
 ///
 /// A commit whose outcome nobody knows is no end: the next try takes the lock, which the transaction before has given up
-/// by then, and finds its record or none.
+/// by then, and finds its record or none. `until` is the end of all tries, whatever the options say.
 pub(super) async fn in_transaction(
     core: Arc<Core>,
     caller: Caller,
     keyed: Keyed,
     options: TxOptions,
+    until: Instant,
     work: Arc<dyn Once>,
 ) -> Result<Done, Failure> {
     let opener = Opener::new(&Engine { core: Arc::clone(&core) }, &caller).keyed(&keyed);
     let locked = Arc::new(Locked { opener, keyed, work });
-    let until = Instant::now() + options.deadline;
     let mut tries = 1;
     loop {
         let options = TxOptions { deadline: until.saturating_duration_since(Instant::now()), ..options };
