@@ -23,12 +23,23 @@ BEGIN
     PERFORM pg_terminate_backend(pg_backend_pid());
     PERFORM pg_sleep(60);
   ELSIF what = 'wait' THEN
-    PERFORM pg_advisory_xact_lock(42, 42);
+    -- Not by waiting for the lock: that has an end, which the service sets.
+    WHILE NOT pg_try_advisory_xact_lock(42, 42) LOOP
+      PERFORM pg_sleep(0.005);
+    END LOOP;
   ELSIF what LIKE 'cratestack_test_%' THEN
     RAISE NOTICE '%', what;
   END IF;
   RETURN coalesce(NEW, OLD);
 END $$;";
+
+/// Counts what waits in a trigger.
+pub(crate) const WAITING: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+
+/// Counts the connections of services.
+pub(crate) const CONNECTED: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'cratestack'";
 
 pub(crate) enum Database {
     Sqlite { folder: tempfile::TempDir },
@@ -124,6 +135,16 @@ impl Database {
              ON CONFLICT (point) DO UPDATE SET kind = excluded.kind, most = excluded.most"
         );
         self.execute(&sql).await;
+    }
+
+    /// Keeps triggers that wait from going on.
+    pub(crate) async fn hold(&mut self) {
+        self.number("SELECT count(pg_advisory_lock(42, 42))").await;
+    }
+
+    /// Lets them go on.
+    pub(crate) async fn release(&mut self) {
+        self.number("SELECT count(*) FILTER (WHERE pg_advisory_unlock(42, 42))").await;
     }
 
     /// Takes the order back. Says whether anything has happened.

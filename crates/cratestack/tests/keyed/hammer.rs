@@ -13,13 +13,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::database::Database;
+use crate::matrix::POINTS;
 use crate::operations::{CROWDED, OPERATIONS, Operation, SHARED, filled, request, uuid};
 use crate::proxy::{LOSE, UNPLUG};
 use crate::service::{Answer, LONG, Request, Service};
 
-const CLIENTS: u64 = 12;
+const CLIENTS: u64 = 16;
 /// Keys that are asked for at a time.
-const WINDOW: u64 = 12;
+const WINDOW: u64 = 20;
 /// Answers after which a key has been asked for enough.
 const ANSWERS: u32 = 4;
 /// Between two kills, two cuts, two faults.
@@ -161,15 +162,14 @@ impl Field {
 
 /// Orders a fault somewhere.
 async fn disturb(database: &mut Database, services: &[Service; 2], dice: &mut Dice) {
-    let points = ["checked", "written", "audited", "recorded", "committing"];
     if dice.roll(3) == 0 {
         let (point, fault) = (dice.pick(&["claimed", "locked", "body", "presented"]), dice.pick(&["error", "panic"]));
         services[dice.roll(2)].try_order(point, fault, 1).await;
     } else if database.is_postgres() {
         let kinds = ["state XX000", "state 53100", "state 40001", "state 40P01", "terminate", UNPLUG, LOSE];
-        database.order(dice.pick(&points), dice.pick(&kinds), 1).await;
+        database.order(dice.pick(&POINTS), dice.pick(&kinds), 1).await;
     } else {
-        let point = dice.pick(&points);
+        let point = dice.pick(&POINTS);
         let word = if point == "committing" { "1" } else { dice.pick(&["error", "panic", "1", "2", "3", "full"]) };
         services[dice.roll(2)].try_order(&format!("at-{point}"), word, 1).await;
     }

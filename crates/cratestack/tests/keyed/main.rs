@@ -8,5 +8,6 @@ mod hammer;
 mod matrix;
 mod operations;
 mod proxy;
+mod race;
 mod service;
 mod single;

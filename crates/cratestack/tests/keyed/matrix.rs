@@ -1,11 +1,13 @@
 //! Every operation with every fault at every point.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, timeout_at};
 
-use crate::database::Database;
+use crate::database::{CONNECTED, Database, WAITING};
 use crate::operations::{OPERATIONS, Operation, filled, request};
 use crate::proxy::{LEAVE, LOSE, UNPLUG};
-use crate::service::{Answer, LONG, Request, Service};
+use crate::service::{Answer, LONG, Request, Service, WAIT};
 
 /// What is done to a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,6 +57,10 @@ const fn fault(point: &'static str, kind: &'static str, how: How, first: First, 
     Fault { point, kind, how, first, effect }
 }
 
+/// Those of the triggers on PostgreSQL: before and after the rows are written, when their trail and the record are, and when all is
+/// committed.
+pub(crate) const POINTS: [&str; 5] = ["checked", "written", "audited", "recorded", "committing"];
+
 /// What is in the way every time.
 const ALWAYS: i64 = 1000;
 
@@ -75,7 +81,7 @@ fn in_service() -> Vec<Fault> {
 /// In triggers of PostgreSQL, and between it and the service.
 fn in_postgres() -> Vec<Fault> {
     let mut all = Vec::new();
-    for point in ["checked", "written", "audited", "recorded", "committing"] {
+    for point in POINTS {
         all.extend([
             fault(point, "error", How::Database("state XX000", 1), First::Failure, Effect::None),
             fault(point, "no space", How::Database("state 53100", 1), First::Failure, Effect::None),
@@ -114,7 +120,7 @@ fn in_sqlite() -> Vec<Fault> {
 }
 
 /// Whether an operation comes by a point.
-fn reaches(operation: &Operation, point: &str, postgres: bool) -> bool {
+pub(crate) fn reaches(operation: &Operation, point: &str, postgres: bool) -> bool {
     match point.trim_start_matches("at-") {
         // What a constraint refuses is the answer of a procedure, and recorded.
         "committing" if !postgres => !operation.body,
@@ -125,20 +131,25 @@ fn reaches(operation: &Operation, point: &str, postgres: bool) -> bool {
     }
 }
 
-struct House {
-    database: Database,
-    service: Service,
+pub(crate) struct House {
+    pub(crate) database: Database,
+    pub(crate) service: Service,
     number: u64,
 }
 
 impl House {
-    async fn open(database: Database) -> Self {
-        let service = Service::start(&database.url()).await;
+    pub(crate) async fn open(database: Database) -> Self {
+        Self::open_with(database, WAIT).await
+    }
+
+    /// The same, where requests with one key wait so long for each other.
+    pub(crate) async fn open_with(database: Database, wait: Duration) -> Self {
+        let service = Service::start_with(&database.url(), wait).await;
         Self { database, service, number: 0 }
     }
 
     /// Asks until it is answered: what is still under way, and what cannot be done just now, is to be asked again.
-    async fn settled(&self, request: &Request) -> Result<Answer, String> {
+    pub(crate) async fn settled(&self, request: &Request) -> Result<Answer, String> {
         let deadline = Instant::now() + LONG;
         let settled = async {
             loop {
@@ -154,7 +165,7 @@ impl House {
     }
 
     /// Makes what the operation needs. Gives the request.
-    async fn prepare(&mut self, operation: &Operation) -> Result<Request, String> {
+    pub(crate) async fn prepare(&mut self, operation: &Operation) -> Result<Request, String> {
         self.number += 1;
         let mut version: Option<String> = None;
         for call in operation.before {
@@ -202,24 +213,22 @@ impl House {
     }
 
     async fn kill_while_it_waits(&mut self, fault: &Fault, request: &Request) -> (Option<Answer>, bool) {
-        const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND (classid, objid) = (42, 42) \
-                               AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         self.database.order(fault.point, "wait", ALWAYS).await;
-        self.database.number("SELECT count(pg_advisory_lock(42, 42))").await;
+        self.database.hold().await;
         let (request, address) = (request.clone(), self.service.address);
         let asked = tokio::spawn(async move { request.send(address).await });
         self.database.until(WAITING, 1).await;
         self.service.kill().await;
         let answer = asked.await.unwrap();
         if fault.how == How::Killed {
-            self.database.until(WAITING, 0).await;
+            self.database.until(CONNECTED, 0).await;
         }
-        self.database.number("SELECT count(*) FILTER (WHERE pg_advisory_unlock(42, 42))").await;
+        self.database.release().await;
         (answer, self.database.over().await)
     }
 
     /// What has come of the operation: its effects, and the events of its trail. Seen at one moment.
-    async fn found(&mut self, operation: &Operation, request: &Request) -> (i64, i64) {
+    pub(crate) async fn found(&mut self, operation: &Operation, request: &Request) -> (i64, i64) {
         const PART: i64 = 1000;
         let events = Database::events(&request.key);
         let both = format!("SELECT ({}) * {PART} + ({events})", filled(operation.effects.0, self.number));

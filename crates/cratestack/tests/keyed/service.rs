@@ -7,7 +7,7 @@ use std::time::Duration;
 use cratestack::axum::extract::Path;
 use cratestack::axum::routing::post;
 use cratestack::engine::faults::{self, Fault, Point};
-use cratestack::{DevAuth, Error, ServerConfig, sqlx};
+use cratestack::{DevAuth, Error, HttpConfig, IdempotencyConfig, ServerConfig, sqlx};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -22,6 +22,10 @@ use desk::{Entry, NewEntry, TransferInput, Tx, User, account};
 
 /// Where the service finds its database.
 const URL: &str = "CRATESTACK_TEST_KEYED_URL";
+/// How long requests with one key wait for each other there, in milliseconds.
+const WAITS: &str = "CRATESTACK_TEST_KEYED_WAIT";
+/// What that is unless a test says otherwise.
+pub(crate) const WAIT: Duration = Duration::from_secs(5);
 /// How long anything may take.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
@@ -65,7 +69,10 @@ async fn moved(tx: &mut Tx<'_>, args: TransferInput) -> Result<Entry, Error> {
 async fn the_service() {
     let url = std::env::var(URL).expect("it is the other tests that start this one");
     let db = Db::connect(&url).await.unwrap();
-    let service = cratestack::router(db, Desk).auth(DevAuth::new()).into_service();
+    let wait = Duration::from_millis(std::env::var(WAITS).unwrap().parse().unwrap());
+    let idempotency = IdempotencyConfig { wait, ..IdempotencyConfig::default() };
+    let config = HttpConfig { idempotency, ..HttpConfig::default() };
+    let service = cratestack::router(db, Desk).auth(DevAuth::new()).config(config).into_service();
     let app = service.route("/faults/{point}/{fault}/{times}", post(order)).route("/faults/none", post(over));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("\nthe service is at {}", listener.local_addr().unwrap());
@@ -100,6 +107,7 @@ async fn over() -> String {
 /// A service that runs, or is gone.
 pub(crate) struct Service {
     url: String,
+    wait: Duration,
     child: Child,
     pub(crate) address: SocketAddr,
 }
@@ -107,9 +115,14 @@ pub(crate) struct Service {
 impl Service {
     /// Starts, several times where its first look at the database is disturbed.
     pub(crate) async fn start(url: &str) -> Self {
+        Self::start_with(url, WAIT).await
+    }
+
+    /// The same, where requests with one key wait so long for each other.
+    pub(crate) async fn start_with(url: &str, wait: Duration) -> Self {
         let started = async {
             loop {
-                if let Some(service) = Self::try_start(url).await {
+                if let Some(service) = Self::try_start(url, wait).await {
                     return service;
                 }
             }
@@ -117,10 +130,11 @@ impl Service {
         timeout(LONG, started).await.expect("the service starts")
     }
 
-    async fn try_start(url: &str) -> Option<Self> {
+    async fn try_start(url: &str, wait: Duration) -> Option<Self> {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "service::the_service", "--ignored", "--nocapture"])
             .env(URL, url)
+            .env(WAITS, wait.as_millis().to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -132,7 +146,7 @@ impl Service {
                 let address = address.parse().unwrap();
                 // What it says further is of no use, and must not fill the pipe.
                 tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-                return Some(Self { url: url.to_owned(), child, address });
+                return Some(Self { url: url.to_owned(), wait, child, address });
             }
         }
         None
@@ -149,7 +163,7 @@ impl Service {
     }
 
     pub(crate) async fn restart(&mut self) {
-        *self = Self::start(&self.url.clone()).await;
+        *self = Self::start_with(&self.url.clone(), self.wait).await;
     }
 
     pub(crate) fn is_gone(&mut self) -> bool {
