@@ -352,6 +352,7 @@ pub(crate) const COLUMNS: &str =
 pub(crate) struct Statements {
     find: Arc<Template>,
     insert: Arc<Template>,
+    insert_within: Arc<Template>,
     sweep: Arc<Template>,
 }
 
@@ -373,7 +374,12 @@ impl Statements {
             };
             format!("{sigil}{at}{}", cast(ty))
         });
-        let insert = format!("INSERT INTO {TABLE} ({COLUMNS}) VALUES ({})", values.collect::<Vec<_>>().join(", "));
+        let values = values.collect::<Vec<_>>().join(", ");
+        let insert = format!("INSERT INTO {TABLE} ({COLUMNS}) VALUES ({values})");
+        let insert_within = format!(
+            "WITH cratestack_wait AS MATERIALIZED (SELECT set_config('lock_timeout', $14, true)) \
+             INSERT INTO {TABLE} ({COLUMNS}) SELECT {values} FROM cratestack_wait"
+        );
         // Several processes share the work; who holds a row, does something with it.
         let (row, skip) = match dialect {
             Dialect::Postgres => ("ctid", " FOR UPDATE SKIP LOCKED"),
@@ -386,7 +392,12 @@ impl Statements {
             cast("::bigint"),
         );
         let fixed = |sql: &str, types: &[SqlType]| Arc::new(Template::fixed(sql, types));
-        Self { find: fixed(&find, &types), insert: fixed(&insert, &[]), sweep: fixed(&sweep, &[SqlType::INT]) }
+        Self {
+            find: fixed(&find, &types),
+            insert: fixed(&insert, &[]),
+            insert_within: fixed(&insert_within, &[]),
+            sweep: fixed(&sweep, &[SqlType::INT]),
+        }
     }
 
     /// Gives the row of a request, if there is one.
@@ -416,6 +427,14 @@ impl Statements {
             Bind::Text(entry.expires.clone()),
         ];
         Statement { template: Arc::clone(&self.insert), binds }
+    }
+
+    /// The same on PostgreSQL outside of any transaction, where another request may be adding the very row: waits so long for
+    /// what becomes of that.
+    pub(crate) fn insert_within(&self, entry: &Entry, record: &Record, limit: usize, wait: Duration) -> Statement {
+        let Statement { mut binds, .. } = self.insert(entry, record, limit);
+        binds.push(lock_timeout(wait));
+        Statement { template: Arc::clone(&self.insert_within), binds }
     }
 
     /// Removes rows that have expired by `now`, [`SWEPT`] at most; a row of the answer for each.
@@ -468,8 +487,12 @@ impl Note {
             Part::HiddenHeaders => Bind::Text(lines(&hidden.headers)),
             Part::Shown => Bind::Bool(*body),
             Part::Limit => Bind::Int(i64::try_from(self.limit).unwrap_or(i64::MAX)),
-            // At least 1: 0 would be for ever.
-            Part::Wait => Bind::Text(format!("{}ms", self.wait.as_millis().max(1))),
+            Part::Wait => lock_timeout(self.wait),
         }
     }
+}
+
+/// The setting of PostgreSQL. At least 1: 0 would be for ever.
+fn lock_timeout(wait: Duration) -> Bind {
+    Bind::Text(format!("{}ms", wait.as_millis().max(1)))
 }

@@ -32,7 +32,9 @@ use crate::api::{Answer, Caller, Code, Failure, Key, Operation, Verb};
 use crate::audit;
 use crate::fault::{Class, Remedy, StoreError};
 use crate::faults::{self, Point};
-use crate::idempotency::{Entry, Found, Identity, KEY_MARK, Kept, Keyed, Note, Outcome, Sketch, TABLE, in_flight};
+use crate::idempotency::{
+    Entry, Found, Identity, KEY_MARK, Kept, KeyLimits, Keyed, Note, Outcome, Sketch, TABLE, in_flight,
+};
 use crate::isolated::{BoxError, IsolationLevel, TxError, TxOptions, run_in_isolated_tx_with};
 use crate::plan::write::{self, Kind};
 use crate::plan::{key_text, key_values};
@@ -289,7 +291,8 @@ async fn one<S: Session>(core: &Core, session: &mut S, mutation: &Mutation, keye
             };
             let answer = mutation.unchanged(core, version, rows);
             let record = keyed.present.present(Outcome::Done(answer)).map_err(Stop::Refused)?;
-            let insert = core.kept.insert(&note.entry, &record, keyed.limits.body);
+            let KeyLimits { body, wait, .. } = keyed.limits;
+            let insert = core.kept.insert_within(&note.entry, &record, body, wait);
             session.fetch(&insert, &mut NoPages).await?;
             Ok(Kept { record, replayed: false })
         }
