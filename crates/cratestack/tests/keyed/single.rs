@@ -1,6 +1,6 @@
 //! What came out of a look at the code rather than of the faults of the matrix.
 
-use crate::database::Database;
+use crate::database::{Database, WAITING};
 use crate::operations::uuid;
 use crate::service::{Request, Service};
 
@@ -43,4 +43,37 @@ async fn a_key_is_not_taken_for_a_mark() {
         drop(service);
         database.close().await;
     }
+}
+
+/// Serializable calls with different keys and different rows are not in each other's way: neither runs twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keys_of_two_calls_do_not_conflict() {
+    let Some(mut database) = Database::postgres().await else { return };
+    let service = Service::start(&database.url()).await;
+    let call = |number: u64, key: &str| {
+        let (from, to) = (uuid(0, number), uuid(1, number));
+        let order = format!(r#"{{"from":"{from}","to":"{to}","amount":1,"text":"a"}}"#);
+        post("/rpc/settle", &order, key)
+    };
+    for (at, keys) in (0..).zip([["", ""], ["one", "two"]]) {
+        for id in [2 * at, 2 * at + 1].into_iter().flat_map(|number| [uuid(0, number), uuid(1, number)]) {
+            let account = post("/accounts", &format!(r#"{{"id":"{id}","owner":"a"}}"#), "");
+            assert_eq!(account.send(service.address).await.unwrap().status, 201);
+        }
+        database.hold().await;
+        database.order("audited", "wait", 1).await;
+        let (first, address) = (call(2 * at, keys[0]), service.address);
+        let first = tokio::spawn(async move { first.send(address).await });
+        database.until(WAITING, 1).await;
+        let second = call(2 * at + 1, keys[1]).send(service.address).await.unwrap();
+        database.release().await;
+        let first = first.await.unwrap().unwrap();
+        database.over().await;
+        assert_eq!((first.status, second.status), (200, 200), "{} {}", first.text(), second.text());
+        // A call that runs again leaves a gap.
+        let made = database.number("SELECT max(id) FROM entries").await;
+        assert_eq!(made, 2 * i64::try_from(at + 1).unwrap(), "with the keys {keys:?}");
+    }
+    drop(service);
+    database.close().await;
 }
