@@ -3,7 +3,8 @@
 //! - On SQLite look-up, work and record are one job of the writer.
 //! - On PostgreSQL a write of one row is one statement, whose first part looks the record up and whose last one makes it.
 //! - Everything else there (batches, procedures, answers that PostgreSQL cannot write) takes the key's lock with `BEGIN`, looks the
-//!   record up in a statement of its own, which sees what the lock's holder before had committed, and makes it last.
+//!   record up in a statement of its own, which sees what the lock's holder before had committed, and makes it last. What is
+//!   serializable looks before.
 //!
 //! Requests with one key that come to the same process wait for each other before they ask the database for anything, so that
 //! a storm of them takes one connection. Between processes row locks, the key's lock and the table's primary key decide: who loses finds the
@@ -365,9 +366,17 @@ pub(super) async fn in_transaction(
     work: Arc<dyn Once>,
 ) -> Result<Done, Failure> {
     let opener = Opener::new(&Engine { core: Arc::clone(&core) }, &caller).keyed(&keyed);
-    let locked = Arc::new(Locked { opener, keyed, work });
+    let serializable = options.level == IsolationLevel::Serializable && core.store.dialect() == Dialect::Postgres;
+    let locked = Arc::new(Locked { opener, keyed, work, apart: serializable });
     let mut tries = 1;
     loop {
+        if locked.apart {
+            let found = find(&core, &locked.keyed, until).await.map_err(StoreError::harmless);
+            let found = found.map_err(|error| error.class.failure(&error.message).doubted(tries > 1))?;
+            if let Some(found) = found {
+                return locked.keyed.replay(found).map(Done::from);
+            }
+        }
         let options = TxOptions { deadline: until.saturating_duration_since(Instant::now()), ..options };
         match Arc::clone(&locked).run(options).boxed().await {
             Err(TxError::OutcomeUnknown(source))
@@ -404,6 +413,10 @@ struct Locked {
     opener: Opener,
     keyed: Keyed,
     work: Arc<dyn Once>,
+    /// Whether its record is looked for before the transaction and not in it. What a serializable transaction has looked for and not
+    /// found counts as read, down to the page of the index: so any two of them would be in each other's way, whatever their keys.
+    /// Whoever comes between the look and the transaction has made a record, into which this one then runs.
+    apart: bool,
 }
 
 impl Locked {
@@ -415,14 +428,16 @@ impl Locked {
 
     /// One try.
     async fn once(&self, tx: &Tx) -> Result<Done, Failure> {
-        if let Some(found) = tx.find(&self.keyed).await? {
+        if !self.apart
+            && let Some(found) = tx.find(&self.keyed).await?
+        {
             return self.keyed.replay(found).map(Done::from);
         }
         faults::at(Point::Locked)?;
         let Made { outcome, entry, refused } = self.work.once(tx).await?;
         faults::at(Point::Written)?;
         let record = self.keyed.present.present(outcome)?;
-        tx.keep(&entry, &record, self.keyed.limits.body).await?;
+        tx.keep(&entry, &record, self.keyed.limits.body, self.apart).await?;
         Ok(Done { kept: Kept { record, replayed: false }, refused })
     }
 }

@@ -441,8 +441,9 @@ impl Tx {
         Ok(Found::of(rows.control(0)))
     }
 
-    /// Records the answer to one. Where another transaction was quicker, all of this one runs again, and finds it.
-    pub(super) async fn keep(&self, entry: &Entry, record: &Record, limit: usize) -> Result<(), Failure> {
+    /// Records the answer to one. Where another transaction was quicker, all of this one runs again, and finds it; unless it looks
+    /// `apart` from its transaction: then its caller is to look.
+    pub(super) async fn keep(&self, entry: &Entry, record: &Record, limit: usize, apart: bool) -> Result<(), Failure> {
         let statement = self.core.kept.insert(entry, record, limit);
         let mut state = self.enter().await?;
         let done = match &mut state.link {
@@ -453,10 +454,15 @@ impl Tx {
             }
         };
         let done = done.map_err(|error| match is_race(&error) {
+            true if apart => error,
             true => StoreError::new(Class::Serialization, error.message),
             false => error.harmless(),
         });
-        state.settle(done, |error| error.class.failure(&error.message)).map(|_| ())
+        let failure = |error: StoreError| match is_race(&error) {
+            true => idempotency::in_flight(),
+            false => error.class.failure(&error.message),
+        };
+        state.settle(done, failure).map(|_| ())
     }
 
     /// Runs a statement that only reads.
