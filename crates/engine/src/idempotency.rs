@@ -220,11 +220,12 @@ pub struct Sketch {
     pub versioned: bool,
 }
 
-/// Stands for the version that the row gets.
-pub const VERSION_MARK: &str = "~cratestack-version~";
+/// Stands for the version that the row gets. Like the next one it is nothing that a URL can have in it, and so no part of a
+/// `Location`, whose end is of the caller's choice.
+pub const VERSION_MARK: &str = "<cratestack-version>";
 /// Stands for the first half of the SHA-256 of the row's JSON, in hexadecimal digits.
-pub const DIGEST_MARK: &str = "~cratestack-digest~";
-/// Stands for the key that the database gives to the row.
+pub const DIGEST_MARK: &str = "<cratestack-digest>";
+/// Stands for the key that the database gives to the row. It can be in a URL.
 pub const KEY_MARK: &str = "~cratestack-key~";
 
 /// An answer whose body, and what [the marks](VERSION_MARK) stand for, is not known yet.
@@ -243,7 +244,11 @@ impl Stencil {
     pub(crate) fn fill(&self, readable: bool, version: &str, key: &str, body: &str) -> Record {
         let Outline { status, headers } = if readable { &self.seen } else { &self.hidden };
         let filled = |value: &String| {
-            let mut value = value.replace(VERSION_MARK, version).replace(KEY_MARK, key);
+            let mut value = value.replace(VERSION_MARK, version);
+            // A key of the caller's may look like it.
+            if !key.is_empty() {
+                value = value.replace(KEY_MARK, key);
+            }
             if value.contains(DIGEST_MARK) {
                 let digest = digest::digest(&digest::SHA256, body.as_bytes());
                 value = value.replace(DIGEST_MARK, &hex(digest.as_ref().get(..16).unwrap_or_default()));
@@ -367,6 +372,7 @@ pub(crate) const COLUMNS: &str =
 pub(crate) struct Statements {
     find: Arc<Template>,
     insert: Arc<Template>,
+    insert_within: Arc<Template>,
     sweep: Arc<Template>,
     erase: Arc<Template>,
 }
@@ -389,7 +395,12 @@ impl Statements {
             };
             format!("{sigil}{at}{}", cast(ty))
         });
-        let insert = format!("INSERT INTO {TABLE} ({COLUMNS}) VALUES ({})", values.collect::<Vec<_>>().join(", "));
+        let values = values.collect::<Vec<_>>().join(", ");
+        let insert = format!("INSERT INTO {TABLE} ({COLUMNS}) VALUES ({values})");
+        let insert_within = format!(
+            "WITH cratestack_wait AS MATERIALIZED (SELECT set_config('lock_timeout', $14, true)) \
+             INSERT INTO {TABLE} ({COLUMNS}) SELECT {values} FROM cratestack_wait"
+        );
         // Several processes share the work; who holds a row, does something with it.
         let (row, skip) = match dialect {
             Dialect::Postgres => ("ctid", " FOR UPDATE SKIP LOCKED"),
@@ -415,6 +426,7 @@ impl Statements {
             erase: fixed(&erase, &[]),
             find: fixed(&find, &types),
             insert: fixed(&insert, &[]),
+            insert_within: fixed(&insert_within, &[]),
             sweep: fixed(&sweep, &[SqlType::INT]),
         }
     }
@@ -456,6 +468,14 @@ impl Statements {
             Dialect::Sqlite => Bind::Text(serde_json::Value::from(keys).to_string()),
         };
         Statement { template: Arc::clone(&self.erase), binds: vec![Bind::Text(model.to_owned()), keys] }
+    }
+
+    /// The same on PostgreSQL outside of any transaction, where another request may be adding the very row: waits so long for
+    /// what becomes of that.
+    pub(crate) fn insert_within(&self, entry: &Entry, record: &Record, limit: usize, wait: Duration) -> Statement {
+        let Statement { mut binds, .. } = self.insert(entry, record, limit);
+        binds.push(lock_timeout(wait));
+        Statement { template: Arc::clone(&self.insert_within), binds }
     }
 
     /// Removes rows that have expired by `now`, [`SWEPT`] at most; a row of the answer for each.
@@ -506,8 +526,12 @@ impl Note {
             Part::HiddenStatus => Bind::Int(i64::from(hidden.status)),
             Part::HiddenHeaders => Bind::Text(lines(&hidden.headers)),
             Part::Limit => Bind::Int(i64::try_from(self.limit).unwrap_or(i64::MAX)),
-            // At least 1: 0 would be for ever.
-            Part::Wait => Bind::Text(format!("{}ms", self.wait.as_millis().max(1))),
+            Part::Wait => lock_timeout(self.wait),
         }
     }
+}
+
+/// The setting of PostgreSQL. At least 1: 0 would be for ever.
+fn lock_timeout(wait: Duration) -> Bind {
+    Bind::Text(format!("{}ms", wait.as_millis().max(1)))
 }

@@ -10,6 +10,26 @@ pub mod ddl_diff;
 pub mod ddl_trigger;
 pub mod engine;
 pub mod fault;
+#[cfg(feature = "faults")]
+pub mod faults;
+#[cfg(not(feature = "faults"))]
+mod faults {
+    //! The points without the faults: nothing.
+
+    use crate::api::Failure;
+
+    pub(crate) enum Point {
+        Claimed,
+        Locked,
+        Written,
+        Committed,
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "with the feature it can fail")]
+    pub(crate) const fn at(_: Point) -> Result<(), Failure> {
+        Ok(())
+    }
+}
 pub mod idempotency;
 pub mod input;
 pub mod isolated;

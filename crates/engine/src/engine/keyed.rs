@@ -3,7 +3,8 @@
 //! - On SQLite look-up, work and record are one job of the writer.
 //! - On PostgreSQL a write of one row is one statement, whose first part looks the record up and whose last one makes it.
 //! - Everything else there (batches, procedures, answers that PostgreSQL cannot write) takes the key's lock with `BEGIN`, looks the
-//!   record up in a statement of its own, which sees what the lock's holder before had committed, and makes it last.
+//!   record up in a statement of its own, which sees what the lock's holder before had committed, and makes it last. What is
+//!   serializable looks before.
 //!
 //! Requests with one key that come to the same process wait for each other before they ask the database for anything, so that
 //! a storm of them takes one connection. Between processes row locks, the key's lock and the table's primary key decide: who loses finds the
@@ -25,12 +26,17 @@ use tokio::sync::Semaphore;
 use super::denials::Watched;
 use super::futures::now;
 use super::tx::{Opener, Tx};
-use super::{Core, Engine, Mutation, Performed, Place, Stop, Store, Task, Work, answer, attempt, deadline, explain};
+use super::{
+    Core, Engine, Mutation, Performed, Place, Stop, Store, Task, UNKNOWN, Work, answer, attempt, deadline, explain,
+};
 use crate::api::{Answer, Caller, Code, Failure, Key, Operation, Verb};
 use crate::audit;
 use crate::fault::{Class, Remedy, StoreError};
-use crate::idempotency::{Entry, Found, Identity, KEY_MARK, Kept, Keyed, Note, Outcome, Sketch, TABLE, in_flight};
-use crate::isolated::{IsolationLevel, TxError, TxOptions, run_in_isolated_tx_with};
+use crate::faults::{self, Point};
+use crate::idempotency::{
+    Entry, Found, Identity, KEY_MARK, Kept, KeyLimits, Keyed, Note, Outcome, Sketch, TABLE, in_flight,
+};
+use crate::isolated::{BoxError, IsolationLevel, TxError, TxOptions, run_in_isolated_tx_with};
 use crate::plan::write::{self, Form, Keeping, Kind};
 use crate::plan::{key_text, key_values};
 use crate::policy::Decision;
@@ -100,9 +106,13 @@ pub(super) async fn in_turn<T: From<Kept>>(
 ) -> Result<T, Failure> {
     let until = deadline(caller);
     let _turn = core.flights.enter(&keyed.identity, until.min(Instant::now() + keyed.limits.wait)).await?;
+    faults::at(Point::Claimed)?;
     match work.await {
         Err(failure) => after(core, keyed, failure, until).await.map(T::from),
-        done => done,
+        Ok(done) => {
+            faults::at(Point::Committed)?;
+            Ok(done)
+        }
     }
 }
 
@@ -195,12 +205,9 @@ async fn several(
     until: Instant,
 ) -> Result<Done, Failure> {
     let several = Several { core: Arc::clone(core), work: Arc::new(work), entry, watched: watched.cloned() };
-    let options = TxOptions {
-        tries: core.options.limits.transaction_tries,
-        deadline: until.saturating_duration_since(Instant::now()),
-        ..TxOptions::new(IsolationLevel::ReadCommitted)
-    };
-    in_transaction(Arc::clone(core), caller.clone(), keyed.clone(), options, Arc::new(several)).await
+    let options =
+        TxOptions { tries: core.options.limits.transaction_tries, ..TxOptions::new(IsolationLevel::ReadCommitted) };
+    in_transaction(Arc::clone(core), caller.clone(), keyed.clone(), options, until, Arc::new(several)).await
 }
 
 /// PostgreSQL: writes that are more than one statement.
@@ -239,9 +246,11 @@ async fn in_job(
     if let Some(found) = found(&session.fetch(&core.kept.find(&keyed.identity), &mut NoPages).await?) {
         return keyed.replay(found).map(Done::from).map_err(Stop::Refused);
     }
+    faults::at(Point::Locked).map_err(Stop::Refused)?;
     let answer = work.run(core, session).await?;
     let refused = refused(watched, &answer);
     let entry = entry.clone().of(core, work, &answer);
+    faults::at(Point::Written).map_err(Stop::Refused)?;
     let record = keyed.present.present(Outcome::Done(answer)).map_err(Stop::Refused)?;
     session.fetch(&core.kept.insert(&entry, &record, keyed.limits.body), &mut NoPages).await?;
     Ok(Done { kept: Kept { record, replayed: false }, refused })
@@ -257,7 +266,7 @@ async fn statement(
     until: Instant,
 ) -> Result<Option<Kept>, Failure> {
     let Store::Postgres(pool) = &core.store else { return Err(Failure::new(Code::Internal, "an internal error")) };
-    let mut tries = 1;
+    let (mut tries, mut unknown) = (1, false);
     let stop = loop {
         let done = match pool.session(until.into()).await {
             Ok(mut session) => one(core, &mut session, mutation, keyed).await,
@@ -267,6 +276,7 @@ async fn statement(
             Ok(kept) => return Ok(Some(kept)),
             Err(Stop::Database(error)) if is_too_large(&error) => return Ok(None),
             Err(Stop::Database(error)) if again(&error) && tries < core.options.limits.transaction_tries => {
+                unknown |= error.class.outcome_unknown();
                 tokio::time::sleep(core.pause(tries)).await;
                 tries += 1;
             }
@@ -275,7 +285,7 @@ async fn statement(
     };
     Err(match stop {
         Stop::Database(error) if error.class == Class::LockTimeout => in_flight(),
-        stop => core.refusal(Some(mutation.form.model), stop),
+        stop => core.refusal(Some(mutation.form.model), stop).doubted(unknown),
     })
 }
 
@@ -313,7 +323,8 @@ async fn one<S: Session>(core: &Core, session: &mut S, mutation: &Mutation, keye
             };
             let answer = mutation.unchanged(core, version, rows);
             let record = keyed.present.present(Outcome::Done(answer)).map_err(Stop::Refused)?;
-            let insert = core.kept.insert(&note.entry, &record, keyed.limits.body);
+            let KeyLimits { body, wait, .. } = keyed.limits;
+            let insert = core.kept.insert_within(&note.entry, &record, body, wait);
             session.fetch(&insert, &mut NoPages).await?;
             Ok(Kept { record, replayed: false })
         }
@@ -379,25 +390,55 @@ pub(super) struct Made {
 /// Does something in a transaction of its own that holds the key's lock, unless it was done before, and records it.
 ///
 /// A commit whose outcome nobody knows is no end: the next try takes the lock, which the transaction before has given up
-/// by then, and finds its record or none.
+/// by then, and finds its record or none. `until` is the end of all tries, whatever the options say.
 pub(super) async fn in_transaction(
     core: Arc<Core>,
     caller: Caller,
     keyed: Keyed,
     options: TxOptions,
+    until: Instant,
     work: Arc<dyn Once>,
 ) -> Result<Done, Failure> {
     let opener = Opener::new(&Engine { core: Arc::clone(&core) }, &caller).keyed(&keyed);
-    let locked = Arc::new(Locked { opener, keyed, work });
-    let until = Instant::now() + options.deadline;
+    let serializable = options.level == IsolationLevel::Serializable && core.store.dialect() == Dialect::Postgres;
+    let locked = Arc::new(Locked { opener, keyed, work, apart: serializable });
     let mut tries = 1;
     loop {
+        if locked.apart {
+            let found = find(&core, &locked.keyed, until).await.map_err(StoreError::harmless);
+            let found = found.map_err(|error| error.class.failure(&error.message).doubted(tries > 1))?;
+            if let Some(found) = found {
+                return locked.keyed.replay(found).map(Done::from);
+            }
+        }
         let options = TxOptions { deadline: until.saturating_duration_since(Instant::now()), ..options };
         match Arc::clone(&locked).run(options).boxed().await {
-            Err(TxError::OutcomeUnknown(_)) if tries < options.tries && Instant::now() < until => tries += 1,
-            done => return done.map_err(super::procedures::failure),
+            Err(TxError::OutcomeUnknown(source))
+                if was_lost(source.as_ref()) && tries < options.tries && Instant::now() < until =>
+            {
+                tries += 1;
+            }
+            done => return done.map_err(|error| super::procedures::failure(error).doubted(tries > 1)),
         }
         tokio::time::sleep(core.pause(tries)).await;
+    }
+}
+
+/// Whether it is the database that could not say what became of a commit. What a body has committed by itself it would commit
+/// once more with each further try.
+fn was_lost(source: Option<&BoxError>) -> bool {
+    let failure = source.and_then(|source| source.downcast_ref::<Failure>());
+    failure.is_none_or(|failure| failure.code == Code::Unavailable)
+}
+
+impl Failure {
+    /// The same after a try whose outcome is unknown, which this one need not have found out.
+    fn doubted(self, unknown: bool) -> Self {
+        if !unknown || !matches!(self.code, Code::Unavailable | Code::TransactionAborted) {
+            return self;
+        }
+        let what = self.detail.split(';').next().unwrap_or_default();
+        Self { detail: format!("{what}{UNKNOWN}"), ..self }
     }
 }
 
@@ -406,6 +447,10 @@ struct Locked {
     opener: Opener,
     keyed: Keyed,
     work: Arc<dyn Once>,
+    /// Whether its record is looked for before the transaction and not in it. What a serializable transaction has looked for and not
+    /// found counts as read, down to the page of the index: so any two of them would be in each other's way, whatever their keys.
+    /// Whoever comes between the look and the transaction has made a record, into which this one then runs.
+    apart: bool,
 }
 
 impl Locked {
@@ -417,12 +462,16 @@ impl Locked {
 
     /// One try.
     async fn once(&self, tx: &Tx) -> Result<Done, Failure> {
-        if let Some(found) = tx.find(&self.keyed).await? {
+        if !self.apart
+            && let Some(found) = tx.find(&self.keyed).await?
+        {
             return self.keyed.replay(found).map(Done::from);
         }
+        faults::at(Point::Locked)?;
         let Made { outcome, entry, refused } = self.work.once(tx).await?;
+        faults::at(Point::Written)?;
         let record = self.keyed.present.present(outcome)?;
-        tx.keep(&entry, &record, self.keyed.limits.body).await?;
+        tx.keep(&entry, &record, self.keyed.limits.body, self.apart).await?;
         Ok(Done { kept: Kept { record, replayed: false }, refused })
     }
 }

@@ -4,7 +4,7 @@
 //! one that only reads, and sees one snapshot. Where other transactions got in the way the whole body runs again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cratestack_schema::ir::{Isolation, Procedure};
 use futures_util::FutureExt as _;
@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use super::futures::Detached;
 use super::keyed::{self, Made, Once};
 use super::tx::{Opener, Tx};
-use super::{Engine, LONGEST, UNKNOWN};
+use super::{Engine, LONGEST, UNKNOWN, deadline};
 use crate::api::{Caller, Code, Failure};
 use crate::fault::StoreError;
 use crate::idempotency::{Entry, Kept, Keyed, Outcome};
@@ -97,9 +97,11 @@ impl Engine {
             Err(failure) if !allowed => return Err(failure),
             call => call,
         };
+        // Others with the key come first, and that takes of its time.
+        let until = deadline(caller);
         let (core, caller, keyed) = (Arc::clone(&self.core), caller.clone(), keyed.clone());
         let all = async move {
-            let work = async { call?.run_keyed(keyed.clone()).await }.boxed();
+            let work = async { call?.run_keyed(keyed.clone(), until).await }.boxed();
             keyed::in_turn(&core, &caller, &keyed, work).await
         };
         Detached(Some(all.boxed())).await
@@ -168,11 +170,13 @@ impl Once for Keeping<Failure> {
     }
 }
 
-/// Whether a refusal by the body of a procedure is its answer for ever: not where it may be another one in a moment, or for
-/// another caller's rights, and not where nothing is known.
+/// Whether a refusal by the body of a procedure is its answer for ever: not where it may be another one in a moment, for
+/// another caller's rights, or in another format, and not where nothing is known.
 fn would_not_change(failure: &Failure) -> bool {
     match (failure.code, &failure.rejection) {
-        (Code::Rejected, Some(rejection)) => !matches!(rejection.status, 401 | 403 | 408 | 413 | 415 | 421 | 425 | 429),
+        (Code::Rejected, Some(rejection)) => {
+            !matches!(rejection.status, 401 | 403 | 406 | 408 | 413 | 415 | 421 | 425 | 429)
+        }
         (code, _) => matches!(
             code,
             Code::BadRequest
@@ -211,17 +215,17 @@ impl Call {
     }
 
     /// The whole call of a request with a key.
-    async fn run_keyed(self, keyed: Keyed) -> Result<Kept, Failure> {
+    async fn run_keyed(self, keyed: Keyed, until: Instant) -> Result<Kept, Failure> {
         let core = Arc::clone(&self.engine.core);
         let (caller, options) = (self.caller.clone(), self.options());
         let entry = keyed.entry(&caller, core.options.clock.now());
         let call = Arc::new(Keeping { entry: entry.clone(), work: self });
-        match keyed::in_transaction(Arc::clone(&core), caller.clone(), keyed.clone(), options, call).await {
+        match keyed::in_transaction(Arc::clone(&core), caller.clone(), keyed.clone(), options, until, call).await {
             Err(failure) if would_not_change(&failure) => {
                 // All that the body did is undone: only the answer is recorded.
                 let options = TxOptions { level: Isolation::ReadCommitted, ..options };
                 let refusal = Arc::new(Keeping { entry, work: failure });
-                keyed::in_transaction(core, caller, keyed, options, refusal).await
+                keyed::in_transaction(core, caller, keyed, options, until, refusal).await
             }
             done => done,
         }

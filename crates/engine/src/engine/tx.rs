@@ -444,8 +444,9 @@ impl Tx {
         Ok(Found::of(rows.control(0)))
     }
 
-    /// Records the answer to one. Where another transaction was quicker, all of this one runs again, and finds it.
-    pub(super) async fn keep(&self, entry: &Entry, record: &Record, limit: usize) -> Result<(), Failure> {
+    /// Records the answer to one. Where another transaction was quicker, all of this one runs again, and finds it; unless it looks
+    /// `apart` from its transaction: then its caller is to look.
+    pub(super) async fn keep(&self, entry: &Entry, record: &Record, limit: usize, apart: bool) -> Result<(), Failure> {
         let statement = self.core.kept.insert(entry, record, limit);
         let mut state = self.enter().await?;
         let done = match &mut state.link {
@@ -455,9 +456,15 @@ impl Tx {
                 held.run(run).await.and_then(|done| done)
             }
         };
-        let lost = |error: StoreError| StoreError::new(Class::Serialization, error.message);
-        let done = done.map_err(|error| if is_race(&error) { lost(error) } else { error.harmless() });
-        state.settle(done, |error| error.class.failure(&error.message)).map(|_| ())
+        let done = done.map_err(|error| match (is_race(&error), apart) {
+            (true, true) => error,
+            (true, false) => StoreError::new(Class::Serialization, error.message),
+            (false, _) => error.harmless(),
+        });
+        let failure = |error: StoreError| {
+            if is_race(&error) { idempotency::in_flight() } else { error.class.failure(&error.message) }
+        };
+        state.settle(done, failure).map(|_| ())
     }
 
     /// Runs a statement that only reads.

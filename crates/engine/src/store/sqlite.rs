@@ -413,6 +413,8 @@ fn connect(path: Option<&Path>, role: Role) -> rusqlite::Result<Connection> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
     predicate::register_functions(&connection)?;
     storage::register_functions(&connection)?;
+    #[cfg(feature = "faults")]
+    crate::faults::register_functions(&connection)?;
     // The first statement that reads the file finds out whether it is a database at all.
     connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
     if path.is_some() && role == Role::Writer {
