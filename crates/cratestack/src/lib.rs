@@ -84,10 +84,10 @@
 //!
 //! 1. Its `Host`, which [`serve`] checks (400), and its size: URL (414), header fields (431).
 //! 2. Its route: 404, 405 with `Allow`, or the answer to `OPTIONS`. `HEAD` is served wherever `GET` is.
-//! 3. Its form: `Accept` (406), `Idempotency-Key` (501 until it is enforced), query, conditional headers (400),
-//!    `Content-Type` (415), body (408, 413, 400).
+//! 3. Its form: `Accept` (406), query, conditional headers (400), `Content-Type` (415), body (408, 413, 400).
 //! 4. Its caller: credentials that are not valid are a 401 on every route.
-//! 5. The engine: policies, validation, versions, and the database.
+//! 5. Its `Idempotency-Key`: missing or malformed (400), too old, or used for another request (422).
+//! 6. The engine: policies, validation, versions, and the database.
 //!
 //! Every refusal is an `application/problem+json` with a stable `code`, and carries the request's `X-Request-Id`.
 //!
