@@ -62,7 +62,8 @@ fn statements(who: &str, model: &str, kind: Kind, fields: &[&str], versions: Ver
     fields.sort_unstable();
     let values: Vec<(FieldId, Value)> = fields.iter().map(|id| (*id, text("x"))).collect();
     let references = references(declared, &values, |_| true);
-    let form = Form { kind, model: id, atoms: view.key_near(id), fields: fields.into(), references, versions };
+    let form =
+        Form { kind, model: id, atoms: view.key_near(id), fields: fields.into(), references, versions, keyed: false };
     let mut out = String::new();
     for dialect in [Dialect::Postgres, Dialect::Sqlite] {
         let Some(plan) = write::plan(&view, dialect, &form) else { return "refused".to_owned() };
