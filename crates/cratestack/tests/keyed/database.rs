@@ -90,6 +90,13 @@ impl Database {
         connection
     }
 
+    /// Keeps everybody from writing to an SQLite file, until it is dropped.
+    pub(crate) fn locked(&self) -> rusqlite::Connection {
+        let connection = self.rusqlite();
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        connection
+    }
+
     /// The one number that a query gives.
     pub(crate) async fn number(&mut self, sql: &str) -> i64 {
         match self {

@@ -1,8 +1,10 @@
 //! What came out of a look at the code rather than of the faults of the matrix.
 
+use tokio::time::Instant;
+
 use crate::database::{Database, WAITING};
 use crate::operations::uuid;
-use crate::service::{Request, Service};
+use crate::service::{LONG, Request, Service};
 
 fn post(path: &str, body: &str, key: &str) -> Request {
     Request { method: "POST", path: format!("/api{path}"), body: body.to_owned(), key: key.to_owned(), version: None }
@@ -76,4 +78,48 @@ async fn the_keys_of_two_calls_do_not_conflict() {
     }
     drop(service);
     database.close().await;
+}
+
+/// SQLite: requests that share a commit, which fails. Each is done by itself then, and once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_fails_for_many_is_made_for_each() {
+    const MANY: usize = 16;
+    let mut database = Database::sqlite().await;
+    let service = Service::start(&database.url()).await;
+    let deadline = Instant::now() + LONG;
+    for round in 0.. {
+        assert!(Instant::now() < deadline, "requests never share a commit");
+        // The first one has a commit of its own, and while that waits the others queue up.
+        service.order("at-committing", "1", 2).await;
+        let locked = database.locked();
+        let all: Vec<Request> = (0..MANY)
+            .map(|at| post("/tickets", &format!(r#"{{"id":"g{round}-{at}","text":"a"}}"#), &format!("g-{round}-{at}-")))
+            .collect();
+        let asked: Vec<_> = all
+            .iter()
+            .map(|request| {
+                let (request, address) = (request.clone(), service.address);
+                tokio::spawn(async move { request.send(address).await.unwrap() })
+            })
+            .collect();
+        drop(locked);
+        let mut refused = 0;
+        for (asked, request) in asked.into_iter().zip(&all) {
+            let answer = asked.await.unwrap();
+            if answer.status != 201 {
+                assert!(answer.text().contains("\"foreign_key_violation\""), "{}", answer.text());
+                refused += 1;
+                continue;
+            }
+            let again = request.send(service.address).await.unwrap();
+            assert!(again.same(&answer) && again.replayed, "{again:?}, not {answer:?}");
+            assert_eq!(database.number(&Database::events(&request.key)).await, 1, "{request:?}");
+        }
+        let there = database.number(&format!("SELECT count(*) FROM tickets WHERE id LIKE 'g{round}-%'")).await;
+        assert_eq!(there, i64::try_from(MANY - refused).unwrap());
+        if service.over().await == Some(2) && refused < 2 {
+            break;
+        }
+    }
+    drop(service);
 }

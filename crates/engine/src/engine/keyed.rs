@@ -603,7 +603,8 @@ impl Flights {
             let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(key.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))))
         };
-        let crowd = Arc::strong_count(&turns) > WAITING;
+        // The map's, and that of the one whose turn it is.
+        let crowd = Arc::strong_count(&turns) > WAITING + 2;
         let mut turn = Turn { flights: self, key, turns, taken: false };
         if crowd {
             return Err(in_flight());
@@ -627,5 +628,87 @@ impl Drop for Turn<'_> {
         if self.taken {
             self.turns.add_permits(1);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::testing::pending;
+
+    fn identity(key: &str) -> Identity {
+        Identity { scope: [1; 32], key: key.to_owned(), fingerprint: [2; 32] }
+    }
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_mins(1)
+    }
+
+    fn open(flights: &Flights) -> usize {
+        flights.all.lock().unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn requests_with_one_key_take_turns() {
+        let (flights, one, other) = (Flights::default(), identity("a"), identity("b"));
+        let first = flights.enter(&one, later()).await.unwrap();
+        let apart = flights.enter(&other, later()).await.unwrap();
+        let (mut second, mut third) = (Box::pin(flights.enter(&one, later())), Box::pin(flights.enter(&one, later())));
+        assert!(pending(second.as_mut()).await && pending(third.as_mut()).await);
+        drop(first);
+        assert!(pending(third.as_mut()).await, "who came first is first");
+        let second = second.await.unwrap();
+        assert!(pending(third.as_mut()).await);
+        drop(second);
+        drop(third.await.unwrap());
+        assert_eq!(open(&flights), 1);
+        drop(apart);
+        assert_eq!(open(&flights), 0);
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_takes_no_turn() {
+        let (flights, one) = (Flights::default(), identity("a"));
+        let first = flights.enter(&one, later()).await.unwrap();
+        let late = flights.enter(&one, Instant::now()).await.map(|_| ()).unwrap_err();
+        assert_eq!(late.code, Code::IdempotencyInFlight);
+        let mut gone = Box::pin(flights.enter(&one, later()));
+        let mut left = Box::pin(flights.enter(&one, later()));
+        assert!(pending(gone.as_mut()).await && pending(left.as_mut()).await);
+        drop(gone);
+        drop(first);
+        // The turn is its own already, and it goes away without having looked.
+        drop(left);
+        assert_eq!(open(&flights), 0);
+        drop(flights.enter(&one, later()).await.unwrap());
+        assert_eq!(open(&flights), 0);
+    }
+
+    #[tokio::test]
+    async fn a_storm_is_told_at_once() {
+        let (flights, one) = (Flights::default(), identity("a"));
+        let first = flights.enter(&one, later()).await.unwrap();
+        let mut crowd: Vec<_> = (0..WAITING).map(|_| Box::pin(flights.enter(&one, later()))).collect();
+        for waiting in &mut crowd {
+            assert!(pending(waiting.as_mut()).await);
+        }
+        assert_eq!(flights.enter(&one, later()).await.map(|_| ()).unwrap_err().code, Code::IdempotencyInFlight);
+        drop((first, crowd));
+        assert_eq!(open(&flights), 0);
+    }
+
+    /// A turn ends with a panic as well.
+    #[tokio::test]
+    async fn a_panic_ends_a_turn() {
+        let (flights, one) = (Arc::new(Flights::default()), identity("a"));
+        let (inner, key) = (Arc::clone(&flights), one.clone());
+        let panicked = tokio::spawn(async move {
+            let _turn = inner.enter(&key, later()).await.unwrap();
+            panic!("a panic of a test");
+        });
+        panicked.await.unwrap_err();
+        assert_eq!(open(&flights), 0);
+        drop(flights.enter(&one, later()).await.unwrap());
     }
 }
