@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use crate::sql::Dialect;
 
+pub mod store;
+
 /// The table of records.
 pub const TABLE: &str = "cratestack_idempotency";
 
