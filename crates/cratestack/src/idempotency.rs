@@ -9,6 +9,8 @@ use uuid::{Uuid, Variant, Version};
 
 use crate::headers::IDEMPOTENCY_KEY;
 
+pub mod layer;
+
 /// Headers of an answer that are given again with it.
 pub(crate) const REPLAYED: [HeaderName; 7] = [
     http::header::CONTENT_TYPE,

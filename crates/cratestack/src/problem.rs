@@ -32,6 +32,18 @@ pub(crate) enum ProblemCode {
     UnsupportedMediaType,
     /// The header fields are too long.
     HeadersTooLarge,
+    /// The route needs an `Idempotency-Key`.
+    KeyRequired,
+    /// An `Idempotency-Key` that is none.
+    KeyInvalid,
+    /// The time in the key is longer ago than keys are kept.
+    KeyExpired,
+    /// The key was used for another request.
+    KeyReused,
+    /// A request with the key is being worked on.
+    InFlight,
+    /// Nobody knows how the request with the key ended.
+    OutcomeUnknown,
 }
 
 impl ProblemCode {
@@ -71,6 +83,16 @@ impl ProblemCode {
             }
             Self::HeadersTooLarge => {
                 ("headers_too_large", S::REQUEST_HEADER_FIELDS_TOO_LARGE, "The header fields are too large")
+            }
+            Self::KeyRequired => ("idempotency_key_required", S::BAD_REQUEST, "The request needs an idempotency key"),
+            Self::KeyInvalid => ("idempotency_key_invalid", S::BAD_REQUEST, "The idempotency key is not valid"),
+            Self::KeyExpired => ("idempotency_key_expired", S::UNPROCESSABLE_ENTITY, "The idempotency key is too old"),
+            Self::KeyReused => {
+                ("idempotency_key_reused", S::UNPROCESSABLE_ENTITY, "The idempotency key belongs to another request")
+            }
+            Self::InFlight => ("idempotency_in_flight", S::CONFLICT, "The request is being worked on"),
+            Self::OutcomeUnknown => {
+                ("idempotency_outcome_unknown", S::CONFLICT, "Nobody knows whether the request was done")
             }
         }
     }
@@ -257,7 +279,7 @@ mod tests {
         );
     }
 
-    const ALL: [ProblemCode; 24] = [
+    const ALL: [ProblemCode; 30] = [
         ProblemCode::Engine(Code::Rejected),
         ProblemCode::Engine(Code::BadRequest),
         ProblemCode::Engine(Code::InvalidQuery),
@@ -282,6 +304,12 @@ mod tests {
         ProblemCode::UriTooLong,
         ProblemCode::UnsupportedMediaType,
         ProblemCode::HeadersTooLarge,
+        ProblemCode::KeyRequired,
+        ProblemCode::KeyInvalid,
+        ProblemCode::KeyExpired,
+        ProblemCode::KeyReused,
+        ProblemCode::InFlight,
+        ProblemCode::OutcomeUnknown,
     ];
 
     #[test]

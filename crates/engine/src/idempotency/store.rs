@@ -21,6 +21,7 @@
 //! `redis`) is best effort: a failover, or a restart without persistence, may lose what was acknowledged, and then a retry has its
 //! effect again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -205,6 +206,59 @@ pub trait IdempotencyStore: Send + Sync + 'static {
         identity: &'a Identity,
         reservation: &'a Reservation,
     ) -> BoxFuture<'a, Result<bool, StoreDown>>;
+}
+
+/// A store that several share.
+impl<S: IdempotencyStore + ?Sized> IdempotencyStore for Arc<S> {
+    fn reserve<'a>(
+        &'a self,
+        identity: &'a Identity,
+        reservation: &'a Reservation,
+    ) -> BoxFuture<'a, Result<Reserved, StoreDown>> {
+        (**self).reserve(identity, reservation)
+    }
+
+    fn take_over<'a>(
+        &'a self,
+        identity: &'a Identity,
+        reservation: &'a Reservation,
+        from: Token,
+    ) -> BoxFuture<'a, Result<bool, StoreDown>> {
+        (**self).take_over(identity, reservation, from)
+    }
+
+    fn extend<'a>(
+        &'a self,
+        identity: &'a Identity,
+        reservation: &'a Reservation,
+    ) -> BoxFuture<'a, Result<bool, StoreDown>> {
+        (**self).extend(identity, reservation)
+    }
+
+    fn complete<'a>(
+        &'a self,
+        identity: &'a Identity,
+        reservation: &'a Reservation,
+        record: &'a Record,
+    ) -> BoxFuture<'a, Result<bool, StoreDown>> {
+        (**self).complete(identity, reservation, record)
+    }
+
+    fn release<'a>(
+        &'a self,
+        identity: &'a Identity,
+        reservation: &'a Reservation,
+    ) -> BoxFuture<'a, Result<bool, StoreDown>> {
+        (**self).release(identity, reservation)
+    }
+
+    fn mark_unknown<'a>(
+        &'a self,
+        identity: &'a Identity,
+        reservation: &'a Reservation,
+    ) -> BoxFuture<'a, Result<bool, StoreDown>> {
+        (**self).mark_unknown(identity, reservation)
+    }
 }
 
 /// A record as a store has it.

@@ -57,12 +57,7 @@ impl SqlxIdempotencyStore {
         work.await.map_err(|error| down(&error))
     }
 
-    async fn change(
-        &self,
-        step: Step<'_>,
-        identity: &Identity,
-        reservation: &Reservation,
-    ) -> Result<bool, StoreDown> {
+    async fn change(&self, step: Step<'_>, identity: &Identity, reservation: &Reservation) -> Result<bool, StoreDown> {
         let (text, binds) = self.texts.step(step, identity, reservation);
         let done = query(text, binds).execute(&self.pool).await;
         match done {

@@ -72,12 +72,7 @@ impl SqliteIdempotencyStore {
         .await
     }
 
-    async fn change(
-        &self,
-        step: Step<'_>,
-        identity: &Identity,
-        reservation: &Reservation,
-    ) -> Result<bool, StoreDown> {
+    async fn change(&self, step: Step<'_>, identity: &Identity, reservation: &Reservation) -> Result<bool, StoreDown> {
         let (text, binds) = self.texts.step(step, identity, reservation);
         let (text, values) = (text.to_owned(), values(binds));
         self.run(move |connection| Ok(connection.prepare_cached(&text)?.execute(&*references(&values))? > 0)).await
