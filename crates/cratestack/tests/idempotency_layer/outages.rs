@@ -228,8 +228,9 @@ impl Memory {
     }
 }
 
-fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, Result<T, StoreDown>> {
-    Box::pin(async { Ok(value) })
+/// Does it when it is awaited, and not before.
+fn later<'a, T>(work: impl FnOnce() -> T + Send + 'a) -> BoxFuture<'a, Result<T, StoreDown>> {
+    Box::pin(async { Ok(work()) })
 }
 
 impl IdempotencyStore for Memory {
@@ -238,17 +239,19 @@ impl IdempotencyStore for Memory {
         identity: &'a Identity,
         reservation: &'a Reservation,
     ) -> BoxFuture<'a, Result<Reserved, StoreDown>> {
-        let now = tokio::time::Instant::now();
-        let mut rows = self.rows.lock().unwrap();
-        ready(match rows.get(&identity.key) {
-            None => {
-                let row = Row { token: reservation.token, lease: now + reservation.lease, state: Err(false) };
-                rows.insert(identity.key.clone(), row);
-                Reserved::Granted
+        later(move || {
+            let now = tokio::time::Instant::now();
+            let mut rows = self.rows.lock().unwrap();
+            match rows.get(&identity.key) {
+                None => {
+                    let row = Row { token: reservation.token, lease: now + reservation.lease, state: Err(false) };
+                    rows.insert(identity.key.clone(), row);
+                    Reserved::Granted
+                }
+                Some(Row { state: Ok(record), .. }) => Reserved::Done(record.clone()),
+                Some(row) if row.state == Err(true) || row.lease <= now => Reserved::Unknown(row.token),
+                Some(_) => Reserved::InFlight,
             }
-            Some(Row { state: Ok(record), .. }) => Reserved::Done(record.clone()),
-            Some(row) if row.state == Err(true) || row.lease <= now => Reserved::Unknown(row.token),
-            Some(_) => Reserved::InFlight,
         })
     }
 
@@ -258,7 +261,7 @@ impl IdempotencyStore for Memory {
         _: &'a Reservation,
         _: Token,
     ) -> BoxFuture<'a, Result<bool, StoreDown>> {
-        ready(false)
+        later(|| false)
     }
 
     fn extend<'a>(
@@ -266,8 +269,7 @@ impl IdempotencyStore for Memory {
         identity: &'a Identity,
         reservation: &'a Reservation,
     ) -> BoxFuture<'a, Result<bool, StoreDown>> {
-        let until = tokio::time::Instant::now() + reservation.lease;
-        ready(self.held(identity, reservation, |row| row.lease = until))
+        later(|| self.held(identity, reservation, |row| row.lease = tokio::time::Instant::now() + reservation.lease))
     }
 
     fn complete<'a>(
@@ -276,7 +278,7 @@ impl IdempotencyStore for Memory {
         reservation: &'a Reservation,
         record: &'a Record,
     ) -> BoxFuture<'a, Result<bool, StoreDown>> {
-        ready(self.held(identity, reservation, |row| row.state = Ok(record.clone())))
+        later(|| self.held(identity, reservation, |row| row.state = Ok(record.clone())))
     }
 
     fn release<'a>(
@@ -284,11 +286,13 @@ impl IdempotencyStore for Memory {
         identity: &'a Identity,
         reservation: &'a Reservation,
     ) -> BoxFuture<'a, Result<bool, StoreDown>> {
-        let held = self.held(identity, reservation, |_| ());
-        if held {
-            self.rows.lock().unwrap().remove(&identity.key);
-        }
-        ready(held)
+        later(|| {
+            let held = self.held(identity, reservation, |_| ());
+            if held {
+                self.rows.lock().unwrap().remove(&identity.key);
+            }
+            held
+        })
     }
 
     fn mark_unknown<'a>(
@@ -296,7 +300,7 @@ impl IdempotencyStore for Memory {
         identity: &'a Identity,
         reservation: &'a Reservation,
     ) -> BoxFuture<'a, Result<bool, StoreDown>> {
-        ready(self.held(identity, reservation, |row| row.state = Err(true)))
+        later(|| self.held(identity, reservation, |row| row.state = Err(true)))
     }
 }
 
