@@ -131,7 +131,10 @@ const CREDENTIALS: [&str; 15] = [
 ///
 /// A layer for [`Router::layer`](axum::Router::layer) and [`Router::route_layer`](axum::Router::route_layer), inside of the layer that
 /// authenticates and outside of those that compress. Clones share what is known in this process, so that routes may differ in their
-/// settings: `keys.clone().on_crash(..)`.
+/// settings: `keys.clone().on_crash(..)`. Of two around one handler only the outer one counts.
+///
+/// Not for the routes of a [schema](crate::router()), which honour keys by themselves, and better: [`merge`](axum::Router::merge)
+/// them with those that have this layer.
 #[derive(Clone)]
 pub struct IdempotencyLayer {
     settings: Settings,
@@ -423,6 +426,10 @@ impl<S: Debug> Debug for Idempotent<S> {
     }
 }
 
+/// An extension of a request that a layer has reserved: another layer further inside would wait for its own reservation.
+#[derive(Clone, Copy)]
+struct Covered;
+
 /// Runs the handler.
 type Handler = Box<dyn FnOnce(Request) -> BoxFuture<'static, Response> + Send>;
 
@@ -457,7 +464,7 @@ where
 
 /// Answers a request.
 async fn handle(settings: Arc<Settings>, handler: Handler, request: Request) -> Response {
-    if request.method().is_safe() {
+    if request.method().is_safe() || request.extensions().get::<Covered>().is_some() {
         return handler(request).await;
     }
     let key = match Key::of(request.headers()) {
@@ -465,7 +472,7 @@ async fn handle(settings: Arc<Settings>, handler: Handler, request: Request) -> 
         key => key,
     };
     let request_id = request_id(request.headers());
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let admitted = match identify(&settings, key, &head) {
         Ok(identity) => receive(&settings, body).await.map(|body| (identity, body)),
         Err(problem) => {
@@ -474,6 +481,7 @@ async fn handle(settings: Arc<Settings>, handler: Handler, request: Request) -> 
             Err(problem)
         }
     };
+    head.extensions.insert(Covered);
     let (mut identity, body) = match admitted {
         Ok(admitted) => admitted,
         Err(problem) => return refuse(&settings, problem, &request_id),

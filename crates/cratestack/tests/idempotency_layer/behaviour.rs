@@ -356,6 +356,48 @@ async fn credentials_without_a_scope_are_the_hosts_mistake() {
     assert_eq!(host.runs(), 0);
 }
 
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_what_the_host_has_to_do() {
+    let (_place, host) = plain().await;
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let request = Request::post("/payments").header("idempotency-key", "key").header("cookie", "secret");
+    host.answer(request.body(Body::empty()).unwrap()).await.is(500, "internal");
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("has the header `cookie` and no `IdempotencyScope`"), "{text}");
+    assert!(text.contains("put one into the extensions of the request") && !text.contains("secret"), "{text}");
+}
+
+/// Of two layers around one handler the inner one would wait for the outer one.
+#[tokio::test]
+async fn a_layer_inside_of_a_layer_goes_through() {
+    let place = Place::sqlite().await;
+    let keys = layer(&place.store);
+    let inner = axum::routing::post(async || "done").layer(keys.clone());
+    let app = Router::new().route("/payments", inner).layer(keys);
+    for _ in 0..2 {
+        let response = tower::ServiceExt::oneshot(app.clone(), payment("key")).await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+}
+
 /// The handler gets the request as it was sent, and the request's id is in the layer's problems.
 #[tokio::test]
 async fn the_handler_gets_the_request() {

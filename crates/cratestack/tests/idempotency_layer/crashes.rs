@@ -33,7 +33,6 @@ fn failing_once(layer: IdempotencyLayer) -> Host {
     })
 }
 
-#[expect(clippy::unused_async, reason = "a handler")]
 async fn panicking(before: usize) -> Response {
     panic!("run {before} has a secret");
 }
@@ -119,7 +118,7 @@ async fn of_many_retries_one_takes_over(place: Place) {
 struct Deaf {
     store: Arc<dyn IdempotencyStore>,
     signs: Arc<AtomicUsize>,
-    deaf: bool,
+    silent: bool,
 }
 
 impl IdempotencyStore for Deaf {
@@ -146,7 +145,7 @@ impl IdempotencyStore for Deaf {
         reservation: &'a Reservation,
     ) -> BoxFuture<'a, Result<bool, StoreDown>> {
         self.signs.fetch_add(1, Ordering::SeqCst);
-        if self.deaf {
+        if self.silent {
             return Box::pin(async { Err(StoreDown::new("it is deaf")) });
         }
         self.store.extend(identity, reservation)
@@ -179,7 +178,7 @@ impl IdempotencyStore for Deaf {
 }
 
 async fn a_handler_that_was_taken_over_records_nothing(place: Place) {
-    let deaf = Deaf { store: Arc::clone(&place.store), signs: Arc::default(), deaf: true };
+    let deaf = Deaf { store: Arc::clone(&place.store), signs: Arc::default(), silent: true };
     let keys = IdempotencyLayer::new(deaf, crate::host::DAY).lease(Duration::from_millis(1));
     let (slow, gate) = gated(keys);
     let quick = Host::new(layer(&place.store).on_crash(Crashed::Reexecute), async |_| "the other one".into_response());
@@ -206,7 +205,7 @@ async fn a_handler_that_was_taken_over_records_nothing(place: Place) {
 async fn a_handler_that_lives_is_not_taken_over(place: Place) {
     let lease = Duration::from_millis(300);
     let signs = Arc::new(AtomicUsize::new(0));
-    let counting = Deaf { store: Arc::clone(&place.store), signs: Arc::clone(&signs), deaf: false };
+    let counting = Deaf { store: Arc::clone(&place.store), signs: Arc::clone(&signs), silent: false };
     let keys = IdempotencyLayer::new(counting, crate::host::DAY).lease(lease).on_crash(Crashed::Reexecute);
     let (host, gate) = gated(keys.wait(Duration::ZERO));
     let same = host.clone();

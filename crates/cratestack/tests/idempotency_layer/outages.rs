@@ -347,7 +347,7 @@ async fn a_silent_store_is_down() {
 async fn what_waits_for_the_store_has_a_bound() {
     let faulty = memory();
     let host = Host::counting(faulty.layer().wait(Duration::ZERO));
-    faulty.fail(&[(Step::Complete, Fault::Before); 10_000]);
+    faulty.fail(&[(Step::Complete, Fault::Before); 5_000]);
     for at in 0..70 {
         assert_eq!(host.pay(&format!("key{at}")).await.status, 201);
     }

@@ -150,7 +150,13 @@ impl Attempt {
             lease: self.settings.lease,
             retention: self.settings.retention,
         };
-        Held { settings: Arc::clone(&self.settings), identity: self.request.identity.clone(), reservation, signs: None }
+        Held {
+            settings: Arc::clone(&self.settings),
+            identity: self.request.identity.clone(),
+            reservation,
+            underway: None,
+            heartbeat: None,
+        }
     }
 }
 
@@ -160,19 +166,17 @@ struct Held {
     settings: Arc<Settings>,
     identity: Identity,
     reservation: Reservation,
-    /// While it is worked on.
-    signs: Option<Arc<Signs>>,
+    /// While it is worked on: what others in this process see of it, and what others elsewhere do.
+    underway: Option<Arc<Underway>>,
+    heartbeat: Option<Arc<Heartbeat>>,
 }
 
-/// What tells others that the holder lives.
-struct Signs {
-    heartbeat: AbortHandle,
-    _underway: Underway,
-}
+/// Extends the lease until it is dropped.
+struct Heartbeat(AbortHandle);
 
-impl Drop for Signs {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.heartbeat.abort();
+        self.0.abort();
     }
 }
 
@@ -185,13 +189,17 @@ enum End {
 }
 
 impl Held {
-    /// Goes on giving signs of life.
+    /// Gives signs of life from now on.
     fn begun(mut self) -> Self {
-        let underway = self.settings.running.begin(&self.identity);
-        let heart = self.clone();
-        let heartbeat = tokio::spawn(async move { heart.beat().await }.in_current_span()).abort_handle();
-        self.signs = Some(Arc::new(Signs { heartbeat, _underway: underway }));
+        self.underway = Some(Arc::new(self.settings.running.begin(&self.identity)));
+        self.heartbeat = Some(self.heartbeat());
         self
+    }
+
+    fn heartbeat(&self) -> Arc<Heartbeat> {
+        let heart = Self { underway: None, heartbeat: None, ..self.clone() };
+        let beating = tokio::spawn(async move { heart.beat().await }.in_current_span());
+        Arc::new(Heartbeat(beating.abort_handle()))
     }
 
     async fn beat(&self) {
@@ -256,6 +264,10 @@ impl Held {
 
     /// Ends the reservation; later, when the store is down. Whatever comes of it, the caller gets the answer.
     async fn settle(self, end: End) {
+        // What has ended has no lease to extend.
+        if let Some(Heartbeat(beating)) = self.heartbeat.as_deref() {
+            beating.abort();
+        }
         match self.end(&end).await {
             Ok(true) => {}
             Ok(false) => self.lost("its end is not written down"),
@@ -267,7 +279,7 @@ impl Held {
     }
 
     /// Tries for a while, in the background. A lease that is extended meanwhile ends when this gives up.
-    fn settle_later(self, end: End) {
+    fn settle_later(mut self, end: End) {
         let Ok(place) = Arc::clone(&self.settings.backlog).try_acquire_owned() else {
             tracing::error!(
                 op = self.reservation.op,
@@ -275,6 +287,9 @@ impl Held {
             );
             return;
         };
+        if self.underway.is_some() {
+            self.heartbeat = Some(self.heartbeat());
+        }
         let work = async move {
             let _place = place;
             let mut pause = AGAIN.0;
