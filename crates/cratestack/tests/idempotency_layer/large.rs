@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -117,7 +117,10 @@ async fn lengths_stay_known() {
         (StatusCode::CREATED, "x".repeat(3 + before)).into_response()
     });
     for (key, octets) in [("a", 3), ("b", 4)] {
-        let response = host.begin(payment(key)).await;
-        assert_eq!(axum::body::HttpBody::size_hint(response.body()).exact(), Some(octets));
+        let body = host.begin(payment(key)).await.into_body();
+        assert_eq!(body.size_hint().exact(), Some(octets));
+        let mut chunks = body.into_data_stream();
+        assert_eq!(chunks.next().await.unwrap().unwrap().len() as u64, octets);
+        assert_eq!(HttpBody::size_hint(&chunks).exact(), Some(0));
     }
 }

@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use crate::behaviour::{begun, gated};
 use crate::host::{DAY, Host, layer};
-use crate::places::{Place, on_every_store, until};
+use crate::places::{PATIENCE, Place, on_every_store, until};
 
 on_every_store! {
     nothing_runs_while_the_store_is_down
@@ -165,11 +165,12 @@ async fn a_reservation_whose_answer_got_lost_is_released(place: Place) {
 
 async fn a_takeover_whose_answer_got_lost_stays_unknown(place: Place) {
     let faulty = Faulty::new(&place.store);
-    let host =
-        Host::new(faulty.layer().on_crash(Crashed::Reexecute).wait(Duration::ZERO), async |before| match before {
-            0 => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-            _ => StatusCode::CREATED.into_response(),
-        });
+    // A lease beyond the patience of the test.
+    let keys = faulty.layer().on_crash(Crashed::Reexecute).wait(Duration::ZERO).lease(2 * PATIENCE);
+    let host = Host::new(keys, async |before| match before {
+        0 => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        _ => StatusCode::CREATED.into_response(),
+    });
     assert_eq!(host.pay("key").await.status, 500);
     faulty.fail(&[(Step::TakeOver, Fault::After)]);
     host.pay("key").await.is(503, "unavailable");

@@ -195,3 +195,33 @@ impl HttpBody for Reading {
         hint
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_record_says_nothing_about_the_form_of_a_body_that_it_does_not_have() {
+        let headers =
+            [("content-type", "text/plain"), ("content-encoding", "gzip"), ("etag", "\"1\""), ("date", "now")];
+        for (limit, names) in
+            [(1, ["etag", "repr-digest"].as_slice()), (2, &["content-type", "etag", "content-encoding"])]
+        {
+            let (record, _) = keep((headers, "xy").into_response(), limit, Duration::from_secs(1)).await;
+            let found: Vec<&str> = record.headers.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(found, names);
+            assert_eq!(record.body.is_some(), limit == 2);
+        }
+    }
+
+    /// Where a body was erased since, its form went with it.
+    #[test]
+    fn a_body_that_was_erased_is_empty() {
+        let headers = vec![("content-type".to_owned(), "text/plain".to_owned()), ("etag".to_owned(), "x".to_owned())];
+        let response = replay(Record { status: 201, headers, body: None });
+        assert!(response.headers().contains_key("etag") && !response.headers().contains_key("content-type"));
+        assert!(response.body().is_end_stream());
+    }
+}

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension as _, ToSql, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, ToSql, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::text::{Bind, Step, Texts, place, sql_store};
@@ -118,9 +118,23 @@ sql_store!(SqliteIdempotencyStore);
 fn prepare(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    write_ahead(&connection)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     Ok(connection)
+}
+
+/// Of several that open a new file at once SQLite lets all but one fail, without any patience: where both wait, neither would go on.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let end = Instant::now() + BUSY;
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < end => {
+                // Waits until the other one is done.
+                connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn work(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
