@@ -56,18 +56,20 @@
 //! | answers more than the limit, or a stream | the caller gets all of it; a replay has status and headers, and no body |
 //! | has answered, and the store is down | the caller gets the answer; writing it down is tried again for a minute or so |
 //!
-//! The same request is: method, path, query (in any order), media type, `If-Match` and the octets of the body. Given again are
-//! `Content-Type`, `Content-Encoding`, `Content-Language`, `Content-Location`, `Location`, `ETag`, `Last-Modified` and `Link`, as
-//! far as they are visible ASCII; never `Set-Cookie`, `Date` or any other.
+//! The same request is: method, path, query (in any order), media type, `If-Match` and the octets of the body. Given
+//! again are `Content-Type`, `Content-Encoding`, `Content-Language`, `Content-Location`, `Location`, `ETag`,
+//! `Last-Modified` and `Link`, as far as they are visible ASCII; never `Set-Cookie`, `Date` or any other.
 //!
 //! # What this does not guarantee
 //!
 //! The handler's effect and its record are not one transaction, as they are for operations and procedures of a schema:
 //!
-//! - When the process dies between the effect and the record, the effect is there and nobody knows. The key is frozen once
-//!   the lease has ended, or [`Crashed`] says what to do. The same when the process ends while detached requests run.
+//! - When the process dies between the effect and the record, the effect is there and nobody knows. The key is frozen
+//!   once the lease has ended, or [`Crashed`] says what to do. The same when the process ends while detached requests
+//!   run.
 //! - A handler that was silent for a whole lease, and was taken over, may run beside the one that took over. It cannot
-//!   write the record, and nothing but its own care keeps it from its effect: give what it calls a key derived from this one.
+//!   write the record, and nothing but its own care keeps it from its effect: give what it calls a key derived from
+//!   this one.
 //! - What a stream does after its head has been answered is not looked at.
 //! - After the retention, when the record has been removed, a key that carries no time is as good as new.
 //! - Redis may lose what it has acknowledged: see `RedisIdempotencyStore`.
@@ -105,8 +107,12 @@ mod answer;
 mod attempt;
 mod running;
 
-/// Records, and endings of reservations, that wait in memory for a store that is down.
+/// Answers, and other endings of reservations, that wait in memory for a store that is down.
 const BACKLOG: usize = 64;
+/// Reservations that were asked for in vain, and may have been made all the same, which somebody looks after.
+const WITHDRAWALS: usize = 256;
+/// The longest time that anything may take.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
 
 /// What a request brings along when it does not come from nobody. Where it does, the host has to say whose it is.
 const CREDENTIALS: [&str; 15] = [
@@ -129,12 +135,13 @@ const CREDENTIALS: [&str; 15] = [
 
 /// Does not do twice what was asked for twice with one `Idempotency-Key`: the [module](self) has the rules.
 ///
-/// A layer for [`Router::layer`](axum::Router::layer) and [`Router::route_layer`](axum::Router::route_layer), inside of the layer that
-/// authenticates and outside of those that compress. Clones share what is known in this process, so that routes may differ in their
-/// settings: `keys.clone().on_crash(..)`. Of two around one handler only the outer one counts.
+/// A layer for [`Router::layer`](axum::Router::layer) and [`Router::route_layer`](axum::Router::route_layer), inside of
+/// the layer that authenticates and outside of those that compress. Clones share what is known in this process, so that
+/// routes may differ in their settings: `keys.clone().on_crash(..)`. Of two around one handler only the outer one
+/// counts.
 ///
-/// Not for the routes of a [schema](crate::router()), which honour keys by themselves, and better: [`merge`](axum::Router::merge)
-/// them with those that have this layer.
+/// Not for the routes of a [schema](crate::router()), which honour keys by themselves, and better:
+/// [`merge`](axum::Router::merge) them with those that have this layer.
 #[derive(Clone)]
 pub struct IdempotencyLayer {
     settings: Settings,
@@ -161,11 +168,12 @@ struct Settings {
     ids: Arc<dyn Ids>,
     running: Arc<Running>,
     backlog: Arc<Semaphore>,
+    withdrawals: Arc<Semaphore>,
 }
 
 impl IdempotencyLayer {
-    /// A layer that keeps its records in `store`, of use for `retention` (31 days are usual). Retries that come later than that, with a
-    /// key that carries no time, are done again.
+    /// A layer that keeps its records in `store`, of use for `retention` (31 days are usual). Retries that come later
+    /// than that, with a key that carries no time, are done again.
     pub fn new(store: impl IdempotencyStore, retention: Duration) -> Self {
         let http = HttpConfig::default();
         let settings = Settings {
@@ -187,6 +195,7 @@ impl IdempotencyLayer {
             ids: Arc::new(RandomIds::default()),
             running: Arc::default(),
             backlog: Arc::new(Semaphore::new(BACKLOG)),
+            withdrawals: Arc::new(Semaphore::new(WITHDRAWALS)),
         };
         Self { settings }
     }
@@ -217,23 +226,25 @@ impl IdempotencyLayer {
     /// How long that body may take to arrive; then it is a 408. Default 15 s.
     #[must_use]
     pub fn body_timeout(self, timeout: Duration) -> Self {
-        self.with(|settings| settings.body_timeout = timeout)
+        self.with(|settings| settings.body_timeout = timeout.min(LONGEST))
     }
 
-    /// Octets of the body of an answer that are kept for a replay. Of a longer one only status and headers are. Default 1 MiB.
+    /// Octets of the body of an answer that are kept for a replay. Of a longer one only status and headers are. Default
+    /// 1 MiB.
     #[must_use]
     pub fn response_limit(self, octets: usize) -> Self {
         self.with(|settings| settings.response_limit = octets)
     }
 
-    /// How long that body may take to be complete, once its head is there. One that takes longer counts as a stream: it is passed
-    /// on, and not kept. Default 2 s.
+    /// How long that body may take to be complete, once its head is there. One that takes longer counts as a stream: it
+    /// is passed on, and not kept. Default 2 s.
     #[must_use]
     pub fn response_timeout(self, timeout: Duration) -> Self {
-        self.with(|settings| settings.response_timeout = timeout)
+        self.with(|settings| settings.response_timeout = timeout.min(LONGEST))
     }
 
-    /// How long others trust that a handler lives without a sign of it, which is given three times as often. Default 30 s.
+    /// How long others trust that a handler lives without a sign of it, which is given three times as often. Default 30
+    /// s.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
         self.with(|settings| settings.lease = lease)
@@ -242,22 +253,23 @@ impl IdempotencyLayer {
     /// How long a request waits for another one with its key. Default 5 s.
     #[must_use]
     pub fn wait(self, wait: Duration) -> Self {
-        self.with(|settings| settings.wait = wait)
+        self.with(|settings| settings.wait = wait.min(LONGEST))
     }
 
     /// How long a handler may take; then it is dropped, the answer is a 503, and the outcome is unknown. Default 30 s.
     #[must_use]
     pub fn deadline(self, deadline: Duration) -> Self {
-        self.with(|settings| settings.deadline = deadline)
+        self.with(|settings| settings.deadline = deadline.min(LONGEST))
     }
 
     /// How long the store may take for a step; then it counts as down. Default 5 s.
     #[must_use]
     pub fn store_timeout(self, timeout: Duration) -> Self {
-        self.with(|settings| settings.store_timeout = timeout)
+        self.with(|settings| settings.store_timeout = timeout.min(LONGEST))
     }
 
-    /// What to do when a request comes again that was begun, and nobody knows how it ended. Default [`Crashed::Freeze`].
+    /// What to do when a request comes again that was begun, and nobody knows how it ended. Default
+    /// [`Crashed::Freeze`].
     #[must_use]
     pub fn on_crash(self, crashed: Crashed) -> Self {
         self.with(|settings| settings.on_crash = crashed)
@@ -284,10 +296,10 @@ impl Debug for IdempotencyLayer {
 
 /// Whose request it is: the host's authentication puts this into the request's extensions, when it has verified it.
 ///
-/// A request that brings `Authorization`, `Cookie`, an API key or a certificate in a header, and not this, is refused with a 500: keys
-/// are never shared between callers by accident. One that brings nothing of the kind is from nobody, and all such requests share their
-/// keys. A certificate that only the connection knows cannot be seen here, and neither can a secret in the URL: where there are any, every
-/// request needs this extension.
+/// A request that brings `Authorization`, `Cookie`, an API key or a certificate in a header, and not this, is refused
+/// with a 500: keys are never shared between callers by accident. One that brings nothing of the kind is from nobody,
+/// and all such requests share their keys. A certificate that only the connection knows cannot be seen here, and
+/// neither can a secret in the URL: where there are any, every request needs this extension.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IdempotencyScope {
     tenant: Option<Box<str>>,
@@ -295,8 +307,8 @@ pub struct IdempotencyScope {
 }
 
 impl IdempotencyScope {
-    /// The tenant, where there are any, and what names the caller within it and stays what it is: an account, a client id. Never a
-    /// token or a session, which are others by the time of a retry.
+    /// The tenant, where there are any, and what names the caller within it and stays what it is: an account, a client
+    /// id. Never a token or a session, which are others by the time of a retry.
     pub fn new(tenant: Option<&str>, subject: &str) -> Self {
         Self { tenant: tenant.map(Into::into), subject: subject.into() }
     }
@@ -309,7 +321,8 @@ impl Debug for IdempotencyScope {
     }
 }
 
-/// An extension of a response that says that nothing has happened, whatever its status: the key is free again, and a retry runs.
+/// An extension of a response that says that nothing has happened, whatever its status: the key is free again, and a
+/// retry runs.
 ///
 /// ```
 /// use cratestack::NoEffect;
@@ -331,7 +344,8 @@ pub enum Crashed {
     /// 409 `idempotency_outcome_unknown`, until somebody has found out and changed the record.
     #[default]
     Freeze,
-    /// Run it again. Only where everything that the handler does is itself done once, by keys that are derived from this one.
+    /// Run it again. Only where everything that the handler does is itself done once, by keys that are derived from
+    /// this one.
     Reexecute,
     /// Find out: [`Crashed::recover`].
     Recover(Recovery),
@@ -426,7 +440,8 @@ impl<S: Debug> Debug for Idempotent<S> {
     }
 }
 
-/// An extension of a request that a layer has reserved: another layer further inside would wait for its own reservation.
+/// An extension of a request that a layer has reserved: another layer further inside would wait for its own
+/// reservation.
 #[derive(Clone, Copy)]
 struct Covered;
 
@@ -474,10 +489,9 @@ async fn handle(settings: Arc<Settings>, handler: Handler, request: Request) -> 
     let request_id = request_id(request.headers());
     let (mut head, body) = request.into_parts();
     let admitted = match identify(&settings, key, &head) {
-        Ok(identity) => receive(&settings, body).await.map(|body| (identity, body)),
+        Ok(identity) => receive(&settings, &head.headers, body).await.map(|body| (identity, body)),
         Err(problem) => {
-            // Whoever is still sending would not get to read the answer.
-            body::discard(body.into_data_stream(), Instant::now() + settings.body_timeout).await;
+            discard(&settings, &head.headers, body).await;
             Err(problem)
         }
     };
@@ -503,13 +517,20 @@ async fn handle(settings: Arc<Settings>, handler: Handler, request: Request) -> 
     })
 }
 
-async fn receive(settings: &Settings, body: Body) -> Result<Bytes, Problem> {
-    let deadline = Instant::now() + settings.body_timeout;
+async fn receive(settings: &Settings, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     if let Err(problem) = body::check_length(&body, settings.body_limit) {
-        body::discard(body.into_data_stream(), deadline).await;
+        discard(settings, headers, body).await;
         return Err(problem);
     }
-    body::read(body, settings.body_limit, deadline).await
+    body::read(body, settings.body_limit, Instant::now() + settings.body_timeout).await
+}
+
+/// Takes what is still being sent, so that its sender gets to read the answer, unless it waits for a word before it
+/// sends anything.
+async fn discard(settings: &Settings, headers: &HeaderMap, body: Body) {
+    if !headers.contains_key(header::EXPECT) {
+        body::discard(body.into_data_stream(), Instant::now() + settings.body_timeout).await;
+    }
 }
 
 /// Whose request it is and which, but for its fingerprint.

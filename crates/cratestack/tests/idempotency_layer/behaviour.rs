@@ -25,6 +25,7 @@ on_every_store! {
     a_duplicate_waits_for_the_first
     a_duplicate_waits_no_longer_than_it_may
     of_fifty_at_once_one_runs
+    of_two_hosts_one_runs
     a_caller_that_hangs_up_does_not_stop_the_handler
 }
 
@@ -240,6 +241,21 @@ async fn of_fifty_at_once_one_runs(place: Place) {
     }
     assert_eq!((host.runs(), replays + in_flight), (1, 49));
     assert!(host.pay("key").await.is_replay());
+}
+
+/// Layers that know nothing of each other, as in two processes.
+async fn of_two_hosts_one_runs(place: Place) {
+    let hosts = [(); 2].map(|()| Host::counting(layer(&place.store).wait(Duration::from_secs(50))));
+    for key in ["a", "b", "c"] {
+        let answers = join_all((0..20).map(|at| {
+            let host = hosts[at % 2].clone();
+            tokio::spawn(async move { host.pay(key).await })
+        }));
+        let answers: Vec<Answer> = answers.await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(answers.iter().filter(|answer| answer.is_replay()).count(), 19);
+        assert!(answers.iter().all(|answer| answer.body == answers[0].body));
+    }
+    assert_eq!(hosts[0].runs() + hosts[1].runs(), 3);
 }
 
 async fn a_caller_that_hangs_up_does_not_stop_the_handler(place: Place) {

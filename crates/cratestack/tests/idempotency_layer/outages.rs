@@ -9,6 +9,7 @@ use cratestack::engine::idempotency::store::{BoxFuture, Reservation, Reserved, S
 use cratestack::engine::idempotency::{Identity, Record};
 use cratestack::{Crashed, IdempotencyLayer, IdempotencyStore, NoEffect};
 use http::StatusCode;
+use tokio::sync::Notify;
 
 use crate::behaviour::{begun, gated};
 use crate::host::{DAY, Host, layer};
@@ -17,6 +18,7 @@ use crate::places::{PATIENCE, Place, on_every_store, until};
 on_every_store! {
     nothing_runs_while_the_store_is_down
     a_reservation_whose_answer_got_lost_is_released
+    a_reservation_that_is_made_late_is_released
     a_takeover_whose_answer_got_lost_stays_unknown
     the_answer_is_given_and_written_down_later
     what_is_known_to_have_no_effect_is_released_later
@@ -41,6 +43,8 @@ enum Fault {
     After,
     /// There is no answer at all.
     Silence,
+    /// It is done when somebody has already taken it back (reservations).
+    Late,
 }
 
 /// A store that fails as it is told, and notes what it was asked for.
@@ -49,11 +53,13 @@ struct Faulty {
     store: Arc<dyn IdempotencyStore>,
     faults: Arc<Mutex<VecDeque<(Step, Fault)>>>,
     asked: Arc<Mutex<Vec<Step>>>,
+    /// What was to be late is done.
+    late: Arc<Notify>,
 }
 
 impl Faulty {
     fn new(store: &Arc<dyn IdempotencyStore>) -> Self {
-        Self { store: Arc::clone(store), faults: Arc::default(), asked: Arc::default() }
+        Self { store: Arc::clone(store), faults: Arc::default(), asked: Arc::default(), late: Arc::default() }
     }
 
     /// The next of these steps fail so, one after the other.
@@ -95,6 +101,16 @@ impl IdempotencyStore for Faulty {
         identity: &'a Identity,
         reservation: &'a Reservation,
     ) -> BoxFuture<'a, Result<Reserved, StoreDown>> {
+        if self.faults.lock().unwrap().front() == Some(&(Step::Reserve, Fault::Late)) {
+            let (same, identity, reservation) = (self.clone(), identity.clone(), reservation.clone());
+            tokio::spawn(async move {
+                while same.asked(Step::Release) == 0 {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(same.store.reserve(&identity, &reservation).await, Ok(Reserved::Granted));
+                same.late.notify_one();
+            });
+        }
         Box::pin(self.step(Step::Reserve, self.store.reserve(identity, reservation)))
     }
 
@@ -161,6 +177,18 @@ async fn a_reservation_whose_answer_got_lost_is_released(place: Place) {
     host.pay("key").await.is(409, "idempotency_in_flight");
     until("the release", async || host.pay("key").await.status == 201).await;
     assert_eq!((host.runs(), faulty.asked(Step::Release)), (1, 2));
+}
+
+/// As a database does whose disk stands still for a while.
+async fn a_reservation_that_is_made_late_is_released(place: Place) {
+    let faulty = Faulty::new(&place.store);
+    let host = Host::counting(faulty.layer().wait(Duration::ZERO).lease(2 * PATIENCE));
+    faulty.fail(&[(Step::Reserve, Fault::Late)]);
+    host.pay("key").await.is(503, "unavailable");
+    faulty.late.notified().await;
+    host.pay("key").await.is(409, "idempotency_in_flight");
+    until("the release", async || host.pay("key").await.status == 201).await;
+    assert_eq!(host.runs(), 1);
 }
 
 async fn a_takeover_whose_answer_got_lost_stays_unknown(place: Place) {
@@ -461,8 +489,8 @@ mod redis {
         assert_eq!((again.text(), again.is_replay(), host.runs()), ("run 0", true, 1));
     }
 
-    /// The same, and a duplicate comes before the first one is done: both run. This is declared, and is why Redis is not for
-    /// money.
+    /// The same, and a duplicate comes before the first one is done: both run. This is declared, and is why Redis is
+    /// not for money.
     #[tokio::test]
     async fn it_forgets_and_a_duplicate_comes() {
         let Some(mut server) = Server::start().await else { return };

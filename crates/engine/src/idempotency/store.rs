@@ -1,25 +1,26 @@
 //! Reservation mode: where it is written down who is at a request, and what was answered.
 //!
-//! The effect of such a request is elsewhere: in another database, at another bank. So the record cannot be committed with it, and
-//! says first that somebody is at it. The steps:
+//! The effect of such a request is elsewhere: in another database, at another bank. So the record cannot be committed
+//! with it, and says first that somebody is at it. The steps:
 //!
 //! 1. [`reserve`](IdempotencyStore::reserve): the first one gets the reservation, all others hear what there is;
-//! 2. [`extend`](IdempotencyStore::extend), again and again while the work goes on: a reservation is lent for a short time (the
-//!    *lease*), so that others notice when its holder dies;
-//! 3. one of [`complete`](IdempotencyStore::complete) (this was the answer), [`release`](IdempotencyStore::release) (nothing has
-//!    happened) and [`mark_unknown`](IdempotencyStore::mark_unknown) (nobody knows what has happened).
+//! 2. [`extend`](IdempotencyStore::extend), again and again while the work goes on: a reservation is lent for a short
+//!    time (the *lease*), so that others notice when its holder dies;
+//! 3. one of [`complete`](IdempotencyStore::complete) (this was the answer), [`release`](IdempotencyStore::release)
+//!    (nothing has happened) and [`mark_unknown`](IdempotencyStore::mark_unknown) (nobody knows what has happened).
 //!
 //! When the lease ends without any of these, the outcome is unknown, and stays so until somebody
 //! [takes over](IdempotencyStore::take_over).
 //!
-//! **What this does not guarantee.** Between the effect and its record there is a moment in which the process, or the store, can
-//! die. Then the effect is there and its answer is not: the key is frozen, or whoever takes over has to find out. A holder that was
-//! taken over because it was silent for a whole lease may still be at work: its [`Token`] keeps it from writing the record, and
-//! nothing keeps it from having its effect. Transactional mode has neither of these gaps.
+//! **What this does not guarantee.** Between the effect and its record there is a moment in which the process, or the
+//! store, can die. Then the effect is there and its answer is not: the key is frozen, or whoever takes over has to find
+//! out. A holder that was taken over because it was silent for a whole lease may still be at work: its [`Token`] keeps
+//! it from writing the record, and nothing keeps it from having its effect. Transactional mode has neither of these
+//! gaps.
 //!
-//! [`SqlxIdempotencyStore`] and [`SqliteIdempotencyStore`] are as durable as their database. `RedisIdempotencyStore` (feature
-//! `redis`) is best effort: a failover, or a restart without persistence, may lose what was acknowledged, and then a retry has its
-//! effect again.
+//! [`SqlxIdempotencyStore`] and [`SqliteIdempotencyStore`] are as durable as their database. `RedisIdempotencyStore`
+//! (feature `redis`) is best effort: a failover, or a restart without persistence, may lose what was acknowledged, and
+//! then a retry has its effect again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +47,8 @@ const LONGEST: Duration = Duration::from_hours(24 * 365 * 100);
 
 /// Names one reservation, so that only its holder can end it.
 ///
-/// A random number of 63 bits, compared for equality: tokens of one record differ, even when it was released and reserved again, and
-/// have no order.
+/// A random number of 63 bits, compared for equality: tokens of one record differ, even when it was released and
+/// reserved again, and have no order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token(i64);
 
@@ -87,7 +88,8 @@ pub struct Reservation {
     pub request_id: String,
     /// How long it is lent, by the clock of the store.
     pub lease: Duration,
-    /// How long the record is of use, from now on. It is kept a little longer ([`ALLOWANCE`]), and until somebody removes it.
+    /// How long the record is of use, from now on. It is kept a little longer ([`ALLOWANCE`]), and until somebody
+    /// removes it.
     pub retention: Duration,
 }
 
@@ -139,9 +141,10 @@ impl StoreDown {
 
 /// Keeps reservations and records.
 ///
-/// Each step is atomic. A step that failed with [`StoreDown`] may have been done, and may be asked for again, with the same token: the
-/// outcome is the same. Futures may be dropped at any time, which leaves the step done or not done. A store need not bound how
-/// long it takes: who calls it does.
+/// Each step is atomic. A step that failed with [`StoreDown`] may have been done, or be done a little later. It may be
+/// asked for again, with the same token: where it had been done, that changes nothing, and only
+/// [`take_over`](Self::take_over) and [`release`](Self::release) then say `false`. Futures may be dropped at any time,
+/// which leaves the step done or not done. A store need not bound how long it takes: who calls it does.
 pub trait IdempotencyStore: Send + Sync + 'static {
     /// Reserves the key, if nobody has used it.
     ///
@@ -153,8 +156,8 @@ pub trait IdempotencyStore: Send + Sync + 'static {
         reservation: &'a Reservation,
     ) -> BoxFuture<'a, Result<Reserved, StoreDown>>;
 
-    /// Puts `reservation`, with a token of its own, in place of the one that [`Reserved::Unknown`] named. `false` when that is not there
-    /// any more: of two that try only one succeeds, and none does when the holder has come back.
+    /// Puts `reservation`, with a token of its own, in place of the one that [`Reserved::Unknown`] named. `false` when
+    /// that is not there any more: of two that try only one succeeds, and none does when the holder has come back.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -175,8 +178,9 @@ pub trait IdempotencyStore: Send + Sync + 'static {
         reservation: &'a Reservation,
     ) -> BoxFuture<'a, Result<bool, StoreDown>>;
 
-    /// Writes down the answer, in place of the reservation. Where there is no record at all (the store lost its memory, or somebody
-    /// removed it), it is written all the same. `false`, and nothing written, when the key is somebody else's by now.
+    /// Writes down the answer, in place of the reservation. Where there is no record at all (the store lost its memory,
+    /// or somebody removed it), it is written all the same. `false`, and nothing written, when the key is somebody
+    /// else's by now.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -31,7 +31,8 @@ pub(super) enum Verdict {
     Unknown,
 }
 
-/// Refusals that come before anything is done, and not again when the caller has changed something else than the request.
+/// Refusals that come before anything is done, and not again when the caller has changed something else than the
+/// request.
 const BEFORE: [StatusCode; 8] = [
     StatusCode::UNAUTHORIZED,
     StatusCode::FORBIDDEN,

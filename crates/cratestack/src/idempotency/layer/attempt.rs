@@ -79,8 +79,8 @@ impl Attempt {
             let reserved = match reserved {
                 Ok(reserved) => reserved,
                 Err(down) => {
-                    // It may have been made all the same, and nothing has run.
-                    wanted.settle_later(End::Release);
+                    // It may have been made all the same, or be made yet; and nothing has run.
+                    wanted.settle_later(End::Withdraw);
                     return Err(unavailable(&down));
                 }
             };
@@ -185,6 +185,8 @@ impl Drop for Heartbeat {
 enum End {
     Complete(Record),
     Release,
+    /// A release of what may be reserved only later: the store was too slow to say whether it is.
+    Withdraw,
     Unknown,
 }
 
@@ -280,7 +282,9 @@ impl Held {
 
     /// Tries for a while, in the background. A lease that is extended meanwhile ends when this gives up.
     fn settle_later(mut self, end: End) {
-        let Ok(place) = Arc::clone(&self.settings.backlog).try_acquire_owned() else {
+        // What was never begun has no record to lose, and must not take the place of one.
+        let places = if matches!(end, End::Withdraw) { &self.settings.withdrawals } else { &self.settings.backlog };
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
             tracing::error!(
                 op = self.reservation.op,
                 "too many requests with a key wait for the store: one is given up"
@@ -293,17 +297,21 @@ impl Held {
         let work = async move {
             let _place = place;
             let mut pause = AGAIN.0;
+            let mut last = Ok(true);
             for _ in 0..TRIES {
                 sleep(pause).await;
                 pause = longer(pause, AGAIN);
-                if self.end(&end).await.is_ok() {
-                    return;
+                last = self.end(&end).await;
+                match (&last, &end) {
+                    (Ok(true), _) => return,
+                    // Most are: it was never made.
+                    (Ok(false), End::Withdraw) | (Err(_), _) => {}
+                    (Ok(false), _) => return self.lost("its end is not written down"),
                 }
             }
-            tracing::error!(
-                op = self.reservation.op,
-                "the end of a request with a key is given up: its outcome is unknown"
-            );
+            if let Err(down) = last {
+                tracing::error!(op = self.reservation.op, %down, "the end of a request with a key is given up");
+            }
         };
         tokio::spawn(work.in_current_span());
     }
@@ -312,7 +320,7 @@ impl Held {
         let (store, identity, reservation) = (&self.settings.store, &self.identity, &self.reservation);
         self.within(match end {
             End::Complete(record) => store.complete(identity, reservation, record),
-            End::Release => store.release(identity, reservation),
+            End::Release | End::Withdraw => store.release(identity, reservation),
             End::Unknown => store.mark_unknown(identity, reservation),
         })
         .await

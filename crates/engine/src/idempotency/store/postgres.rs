@@ -14,8 +14,8 @@ use crate::sql::Dialect;
 
 /// Records in PostgreSQL, on a pool of the host's; a lease is measured by the clock of the database.
 ///
-/// Every step is one statement, and one round trip on a connection that knows it (a pool with `test_before_acquire` adds one).
-/// Records are never removed here: `cratestack idempotency purge` does that.
+/// Every step is one statement, and one round trip on a connection that knows it (a pool with `test_before_acquire`
+/// adds one). Records are never removed here: `cratestack idempotency purge` does that.
 ///
 /// ```no_run
 /// use cratestack_engine::idempotency::store::SqlxIdempotencyStore;
@@ -34,19 +34,21 @@ pub struct SqlxIdempotencyStore {
 }
 
 impl SqlxIdempotencyStore {
-    /// A store in the table `cratestack_idempotency` of the database that the pool leads to, in its first schema of the search path.
+    /// A store in the table `cratestack_idempotency` of the database that the pool leads to, in its first schema of the
+    /// search path.
     pub fn new(pool: PgPool) -> Self {
         Self { pool, texts: Arc::new(Texts::of(Dialect::Postgres)) }
     }
 
-    /// Makes the table where it is not there yet. Safe when several processes start at once. A migration of a schema with keys
-    /// makes the same table.
+    /// Makes the table where it is not there yet. Safe when several processes start at once. A migration of a schema
+    /// with keys makes the same table.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
     pub async fn create_table(&self) -> Result<(), StoreDown> {
         let work = async {
             let mut transaction = self.pool.begin().await?;
+            sqlx::query("SET LOCAL lock_timeout = '60s'").execute(&mut *transaction).await?;
             // `IF NOT EXISTS` looks before it locks.
             sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *transaction).await?;
             for sql in tables(Dialect::Postgres) {
@@ -62,7 +64,8 @@ impl SqlxIdempotencyStore {
         let done = query(text, binds).execute(&self.pool).await;
         match done {
             Ok(done) => Ok(done.rows_affected() > 0),
-            // Where transactions are serializable unless they say otherwise, this is how it is told that another was first.
+            // Where transactions are serializable unless they say otherwise, this is how it is told that another was
+            // first.
             Err(error) if matches!(step, Step::Reserve) && is_serialization(&error) => Ok(false),
             Err(error) => Err(down(&error)),
         }

@@ -29,15 +29,16 @@ local state = redis.call('HGET', key, 'state')
 if state ~= '3' and state ~= '4' then return 0 end
 ";
 
-/// Records in Redis 6 or newer, or Valkey. Each step is one script, which the server runs as a whole; a lease is measured by the
-/// clock of the server. Redis itself removes a record when its time is over.
+/// Records in Redis 6 or newer, or Valkey. Each step is one script, which the server runs as a whole; a lease is
+/// measured by the clock of the server. Redis itself removes a record when its time is over.
 ///
-/// **Best effort.** Redis acknowledges before its replicas have a write, and before the disk has it unless `appendfsync always`
-/// says so: a failover or a restart may lose reservations and records that were acknowledged, and then a retry has its effect
-/// again. So may an eviction: `maxmemory-policy` must be `noeviction`. Where that costs money, use a database.
+/// **Best effort.** Redis acknowledges before its replicas have a write, and before the disk has it unless `appendfsync
+/// always` says so: a failover or a restart may lose reservations and records that were acknowledged, and then a retry
+/// has its effect again. So may an eviction: `maxmemory-policy` must be `noeviction`. Where that costs money, use a
+/// database.
 ///
-/// One server, or what looks like one; no cluster, whose redirections are not followed. No TLS: `rediss://` is refused, not
-/// downgraded.
+/// One server, or what looks like one; no cluster, whose redirections are not followed. No TLS: `rediss://` is refused,
+/// not downgraded.
 ///
 /// A dead server is noticed after 2 s at the latest. The first step makes the connection, later ones make it again.
 pub struct RedisIdempotencyStore {
@@ -58,7 +59,8 @@ struct Scripts {
 }
 
 impl RedisIdempotencyStore {
-    /// A store on the server at `url`: `redis://USER:PASSWORD@HOST:PORT/DATABASE`, or `redis+unix:///PATH`. Nothing is sent yet.
+    /// A store on the server at `url`: `redis://USER:PASSWORD@HOST:PORT/DATABASE`, or `redis+unix:///PATH`. Nothing is
+    /// sent yet.
     ///
     /// ```no_run
     /// use cratestack_engine::idempotency::store::RedisIdempotencyStore;
@@ -89,8 +91,8 @@ impl RedisIdempotencyStore {
         })
     }
 
-    /// Sets what the names of all keys begin with. Default: `cratestack:idempotency`. Braces become parentheses: what stands
-    /// between the first two is what a cluster goes by.
+    /// Sets what the names of all keys begin with. Default: `cratestack:idempotency`. Braces become parentheses: what
+    /// stands between the first two is what a cluster goes by.
     #[must_use]
     pub fn prefix(mut self, prefix: &str) -> Self {
         self.prefix = prefix.replace('{', "(").replace('}', ")");

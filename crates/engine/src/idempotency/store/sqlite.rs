@@ -20,8 +20,9 @@ const BUSY: Duration = Duration::from_secs(5);
 /// What the thread does, on its connection.
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// Records in a file of SQLite, on a connection and a thread of the store's own. Each step is flushed to the disk before it is
-/// answered (WAL, `synchronous = FULL`). A lease is measured by the clock of the machine, which all that share the file share.
+/// Records in a file of SQLite, on a connection and a thread of the store's own. Each step is flushed to the disk
+/// before it is answered (WAL, `synchronous = FULL`). A lease is measured by the clock of the machine, which all that
+/// share the file share.
 ///
 /// Records are never removed here: `cratestack idempotency purge` does that.
 ///
@@ -56,8 +57,8 @@ impl SqliteIdempotencyStore {
         Ok(Self { jobs, texts: Arc::new(Texts::of(Dialect::Sqlite)) })
     }
 
-    /// Makes the table where it is not there yet. Safe when several processes start at once. A migration of a schema with keys
-    /// makes the same table.
+    /// Makes the table where it is not there yet. Safe when several processes start at once. A migration of a schema
+    /// with keys makes the same table.
     ///
     /// # Errors
     /// When the database refuses.
@@ -123,7 +124,8 @@ fn prepare(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Of several that open a new file at once SQLite lets all but one fail, without any patience: where both wait, neither would go on.
+/// Of several that open a new file at once SQLite lets all but one fail, without any patience: where both wait, neither
+/// would go on.
 fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
     let end = Instant::now() + BUSY;
     loop {

@@ -150,7 +150,8 @@ macro_rules! sql_store {
                     if self.change(Step::Reserve, identity, reservation).await? {
                         return Ok(Reserved::Granted);
                     }
-                    // A statement of its own: the one above has not seen a row that was committed while it waited for it.
+                    // A statement of its own: the one above has not seen a row that was committed while it waited for
+                    // it.
                     match self.find(identity).await? {
                         Some(found) => found.judge(identity, reservation),
                         // Gone in between. Whoever waits asks again.
