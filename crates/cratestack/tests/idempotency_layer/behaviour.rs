@@ -6,15 +6,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use cratestack::engine::sources::Fixed;
 use cratestack::{IdempotencyScope, NoEffect};
 use futures_util::future::join_all;
 use http::{HeaderValue, Method, StatusCode};
-use tokio::sync::Semaphore;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::host::{Answer, Host, layer, payment, post};
-use crate::places::{Place, on_every_store, until};
+use crate::places::{PATIENCE, Place, on_every_store, until};
 
 on_every_store! {
     a_repeated_request_gets_the_answer_again
@@ -370,6 +373,42 @@ async fn credentials_without_a_scope_are_the_hosts_mistake() {
         assert!(!answer.text().contains("IdempotencyScope"));
     }
     assert_eq!(host.runs(), 0);
+}
+
+/// Over a connection: the server drops the request when it breaks off, and the handler goes on.
+#[tokio::test]
+async fn a_connection_that_breaks_off_does_not_stop_the_handler() {
+    let place = Place::sqlite().await;
+    let (host, gate) = gated(layer(&place.store));
+    let (gone, was_dropped) = oneshot::channel::<()>();
+    let gone = Arc::new(std::sync::Mutex::new(Some(gone)));
+    let watched = from_fn(move |request: Request, next: Next| {
+        // Goes with the future of the request.
+        let gone = gone.lock().unwrap().take();
+        async move {
+            let response = next.run(request).await;
+            drop(gone);
+            response
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = host.app().layer(watched);
+    let server = tokio::spawn(async move {
+        cratestack::serve(listener, app, cratestack::ServerConfig::default(), std::future::pending()).await
+    });
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let text = "POST /payments HTTP/1.1\r\nHost: bank\r\nIdempotency-Key: key\r\nContent-Length: 2\r\n\r\n{}";
+    connection.write_all(text.as_bytes()).await.unwrap();
+    begun(&host, 1).await;
+    drop(connection);
+    // The sender is dropped, and nothing is sent.
+    assert!(tokio::time::timeout(PATIENCE, was_dropped).await.unwrap().is_err());
+    gate.add_permits(1);
+    let again = Request::post("/payments").header("idempotency-key", "key").body(Body::from("{}")).unwrap();
+    let again = host.answer(again).await;
+    assert_eq!((again.is_replay(), again.text(), host.runs()), (true, "run 0", 1));
+    server.abort();
 }
 
 /// Collects what is logged.

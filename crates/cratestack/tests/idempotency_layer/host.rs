@@ -56,6 +56,10 @@ impl Host {
         Self::new(layer, async |before| (StatusCode::CREATED, format!("run {before}")).into_response())
     }
 
+    pub(crate) fn app(&self) -> Router {
+        self.app.clone()
+    }
+
     pub(crate) fn runs(&self) -> usize {
         self.runs.load(Ordering::SeqCst)
     }
