@@ -51,7 +51,7 @@
 //! | what the handler does | |
 //! |---|---|
 //! | answers 2xx, 3xx or 4xx | is recorded |
-//! | answers 401, 403, 408, 413, 415, 421, 425, 429, or with [`NoEffect`] | the key is free again |
+//! | answers 401, 403, 408, 413, 415, 421, 425, 429, or with [`NoEffect`] | the key is free again; unknown as before, where an earlier try broke off |
 //! | answers 5xx, panics, or takes longer than its deadline | the outcome is unknown from now on |
 //! | answers more than the limit, or a stream | the caller gets all of it; a replay has status and headers, and no body |
 //! | has answered, and the store is down | the caller gets the answer; writing it down is tried again for a minute or so |

@@ -12,13 +12,14 @@ use futures_util::future::join_all;
 use http::StatusCode;
 
 use crate::behaviour::{begun, gated};
-use crate::host::{Host, layer};
+use crate::host::{Host, layer, post};
 use crate::places::{Place, on_every_store, until};
 
 on_every_store! {
     a_panic_leaves_the_outcome_unknown
     a_deadline_leaves_the_outcome_unknown
     what_broke_off_may_run_again
+    what_broke_off_is_never_free_again
     what_broke_off_may_be_found_out
     of_many_retries_one_takes_over
     a_handler_that_was_taken_over_records_nothing
@@ -66,6 +67,22 @@ async fn what_broke_off_may_run_again(place: Place) {
     assert_eq!((second.text(), second.is_replay()), ("run 1", false));
     let third = host.pay("key").await;
     assert_eq!((third.text(), third.is_replay(), host.runs()), ("run 1", true, 2));
+}
+
+/// The second try has no effect, and the first one may have had one.
+async fn what_broke_off_is_never_free_again(place: Place) {
+    let host = Host::new(layer(&place.store).on_crash(Crashed::Reexecute), async |before| match before {
+        0 => StatusCode::BAD_GATEWAY.into_response(),
+        1 => StatusCode::TOO_MANY_REQUESTS.into_response(),
+        _ => StatusCode::CREATED.into_response(),
+    });
+    assert_eq!(host.pay("key").await.status, 502);
+    assert_eq!(host.pay("key").await.status, 429);
+    let other = post("/payments", "key").body(axum::body::Body::from("another payment")).unwrap();
+    host.answer(other).await.is(422, "idempotency_key_reused");
+    assert_eq!(host.pay("key").await.status, 201);
+    assert!(host.pay("key").await.is_replay());
+    assert_eq!(host.runs(), 3);
 }
 
 async fn what_broke_off_may_be_found_out(place: Place) {

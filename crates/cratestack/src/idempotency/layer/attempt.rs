@@ -126,7 +126,7 @@ impl Attempt {
             Ok(false) => Ok(None),
             Ok(true) => Ok(Some(match &self.settings.on_crash {
                 Crashed::Recover(recovery) => Entry::Recover(wanted.begun(), Arc::clone(recovery)),
-                Crashed::Freeze | Crashed::Reexecute => Entry::Run(wanted.begun()),
+                Crashed::Freeze | Crashed::Reexecute => Entry::Run(Held { doubtful: true, ..wanted.begun() }),
             })),
             Err(down) => {
                 wanted.settle_later(End::Unknown);
@@ -154,6 +154,7 @@ impl Attempt {
             settings: Arc::clone(&self.settings),
             identity: self.request.identity.clone(),
             reservation,
+            doubtful: false,
             underway: None,
             heartbeat: None,
         }
@@ -166,6 +167,8 @@ struct Held {
     settings: Arc<Settings>,
     identity: Identity,
     reservation: Reservation,
+    /// Whether an earlier try may have had an effect, so that the key is never free again.
+    doubtful: bool,
     /// While it is worked on: what others in this process see of it, and what others elsewhere do.
     underway: Option<Arc<Underway>>,
     heartbeat: Option<Arc<Heartbeat>>,
@@ -224,8 +227,8 @@ impl Held {
         let response = self.guard(async move { handler(again).await }).await?;
         match Verdict::of(&response) {
             Verdict::Settled => return Ok(self.record(response).await),
-            Verdict::NoEffect => self.settle(End::Release).await,
-            Verdict::Unknown => self.settle(End::Unknown).await,
+            Verdict::NoEffect if !self.doubtful => self.settle(End::Release).await,
+            Verdict::NoEffect | Verdict::Unknown => self.settle(End::Unknown).await,
         }
         Ok(response)
     }
