@@ -11,10 +11,14 @@ const STEPS: [Step; 8] = [
     ("format", || run::cargo(["fmt", "--all", "--check"], &[])),
     ("links", links::main),
     ("dependencies", dependencies),
-    ("lints", || run::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])),
+    ("lints", || {
+        let args = ["clippy", "--workspace", "--all-targets"].into_iter().chain(tests::FEATURES);
+        run::cargo(args.chain(["--", "-D", "warnings"]), &[])
+    }),
     ("tests", || tests::run(false, &[])),
     ("documentation", || {
-        run::cargo(["doc", "--workspace", "--lib", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings".to_owned())])
+        let args = ["doc", "--workspace", "--lib", "--no-deps"].into_iter().chain(tests::FEATURES);
+        run::cargo(args, &[("RUSTDOCFLAGS", "-D warnings".to_owned())])
     }),
     ("wasm", wasm),
     ("licences", licences),
@@ -61,9 +65,11 @@ const FORBIDDEN: [(&str, &[&str]); 4] = [
 fn dependencies() -> Result<(), String> {
     // One crypto provider, aws-lc-rs. Cargo exits with 101 when the lock file does not have the package at all, and
     // with 0 and no tree when it is locked but unused: both are proofs.
-    let ring = run::cargo_command(["tree", "--workspace", "--invert", "ring", "--edges", "normal,build"])
-        .output()
-        .map_err(|error| format!("`cargo tree` could not start: {error}"))?;
+    let ring = run::cargo_command(
+        ["tree", "--workspace", "--invert", "ring", "--edges", "normal,build"].into_iter().chain(tests::FEATURES),
+    )
+    .output()
+    .map_err(|error| format!("`cargo tree` could not start: {error}"))?;
     if !ring.stdout.is_empty() {
         return Err(format!("`ring` is in the dependency tree:\n{}", String::from_utf8_lossy(&ring.stdout)));
     }

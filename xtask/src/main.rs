@@ -7,6 +7,7 @@ mod expansion;
 mod links;
 mod nats;
 mod postgres;
+mod redis;
 mod run;
 mod tests;
 
@@ -25,6 +26,7 @@ environment:
   DATABASE_URL, CRATESTACK_TEST_POSTGRES   use this PostgreSQL server in place of a private one;
                                            tests make databases `cratestack_test_<n>` in it
   CRATESTACK_TEST_NATS                     use this program `nats-server` in place of the installed one
+  CRATESTACK_TEST_REDIS                    use this program `redis-server` or `valkey-server` in place of the installed one
   UPDATE_EXPECT=1                          rewrite the expected transcripts from SQLite over HTTP";
 
 fn main() -> ExitCode {

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::postgres::Server;
-use crate::{nats, run};
+use crate::{nats, redis, run};
+
+/// What nothing in the workspace turns on, and is to be tested all the same. `nats` is on: the command has it.
+pub(crate) const FEATURES: [&str; 2] = ["--features", "cratestack/redis"];
 
 /// Parses the arguments and runs the tests.
 pub(crate) fn main(args: &[String]) -> Result<(), String> {
@@ -27,8 +30,8 @@ pub(crate) fn main(args: &[String]) -> Result<(), String> {
     run(sqlite_only, &filters)
 }
 
-/// Runs unit tests, the corpus and documentation tests. Without `sqlite_only` a missing PostgreSQL or NATS server is a
-/// failure.
+/// Runs unit tests, the corpus and documentation tests. Without `sqlite_only` a missing server of PostgreSQL, NATS or
+/// Redis is a failure.
 pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
     // The lines that the README prints are run as they stand.
     if !run::succeeds(Command::new("curl").arg("--version")) && !run::install("curl")? {
@@ -41,16 +44,19 @@ pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
         Some(server) => vec![
             ("CRATESTACK_TEST_POSTGRES", server.url.clone()),
             (nats::PROGRAM, nats::program()?.to_string_lossy().into_owned()),
+            (redis::PROGRAM, redis::program()?.to_string_lossy().into_owned()),
         ],
         None => vec![("CRATESTACK_TEST_ONLY", "sqlite".to_owned())],
     };
     // Each suite runs even if the one before it failed: one run tells everything.
     let unit = if run::succeeds(&mut run::cargo_command(["nextest", "--version"])) {
-        let args = ["nextest", "run", "--workspace", "--no-fail-fast"].map(str::to_owned);
+        let args = ["nextest", "run", "--workspace", "--no-fail-fast"].into_iter().chain(FEATURES).map(str::to_owned);
+        let args: Vec<String> = args.collect();
         run::cargo(args.iter().chain(filters), &env)
     } else {
         println!("cargo-nextest is not installed; `cargo test` does the same, only slower");
-        let args = ["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"].map(str::to_owned);
+        let args = ["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"];
+        let args: Vec<String> = args.into_iter().chain(FEATURES).map(str::to_owned).collect();
         // `cargo test` takes one filter a run.
         if filters.is_empty() {
             run::cargo(&args, &env)
@@ -58,11 +64,15 @@ pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
             filters.iter().try_for_each(|filter| run::cargo(args.iter().chain([filter]), &env))
         }
     };
-    let doc = if filters.is_empty() { run::cargo(["test", "--workspace", "--doc"], &env) } else { Ok(()) };
+    let doc = if filters.is_empty() {
+        run::cargo(["test", "--workspace", "--doc"].into_iter().chain(FEATURES), &env)
+    } else {
+        Ok(())
+    };
     drop(server);
     declared();
     if sqlite_only {
-        println!("only SQLite was tested: every run on PostgreSQL or with NATS was left out, as asked");
+        println!("only SQLite was tested: every run on PostgreSQL, or with NATS or Redis, was left out, as asked");
     }
     unit.and(doc)
 }

@@ -15,6 +15,8 @@ use crate::answer::Response;
 use crate::headers::IDEMPOTENCY_KEY;
 use crate::problem::{Problem, ProblemCode};
 
+pub mod layer;
+
 /// Headers of an answer that are given again with it.
 pub(crate) const REPLAYED: [HeaderName; 7] = [
     http::header::CONTENT_TYPE,

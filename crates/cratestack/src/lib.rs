@@ -158,6 +158,9 @@ pub use chrono::{DateTime, NaiveDate, Utc};
 pub use config::{HttpConfig, IdempotencyConfig, ServerConfig};
 pub use cratestack_engine::api::{AuthMethod, Code, FieldError};
 pub use cratestack_engine::engine::procedures::NoProcedures;
+#[cfg(feature = "redis")]
+pub use cratestack_engine::idempotency::store::RedisIdempotencyStore;
+pub use cratestack_engine::idempotency::store::{IdempotencyStore, SqliteIdempotencyStore, SqlxIdempotencyStore};
 pub use cratestack_engine::isolated::{
     IsolationLevel, PgTx, TxError, TxOptions, run_in_isolated_tx, run_in_isolated_tx_with,
 };
@@ -166,6 +169,7 @@ pub use cratestack_engine::{self as engine, Engine};
 pub use cratestack_macros::include_schema;
 pub use cratestack_schema as schema;
 pub use deliveries::Deliveries;
+pub use idempotency::layer::{Crashed, IdempotencyLayer, IdempotencyScope, Interrupted, NoEffect, Recovered};
 pub use router::{RouterBuilder, router};
 pub use routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 pub use rust_decimal::Decimal;

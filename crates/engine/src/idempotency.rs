@@ -26,6 +26,8 @@ use crate::api::{Answer, Caller, Code, Failure, Key};
 use crate::plan::write::Kind;
 use crate::sql::{Bind, BindKind, Dialect, KeyedPart, SqlType, Statement, Template};
 
+pub mod store;
+
 /// The table of records.
 pub const TABLE: &str = "cratestack_idempotency";
 

@@ -30,7 +30,7 @@ const DDL_VERSION: &str = "2";
 const INTERIM: &str = "cratestack_new_";
 
 /// Identifies the advisory lock; its bytes spell `cratestk`.
-const LOCK: i64 = 0x6372_6174_6573_746b;
+pub(crate) const LOCK: i64 = 0x6372_6174_6573_746b;
 
 /// Seconds that PostgreSQL waits for another server at the same work, or for a session that holds a table. On SQLite
 /// the connection's `busy_timeout` says how long.
