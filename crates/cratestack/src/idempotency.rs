@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{SHA256, digest};
 use cratestack_engine::api::Principal;
 use cratestack_engine::idempotency::{KEY_LENGTH, Kept, Record};
 use cratestack_engine::plan::key_text;
@@ -115,21 +115,24 @@ fn unquoted(rest: &[u8]) -> Option<String> {
     }
 }
 
-/// A digest of parts that cannot run into each other.
+/// Octets that the parts of a request rarely exceed.
+const ROOM: usize = 512;
+
+/// What a digest is of: parts that cannot run into each other.
 #[derive(Clone)]
-pub(crate) struct Parts(Context);
+pub(crate) struct Parts(Vec<u8>);
 
 impl Parts {
     /// `what` says what the digest is of: digests of different things never meet.
     pub(crate) fn new(what: &str) -> Self {
-        let mut parts = Self(Context::new(&SHA256));
+        let mut parts = Self(Vec::with_capacity(ROOM));
         parts.add(what.as_bytes());
         parts
     }
 
     pub(crate) fn add(&mut self, part: &[u8]) -> &mut Self {
-        self.0.update(&(part.len() as u64).to_be_bytes());
-        self.0.update(part);
+        self.0.extend((part.len() as u64).to_be_bytes());
+        self.0.extend(part);
         self
     }
 
@@ -139,8 +142,7 @@ impl Parts {
     }
 
     pub(crate) fn finish(&self) -> [u8; 32] {
-        let digest = self.0.clone().finish();
-        digest.as_ref().first_chunk().copied().unwrap_or_default()
+        digest(&SHA256, &self.0).as_ref().first_chunk().copied().unwrap_or_default()
     }
 }
 

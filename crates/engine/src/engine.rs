@@ -154,6 +154,8 @@ struct Core {
     carried: Arc<Template>,
     /// For each model whether a write to it may end up in the audit trail or the outbox.
     trailed: Vec<bool>,
+    /// For each model whether PostgreSQL can record the answer to a write in its statement.
+    keeps: Vec<bool>,
     trail: Trail,
     /// Who may read a page of the trail now: each looks at many events, and holds their texts.
     trail_reads: Semaphore,
@@ -211,6 +213,7 @@ impl Engine {
             store,
             carried: migrate::carried(&schema),
             trailed: schema.models().map(|(id, _)| logs::reaches(&schema, id)).collect(),
+            keeps: schema.models().map(|(_, model)| write::keeps(&schema, model)).collect(),
             trail_reads: Semaphore::new(TRAIL_READS),
             allowances: Allowances::default(),
             options,
@@ -859,7 +862,7 @@ impl Mutation {
             (fields, missing) = core.with_defaults(model, fields, caller, &now);
         }
         let mut note =
-            keyed.and_then(|keyed| keyed.note(core, caller, kind, model, key.as_deref(), &fields)).map(Box::new);
+            keyed.and_then(|keyed| keyed.note(core, caller, kind, model_id, key.as_deref(), &fields)).map(Box::new);
         let form = Form {
             kind,
             model: model_id,

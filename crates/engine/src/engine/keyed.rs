@@ -13,16 +13,20 @@
 //! Before any refusal is told, the record is looked for in a new statement: it may be the very effect of this request that stands in
 //! its way.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod flights;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+mod tests;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cratestack_schema::ir::{FieldId, Model};
+use cratestack_schema::ir::{FieldId, ModelId};
 use cratestack_schema::value::Value;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
 
+pub(super) use self::flights::Flights;
 use super::denials::Watched;
 use super::futures::now;
 use super::tx::{Opener, Tx};
@@ -43,10 +47,6 @@ use crate::policy::Decision;
 use crate::sql::Dialect;
 use crate::store::sqlite::SqliteSession;
 use crate::store::{NoPages, Rows, Session};
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-mod tests;
 
 /// What was done, and the keys of rows whose change was refused.
 pub(super) struct Done {
@@ -161,36 +161,30 @@ async fn work(
     let Operation { model, verb } = operation;
     let context = core.context(caller, model);
     let own = core.store.dialect() == Dialect::Postgres;
-    let task = match verb {
+    let mut task = match verb {
         Verb::Batch { atomic, items } => core.prepare_batch(caller, model, atomic, items, context.as_ref()).await?,
         verb => Task::One(Mutation::prepare(core, caller, model, verb, context.as_ref(), own.then_some(keyed))?),
     };
+    if let Task::One(mutation) = task {
+        if mutation.note.is_some()
+            && let Some(kept) = statement(core, &mutation, keyed, until).await?
+        {
+            return Ok(kept.into());
+        }
+        task = Task::One(mutation.without_note(core));
+    }
     let entry =
         Entry { model: Some(core.schema.model(model).name.clone()), ..keyed.entry(caller, core.options.clock.now()) };
     let work = Work { task, context };
     match &core.store {
         Store::Sqlite(database) => {
-            let (of, keyed) = (Arc::clone(core), keyed.clone());
-            // A set of keys for each item would be needed no more than once.
-            let watched = watched.cloned();
+            let (of, keyed, watched) = (Arc::clone(core), keyed.clone(), watched.cloned());
             let job = move |session: &mut SqliteSession<'_>| {
                 now(in_job(&of, session, &work, &entry, &keyed, watched.as_ref()))
             };
             database.write(until, job).await.map_err(|stop| core.refusal(Some(model), stop))
         }
-        Store::Postgres(_) => match work.task {
-            Task::One(mutation) if mutation.note.is_some() => {
-                if let Some(kept) = statement(core, &mutation, keyed, until).await? {
-                    return Ok(kept.into());
-                }
-                let work = Work { task: Task::One(mutation.without_note(core)), context: work.context };
-                several(core, caller, keyed, work, entry, watched, until).await
-            }
-            task => {
-                let work = Work { task, context: work.context };
-                several(core, caller, keyed, work, entry, watched, until).await
-            }
-        },
+        Store::Postgres(_) => several(core, caller, keyed, work, entry, watched, until).await,
     }
 }
 
@@ -509,13 +503,14 @@ impl Keyed {
         core: &Core,
         caller: &Caller,
         kind: Kind,
-        model: &Model,
+        id: ModelId,
         key: Option<&[String]>,
         fields: &[(FieldId, Value)],
     ) -> Option<Note> {
-        if !write::keeps(&core.schema, model) {
+        if !core.keeps.get(id.index()).copied().unwrap_or(false) {
             return None;
         }
+        let model = core.schema.model(id);
         let mut entry = self.entry(caller, core.options.clock.now());
         let given = |id: &FieldId| fields.iter().find(|(given, _)| given == id).map(|(_, value)| value.clone());
         let values: Option<Vec<Value>> = model.key.iter().map(given).collect();
@@ -551,6 +546,9 @@ impl Note {
 impl Mutation {
     /// The same write, which records nothing by itself.
     fn without_note(self, core: &Core) -> Self {
+        if self.note.is_none() {
+            return self;
+        }
         let form = Form { keyed: Keeping::Nothing, ..self.form };
         let view = core.policies.view(self.principal.as_ref(), &self.now).with(self.authority);
         let plan = core.plans.get(&form, || write::plan(&view, core.store.dialect(), &form));
@@ -570,145 +568,5 @@ impl Entry {
             self.primary_key = key.map(|key| audit::key(&core.schema, model, &key));
         }
         self
-    }
-}
-
-/// Requests with one key that wait at most: who comes later is told at once.
-const WAITING: usize = 1000;
-
-/// Scope and key.
-type Flight = ([u8; 32], String);
-
-/// The requests with a key that are being done in this process.
-#[derive(Debug, Default)]
-pub(super) struct Flights {
-    /// No more than there are requests.
-    all: Mutex<HashMap<Flight, Arc<Semaphore>>>,
-}
-
-/// The turn of one request. Others with its key wait until it is dropped.
-#[derive(Debug)]
-pub(super) struct Turn<'f> {
-    flights: &'f Flights,
-    key: Flight,
-    turns: Arc<Semaphore>,
-    taken: bool,
-}
-
-impl Flights {
-    /// Waits for the requests with the same key that came before.
-    pub(super) async fn enter(&self, identity: &Identity, until: Instant) -> Result<Turn<'_>, Failure> {
-        let key = (identity.scope, identity.key.clone());
-        let turns = {
-            let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(all.entry(key.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))))
-        };
-        // The map's, and that of the one whose turn it is.
-        let crowd = Arc::strong_count(&turns) > WAITING + 2;
-        let mut turn = Turn { flights: self, key, turns, taken: false };
-        if crowd {
-            return Err(in_flight());
-        }
-        match tokio::time::timeout_at(until.into(), turn.turns.acquire()).await {
-            Ok(Ok(permit)) => permit.forget(),
-            Ok(Err(_)) | Err(_) => return Err(in_flight()),
-        }
-        turn.taken = true;
-        Ok(turn)
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut all = self.flights.all.lock().unwrap_or_else(PoisonError::into_inner);
-        // The map's and ours.
-        if Arc::strong_count(&self.turns) <= 2 {
-            all.remove(&self.key);
-        }
-        if self.taken {
-            self.turns.add_permits(1);
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-mod tests {
-    use super::*;
-    use crate::testing::pending;
-
-    fn identity(key: &str) -> Identity {
-        Identity { scope: [1; 32], key: key.to_owned(), fingerprint: [2; 32] }
-    }
-
-    fn later() -> Instant {
-        Instant::now() + Duration::from_mins(1)
-    }
-
-    fn open(flights: &Flights) -> usize {
-        flights.all.lock().unwrap().len()
-    }
-
-    #[tokio::test]
-    async fn requests_with_one_key_take_turns() {
-        let (flights, one, other) = (Flights::default(), identity("a"), identity("b"));
-        let first = flights.enter(&one, later()).await.unwrap();
-        let apart = flights.enter(&other, later()).await.unwrap();
-        let (mut second, mut third) = (Box::pin(flights.enter(&one, later())), Box::pin(flights.enter(&one, later())));
-        assert!(pending(second.as_mut()).await && pending(third.as_mut()).await);
-        drop(first);
-        assert!(pending(third.as_mut()).await, "who came first is first");
-        let second = second.await.unwrap();
-        assert!(pending(third.as_mut()).await);
-        drop(second);
-        drop(third.await.unwrap());
-        assert_eq!(open(&flights), 1);
-        drop(apart);
-        assert_eq!(open(&flights), 0);
-    }
-
-    #[tokio::test]
-    async fn who_gives_up_takes_no_turn() {
-        let (flights, one) = (Flights::default(), identity("a"));
-        let first = flights.enter(&one, later()).await.unwrap();
-        let late = flights.enter(&one, Instant::now()).await.map(|_| ()).unwrap_err();
-        assert_eq!(late.code, Code::IdempotencyInFlight);
-        let mut gone = Box::pin(flights.enter(&one, later()));
-        let mut left = Box::pin(flights.enter(&one, later()));
-        assert!(pending(gone.as_mut()).await && pending(left.as_mut()).await);
-        drop(gone);
-        drop(first);
-        // The turn is its own already, and it goes away without having looked.
-        drop(left);
-        assert_eq!(open(&flights), 0);
-        drop(flights.enter(&one, later()).await.unwrap());
-        assert_eq!(open(&flights), 0);
-    }
-
-    #[tokio::test]
-    async fn a_storm_is_told_at_once() {
-        let (flights, one) = (Flights::default(), identity("a"));
-        let first = flights.enter(&one, later()).await.unwrap();
-        let mut crowd: Vec<_> = (0..WAITING).map(|_| Box::pin(flights.enter(&one, later()))).collect();
-        for waiting in &mut crowd {
-            assert!(pending(waiting.as_mut()).await);
-        }
-        assert_eq!(flights.enter(&one, later()).await.map(|_| ()).unwrap_err().code, Code::IdempotencyInFlight);
-        drop((first, crowd));
-        assert_eq!(open(&flights), 0);
-    }
-
-    /// A turn ends with a panic as well.
-    #[tokio::test]
-    async fn a_panic_ends_a_turn() {
-        let (flights, one) = (Arc::new(Flights::default()), identity("a"));
-        let (inner, key) = (Arc::clone(&flights), one.clone());
-        let panicked = tokio::spawn(async move {
-            let _turn = inner.enter(&key, later()).await.unwrap();
-            panic!("a panic of a test");
-        });
-        panicked.await.unwrap_err();
-        assert_eq!(open(&flights), 0);
-        drop(flights.enter(&one, later()).await.unwrap());
     }
 }
