@@ -37,9 +37,7 @@ use crate::api::{Answer, Caller, Code, Failure, Key, Operation, Verb};
 use crate::audit;
 use crate::fault::{Class, Remedy, StoreError};
 use crate::faults::{self, Point};
-use crate::idempotency::{
-    Entry, Found, Identity, KEY_MARK, Kept, KeyLimits, Keyed, Note, Outcome, Sketch, TABLE, in_flight,
-};
+use crate::idempotency::{Entry, Found, KEY_MARK, Kept, KeyLimits, Keyed, Note, Outcome, Sketch, TABLE, in_flight};
 use crate::isolated::{BoxError, IsolationLevel, TxError, TxOptions, run_in_isolated_tx_with};
 use crate::plan::write::{self, Form, Keeping, Kind};
 use crate::plan::{key_text, key_values};

@@ -1,6 +1,5 @@
 //! One request with a key, on a task of its own: from the question whether it was done to its answer.
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use tracing::Instrument as _;
 use super::answer::{Verdict, keep, mark, replay};
 use super::running::Underway;
 use super::{Crashed, Handler, Interrupted, Recovered, Recovery, Settings, refuse, target};
+use crate::exchange::panic_text;
 use crate::problem::{Problem, ProblemCode};
 
 /// How long a request that waits for another one first waits before it asks again, and at most.
@@ -360,9 +360,4 @@ fn outcome_unknown() -> Problem {
         ProblemCode::OutcomeUnknown,
         "the request was begun before and broke off, and nobody knows whether it was done",
     )
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

@@ -6,7 +6,7 @@ use sqlx::Connection as _;
 use super::*;
 use crate::api::BatchItem;
 use crate::engine::tests::{Base, at, caller, json, split};
-use crate::idempotency::{KeyLimits, Outline, Present, Record, Stencil, VERSION_MARK};
+use crate::idempotency::{Identity, KeyLimits, Outline, Present, Record, Stencil, VERSION_MARK};
 use crate::sources::Fixed;
 use crate::testing::Proxy;
 use crate::{Database, Options};
