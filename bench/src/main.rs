@@ -329,18 +329,18 @@ async fn compare(words: &[String]) -> Result<()> {
 /// How often PostgreSQL flushes its log to the disk for one request, told by `pg_stat_wal`. One client: of several, one flush
 /// serves many.
 async fn flushes(pool: &PgPool, address: SocketAddr, kind: Kind, token: &str) -> Result<f64> {
-    async fn syncs(pool: &PgPool) -> Result<(i64, i64)> {
-        // Backends tell of what they did when they are idle for a second.
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        Ok(sqlx::query_as("SELECT wal_sync, wal_records FROM pg_stat_wal").fetch_one(pool).await?)
+    async fn syncs(pool: &PgPool) -> Result<i64> {
+        // Backends tell of what they did once a second at most, and of the rest when they have been idle for ten.
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        Ok(sqlx::query_scalar("SELECT wal_sync FROM pg_stat_wal").fetch_one(pool).await?)
     }
     let mut callers = callers(pool, kind, kind.tables()[0], token).await?;
     callers.truncate(1);
-    let (before, _) = syncs(pool).await?;
+    let before = syncs(pool).await?;
     let time = Duration::from_secs(2);
     let figures = load::run(address, callers, Duration::ZERO, time).await?;
-    let (after, _) = syncs(pool).await?;
-    #[allow(clippy::cast_precision_loss, reason = "a few thousand")]
+    let after = syncs(pool).await?;
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let flushes = (after - before) as f64;
     Ok(flushes / (figures.rate * time.as_secs_f64()))
 }

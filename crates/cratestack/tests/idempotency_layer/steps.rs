@@ -357,3 +357,42 @@ mod redis {
         assert!(!format!("{store:?}").contains("secret"));
     }
 }
+
+/// Long ago for both databases.
+const EXPIRED: &str = "UPDATE cratestack_idempotency SET expires_at = '2015-01-31T10:00:00.000000Z' WHERE key = 'old'";
+
+/// Two completed requests.
+async fn two(store: &dyn IdempotencyStore) {
+    for key in ["old", "new"] {
+        let (identity, reservation) = (identity(key), reservation(LONG));
+        assert_eq!(store.reserve(&identity, &reservation).await.unwrap(), Reserved::Granted);
+        assert!(store.complete(&identity, &reservation, &record(None)).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn what_has_expired_is_removed_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let store = SqliteIdempotencyStore::open(&file).unwrap();
+    store.create_table().await.unwrap();
+    two(&store).await;
+    assert_eq!(store.purge().await.unwrap(), 0);
+    rusqlite::Connection::open(&file).unwrap().execute(EXPIRED, ()).unwrap();
+    assert_eq!(store.purge().await.unwrap(), 1);
+    assert_eq!(store.reserve(&identity("old"), &reservation(LONG)).await.unwrap(), Reserved::Granted);
+    assert!(matches!(store.reserve(&identity("new"), &reservation(LONG)).await.unwrap(), Reserved::EffectOnly(_)));
+}
+
+#[tokio::test]
+async fn what_has_expired_is_removed_from_postgres() {
+    let Some(database) = Database::new().await else { return };
+    let pool = database.pool().await;
+    let store = SqlxIdempotencyStore::new(pool.clone());
+    store.create_table().await.unwrap();
+    two(&store).await;
+    assert_eq!(store.purge().await.unwrap(), 0);
+    sqlx::query(EXPIRED).execute(&pool).await.unwrap();
+    assert_eq!(store.purge().await.unwrap(), 1);
+    assert_eq!(store.reserve(&identity("old"), &reservation(LONG)).await.unwrap(), Reserved::Granted);
+}

@@ -15,7 +15,7 @@ use crate::sql::Dialect;
 /// Records in PostgreSQL, on a pool of the host's; a lease is measured by the clock of the database.
 ///
 /// Every step is one statement, and one round trip on a connection that knows it (a pool with `test_before_acquire`
-/// adds one). Records are never removed here: `cratestack idempotency purge` does that.
+/// adds one). Nothing is removed before it has expired, and then by [`Self::purge`].
 ///
 /// ```no_run
 /// use cratestack_engine::idempotency::store::SqlxIdempotencyStore;
@@ -57,6 +57,22 @@ impl SqlxIdempotencyStore {
             transaction.commit().await
         };
         work.await.map_err(|error| down(&error))
+    }
+
+    /// Removes what has expired, a thousand rows at a time, and says how many. A service of a schema on the same database does so by
+    /// itself; a table without one needs it now and then.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses. What was removed before that is gone.
+    pub async fn purge(&self) -> Result<u64, StoreDown> {
+        let mut removed = 0;
+        loop {
+            let done = sqlx::query(AssertSqlSafe(self.texts.purge.clone())).execute(&self.pool).await;
+            match done.map_err(|error| down(&error))?.rows_affected() {
+                0 => return Ok(removed),
+                some => removed += some,
+            }
+        }
     }
 
     async fn change(&self, step: Step<'_>, identity: &Identity, reservation: &Reservation) -> Result<bool, StoreDown> {

@@ -24,7 +24,7 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 /// before it is answered (WAL, `synchronous = FULL`). A lease is measured by the clock of the machine, which all that
 /// share the file share.
 ///
-/// Records are never removed here: `cratestack idempotency purge` does that.
+/// Nothing is removed before it has expired, and then by [`Self::purge`].
 ///
 /// ```no_run
 /// use cratestack_engine::idempotency::store::SqliteIdempotencyStore;
@@ -71,6 +71,22 @@ impl SqliteIdempotencyStore {
             transaction.commit()
         })
         .await
+    }
+
+    /// Removes what has expired, a thousand rows at a time, and says how many. A service of a schema on the same database does so by
+    /// itself; a table without one needs it now and then.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses. What was removed before that is gone.
+    pub async fn purge(&self) -> Result<u64, StoreDown> {
+        let mut removed = 0;
+        loop {
+            let texts = Arc::clone(&self.texts);
+            match self.run(move |connection| connection.execute(&texts.purge, ())).await? {
+                0 => return Ok(removed),
+                some => removed += some as u64,
+            }
+        }
     }
 
     async fn change(&self, step: Step<'_>, identity: &Identity, reservation: &Reservation) -> Result<bool, StoreDown> {

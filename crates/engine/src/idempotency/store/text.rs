@@ -1,7 +1,7 @@
 //! The statements of the two SQL stores, and what is bound to them: one table for both.
 
 use super::{Reservation, Token, settled};
-use crate::idempotency::{Identity, Record, TABLE};
+use crate::idempotency::{Identity, Record, SWEPT, TABLE};
 use crate::sql::Dialect;
 
 /// A value of a statement.
@@ -36,6 +36,8 @@ pub(super) struct Texts {
     complete: String,
     release: String,
     mark_unknown: String,
+    /// Removes some of what has expired.
+    pub(super) purge: String,
 }
 
 impl Texts {
@@ -48,6 +50,10 @@ impl Texts {
         let after = |millis: &str| match dialect {
             Dialect::Postgres => format!("clock_timestamp() + {millis} * interval '1 millisecond'"),
             Dialect::Sqlite => format!("strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', ({millis} / 1000.0) || ' seconds')"),
+        };
+        let (place, skip) = match dialect {
+            Dialect::Postgres => ("ctid", " FOR UPDATE SKIP LOCKED"),
+            Dialect::Sqlite => ("rowid", ""),
         };
         let row = "scope = $1 AND key = $2";
         let held = format!("{row} AND token = $3");
@@ -82,6 +88,10 @@ impl Texts {
             mark_unknown: text(format!(
                 "UPDATE {TABLE} SET state = 4, lease_until = NULL WHERE {held} AND state IN (3, 4)"
             )),
+            purge: format!(
+                "DELETE FROM {TABLE} WHERE {place} IN (SELECT {place} FROM {TABLE} WHERE expires_at < {now} \
+                 LIMIT {SWEPT}{skip})"
+            ),
         }
     }
 
