@@ -11,14 +11,14 @@ use cratestack::{AuthMethod, Code, DevAuth, Error, IsolationLevel, run_in_isolat
 
 use crate::support::{Postgres, call};
 
-mod office {
+pub(crate) mod office {
     cratestack::include_schema!("tests/procedures/desk.cstack");
 }
 
 use office::{Clerk, CountInput, Db, NewTicket, ReadTx, Ticket, Tx, ticket};
 
-struct Office {
-    closed: Arc<AtomicUsize>,
+pub(crate) struct Office {
+    pub(crate) closed: Arc<AtomicUsize>,
 }
 
 impl office::Procedures for Office {
@@ -64,7 +64,7 @@ async fn rename(State(db): State<Db>, Path((id, text)): Path<(i64, String)>) -> 
     renamed.await.map(|ticket| ticket.text).map_err(|error| error.to_string())
 }
 
-async fn bases() -> Vec<(Db, Option<Postgres>)> {
+pub(crate) async fn bases() -> Vec<(Db, Option<Postgres>)> {
     let mut all = Vec::new();
     for postgres in [None, Postgres::new().await] {
         let url = postgres.as_ref().map_or("sqlite::memory:", |database| &database.url);
