@@ -80,9 +80,9 @@ fn is_last(operation: &Operation, answer: &Answer) -> bool {
     answer.status == operation.status && !is_passing(answer) || is_constraint(operation, answer)
 }
 
-/// The refusal of a commit is the answer of a procedure.
+/// The refusal of a commit is the answer of a procedure, once it is recorded: the commit of the record may be refused as well.
 fn is_constraint(operation: &Operation, answer: &Answer) -> bool {
-    operation.body && code(answer) == "foreign_key_violation"
+    operation.body && answer.replayed && code(answer) == "foreign_key_violation"
 }
 
 /// What the next try may mend.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use crate::database::{Database, WAITING};
 use crate::matrix::{House, POINTS, reaches};
 use crate::operations::{OPERATIONS, Operation};
-use crate::service::{LONG, Request, Service};
+use crate::service::{LONG, Request, SETTINGS, Service, Settings};
 
 /// Counts what waits for somebody else.
 const BLOCKED: &str =
@@ -99,9 +99,9 @@ async fn two_services_do_it_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_too_long_is_told() {
     let Some(database) = Database::postgres().await else { return };
-    let wait = Duration::from_millis(300);
-    let mut house = House::open_with(database, wait).await;
-    let other = Service::start_with(&house.database.url(), wait).await;
+    let settings = Settings { wait: Duration::from_millis(300), ..SETTINGS };
+    let mut house = House::open_with(database, settings).await;
+    let other = Service::start_with(&house.database.url(), settings).await;
     for operation in OPERATIONS {
         let request = house.prepare(operation).await.unwrap();
         house.database.hold().await;

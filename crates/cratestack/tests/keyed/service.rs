@@ -24,8 +24,21 @@ use desk::{Entry, NewEntry, TransferInput, Tx, User, account};
 const URL: &str = "CRATESTACK_TEST_KEYED_URL";
 /// How long requests with one key wait for each other there, in milliseconds.
 const WAITS: &str = "CRATESTACK_TEST_KEYED_WAIT";
-/// What that is unless a test says otherwise.
-pub(crate) const WAIT: Duration = Duration::from_secs(5);
+/// Octets of an answer's body at most that are kept there.
+const LIMIT: &str = "CRATESTACK_TEST_KEYED_LIMIT";
+
+/// How a service is set up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// How long requests with one key wait for each other.
+    pub(crate) wait: Duration,
+    /// Octets of an answer's body at most that are kept.
+    pub(crate) limit: usize,
+}
+
+/// What they are unless a test says otherwise.
+pub(crate) const SETTINGS: Settings = Settings { wait: Duration::from_secs(5), limit: 1024 * 1024 };
+
 /// How long anything may take.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
@@ -70,7 +83,8 @@ async fn the_service() {
     let url = std::env::var(URL).expect("it is the other tests that start this one");
     let db = Db::connect(&url).await.unwrap();
     let wait = Duration::from_millis(std::env::var(WAITS).unwrap().parse().unwrap());
-    let idempotency = IdempotencyConfig { wait, ..IdempotencyConfig::default() };
+    let response_limit = std::env::var(LIMIT).unwrap().parse().unwrap();
+    let idempotency = IdempotencyConfig { wait, response_limit, ..IdempotencyConfig::default() };
     let config = HttpConfig { idempotency, ..HttpConfig::default() };
     let service = cratestack::router(db, Desk).auth(DevAuth::new()).config(config).into_service();
     let app = service.route("/faults/{point}/{fault}/{times}", post(order)).route("/faults/none", post(over));
@@ -107,7 +121,7 @@ async fn over() -> String {
 /// A service that runs, or is gone.
 pub(crate) struct Service {
     url: String,
-    wait: Duration,
+    settings: Settings,
     child: Child,
     pub(crate) address: SocketAddr,
 }
@@ -115,14 +129,14 @@ pub(crate) struct Service {
 impl Service {
     /// Starts, several times where its first look at the database is disturbed.
     pub(crate) async fn start(url: &str) -> Self {
-        Self::start_with(url, WAIT).await
+        Self::start_with(url, SETTINGS).await
     }
 
-    /// The same, where requests with one key wait so long for each other.
-    pub(crate) async fn start_with(url: &str, wait: Duration) -> Self {
+    /// The same, set up in another way.
+    pub(crate) async fn start_with(url: &str, settings: Settings) -> Self {
         let started = async {
             loop {
-                if let Some(service) = Self::try_start(url, wait).await {
+                if let Some(service) = Self::try_start(url, settings).await {
                     return service;
                 }
             }
@@ -130,11 +144,12 @@ impl Service {
         timeout(LONG, started).await.expect("the service starts")
     }
 
-    async fn try_start(url: &str, wait: Duration) -> Option<Self> {
+    async fn try_start(url: &str, settings: Settings) -> Option<Self> {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "service::the_service", "--ignored", "--nocapture"])
             .env(URL, url)
-            .env(WAITS, wait.as_millis().to_string())
+            .env(WAITS, settings.wait.as_millis().to_string())
+            .env(LIMIT, settings.limit.to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -146,7 +161,7 @@ impl Service {
                 let address = address.parse().unwrap();
                 // What it says further is of no use, and must not fill the pipe.
                 tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-                return Some(Self { url: url.to_owned(), wait, child, address });
+                return Some(Self { url: url.to_owned(), settings, child, address });
             }
         }
         None
@@ -163,7 +178,7 @@ impl Service {
     }
 
     pub(crate) async fn restart(&mut self) {
-        *self = Self::start_with(&self.url.clone(), self.wait).await;
+        *self = Self::start_with(&self.url.clone(), self.settings).await;
     }
 
     pub(crate) fn is_gone(&mut self) -> bool {
@@ -225,6 +240,18 @@ impl Answer {
 
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The same, as far as an answer goes of which only the effect is kept, unless both come from what is kept.
+    pub(crate) fn alike(&self, other: &Self, large: bool) -> bool {
+        if !large || self.replayed && other.replayed {
+            return self.same(other);
+        }
+        let outline = |answer: &Self| {
+            let header = |name| answer.header(name).map(str::to_owned);
+            (answer.status, header("location"), header("etag"))
+        };
+        outline(self) == outline(other)
     }
 
     pub(crate) fn same(&self, other: &Self) -> bool {
