@@ -30,9 +30,7 @@ pub(super) use self::flights::Flights;
 use super::denials::Watched;
 use super::futures::now;
 use super::tx::{Opener, Tx};
-use super::{
-    Core, Engine, Mutation, Performed, Place, Stop, Store, Task, UNKNOWN, Work, answer, attempt, deadline, explain,
-};
+use super::{Core, Engine, Mutation, Performed, Stop, Store, Task, UNKNOWN, Work, attempt, deadline, explain};
 use crate::api::{Answer, Caller, Code, Failure, Key, Operation, Verb};
 use crate::audit;
 use crate::fault::{Class, Remedy, StoreError};
@@ -82,14 +80,12 @@ async fn once(
     keyed: &Keyed,
     watched: Option<&Watched>,
 ) -> Result<Done, Failure> {
-    if refused_outright(core, caller, &operation) {
-        // It says why, and does nothing. What was recorded is not this caller's to see any more.
-        let answer = answer(core, Place::Own, caller, operation).await?;
+    if refused_outright(core, caller, &operation)
+        && let Some(answer) = refuse(core, caller, operation.clone()).await?
+    {
         let refused = refused(watched, &answer);
-        return Ok(Done {
-            kept: Kept { record: keyed.present.present(Outcome::Done(answer))?, replayed: false },
-            refused,
-        });
+        let record = keyed.present.present(Outcome::Done(answer))?;
+        return Ok(Done { kept: Kept { record, replayed: false }, refused });
     }
     let until = deadline(caller);
     in_turn(core, caller, keyed, work(core, caller, operation, keyed, watched, until).boxed()).await
@@ -127,6 +123,20 @@ async fn after(core: &Arc<Core>, keyed: &Keyed, failure: Failure, until: Instant
     }
 }
 
+/// The refusal of what the rules refuse outright; of a batch that is not atomic, that of each item. It does nothing, and what was
+/// recorded is not this caller's to see any more. `None` where the rules, which may ask the clock, allow it by now.
+async fn refuse(core: &Arc<Core>, caller: &Caller, operation: Operation) -> Result<Option<Answer>, Failure> {
+    let Operation { model, verb } = operation;
+    let Verb::Batch { atomic, items } = verb else {
+        return Mutation::prepare(core, caller, model, verb, None, None).map(|_| None);
+    };
+    let Task::Batch { items, .. } = core.prepare_batch(caller, model, atomic, items, None).await? else {
+        return Ok(None);
+    };
+    let refused: Option<Vec<_>> = items.into_iter().map(|item| item.err().map(Err)).collect();
+    Ok(refused.map(Answer::Batch))
+}
+
 /// Whether no row could make the rules allow it.
 fn refused_outright(core: &Core, caller: &Caller, operation: &Operation) -> bool {
     let now = core.now();
@@ -159,15 +169,17 @@ async fn work(
     let Operation { model, verb } = operation;
     let context = core.context(caller, model);
     let own = core.store.dialect() == Dialect::Postgres;
+    let mut unknown = false;
     let mut task = match verb {
         Verb::Batch { atomic, items } => core.prepare_batch(caller, model, atomic, items, context.as_ref()).await?,
         verb => Task::One(Mutation::prepare(core, caller, model, verb, context.as_ref(), own.then_some(keyed))?),
     };
     if let Task::One(mutation) = task {
-        if mutation.note.is_some()
-            && let Some(kept) = statement(core, &mutation, keyed, until).await?
-        {
-            return Ok(kept.into());
+        if mutation.note.is_some() {
+            match statement(core, &mutation, keyed, until).await? {
+                Stated::Kept(kept) => return Ok(kept.into()),
+                Stated::TooLarge { unknown: before } => unknown = before,
+            }
         }
         task = Task::One(mutation.without_note(core));
     }
@@ -182,7 +194,10 @@ async fn work(
             };
             database.write(until, job).await.map_err(|stop| core.refusal(Some(model), stop))
         }
-        Store::Postgres(_) => several(core, caller, keyed, work, entry, watched, until).await,
+        Store::Postgres(_) => {
+            let done = several(core, caller, keyed, work, entry, watched, until).await;
+            done.map_err(|failure| failure.doubted(unknown))
+        }
     }
 }
 
@@ -248,15 +263,21 @@ async fn in_job(
     Ok(Done { kept: Kept { record, replayed: false }, refused })
 }
 
+/// What a write as one statement came to.
+enum Stated {
+    /// This.
+    Kept(Kept),
+    /// Its answer is too large to be kept, which one statement cannot say: nothing was done, but by a try before whose outcome
+    /// may be unknown.
+    TooLarge {
+        /// Whether it is.
+        unknown: bool,
+    },
+}
+
 /// PostgreSQL: a write of one row, as one statement. What another try can mend is tried again: a record in the way is found
-/// by the next one, and so is the effect of a statement whose connection was lost. `None` where its answer is too large to
-/// be kept, which one statement cannot say: nothing was done.
-async fn statement(
-    core: &Arc<Core>,
-    mutation: &Mutation,
-    keyed: &Keyed,
-    until: Instant,
-) -> Result<Option<Kept>, Failure> {
+/// by the next one, and so is the effect of a statement whose connection was lost.
+async fn statement(core: &Arc<Core>, mutation: &Mutation, keyed: &Keyed, until: Instant) -> Result<Stated, Failure> {
     let Store::Postgres(pool) = &core.store else { return Err(Failure::new(Code::Internal, "an internal error")) };
     let (mut tries, mut unknown) = (1, false);
     let stop = loop {
@@ -265,8 +286,8 @@ async fn statement(
             Err(error) => Err(Stop::from(error)),
         };
         match done {
-            Ok(kept) => return Ok(Some(kept)),
-            Err(Stop::Database(error)) if is_too_large(&error) => return Ok(None),
+            Ok(kept) => return Ok(Stated::Kept(kept)),
+            Err(Stop::Database(error)) if is_too_large(&error) => return Ok(Stated::TooLarge { unknown }),
             Err(Stop::Database(error)) if again(&error) && tries < core.options.limits.transaction_tries => {
                 unknown |= error.class.outcome_unknown();
                 tokio::time::sleep(core.pause(tries)).await;
