@@ -220,11 +220,11 @@ pub struct Sketch {
     pub versioned: bool,
 }
 
-/// Stands for the version that the row gets.
-pub const VERSION_MARK: &str = "~cratestack-version~";
+/// Stands for the version that the row gets. Of characters that no URL has: what a caller calls a row is never one.
+pub const VERSION_MARK: &str = "<cratestack-version>";
 /// Stands for the first half of the SHA-256 of the row's JSON, in hexadecimal digits.
-pub const DIGEST_MARK: &str = "~cratestack-digest~";
-/// Stands for the key that the database gives to the row.
+pub const DIGEST_MARK: &str = "<cratestack-digest>";
+/// Stands for the key that the database gives to the row, in whose place no caller can give one. Part of a URL.
 pub const KEY_MARK: &str = "~cratestack-key~";
 
 /// An answer whose body, and what [the marks](VERSION_MARK) stand for, is not known yet.
@@ -243,7 +243,10 @@ impl Stencil {
     pub(crate) fn fill(&self, readable: bool, version: &str, key: &str, body: &str) -> Record {
         let Outline { status, headers } = if readable { &self.seen } else { &self.hidden };
         let filled = |value: &String| {
-            let mut value = value.replace(VERSION_MARK, version).replace(KEY_MARK, key);
+            let mut value = value.replace(VERSION_MARK, version);
+            if !key.is_empty() {
+                value = value.replace(KEY_MARK, key);
+            }
             if value.contains(DIGEST_MARK) {
                 let digest = digest::digest(&digest::SHA256, body.as_bytes());
                 value = value.replace(DIGEST_MARK, &hex(digest.as_ref().get(..16).unwrap_or_default()));
@@ -477,6 +480,11 @@ pub(crate) fn lock(identity: &Identity) -> i64 {
     context.finish().as_ref().first_chunk().map_or(0, |octets| i64::from_be_bytes(*octets))
 }
 
+/// A time as PostgreSQL's `lock_timeout`: at least 1 ms, since 0 would be for ever, and no more than it takes.
+pub(crate) fn lock_timeout(wait: Duration) -> String {
+    format!("{}ms", wait.as_millis().clamp(1, i32::MAX as u128))
+}
+
 /// What PostgreSQL is to record in the statement of a write.
 #[derive(Debug, Clone)]
 pub struct Note {
@@ -506,8 +514,7 @@ impl Note {
             Part::HiddenStatus => Bind::Int(i64::from(hidden.status)),
             Part::HiddenHeaders => Bind::Text(lines(&hidden.headers)),
             Part::Limit => Bind::Int(i64::try_from(self.limit).unwrap_or(i64::MAX)),
-            // At least 1: 0 would be for ever.
-            Part::Wait => Bind::Text(format!("{}ms", self.wait.as_millis().max(1))),
+            Part::Wait => Bind::Text(lock_timeout(self.wait)),
         }
     }
 }

@@ -4,4 +4,5 @@
 
 mod desk;
 mod histories;
+mod keys;
 mod support;

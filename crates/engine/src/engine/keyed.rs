@@ -30,7 +30,7 @@ use crate::api::{Answer, Caller, Code, Failure, Key, Operation, Verb};
 use crate::audit;
 use crate::fault::{Class, Remedy, StoreError};
 use crate::idempotency::{Entry, Found, Identity, KEY_MARK, Kept, Keyed, Note, Outcome, Sketch, TABLE, in_flight};
-use crate::isolated::{IsolationLevel, TxError, TxOptions, run_in_isolated_tx_with};
+use crate::isolated::{BoxError, IsolationLevel, TxError, TxOptions, run_in_isolated_tx_with};
 use crate::plan::write::{self, Form, Keeping, Kind};
 use crate::plan::{key_text, key_values};
 use crate::policy::Decision;
@@ -394,11 +394,21 @@ pub(super) async fn in_transaction(
     loop {
         let options = TxOptions { deadline: until.saturating_duration_since(Instant::now()), ..options };
         match Arc::clone(&locked).run(options).boxed().await {
-            Err(TxError::OutcomeUnknown(_)) if tries < options.tries && Instant::now() < until => tries += 1,
+            Err(TxError::OutcomeUnknown(ref source))
+                if is_of_connection(source.as_ref()) && tries < options.tries && Instant::now() < until =>
+            {
+                tries += 1;
+            }
             done => return done.map_err(super::procedures::failure),
         }
         tokio::time::sleep(core.pause(tries)).await;
     }
+}
+
+/// Whether nobody knows the outcome because of the connection. Where a body has ended its transaction by itself, another run
+/// would do it once more.
+fn is_of_connection(source: Option<&BoxError>) -> bool {
+    source.is_none_or(|error| error.downcast_ref::<Failure>().is_some_and(|failure| failure.code == Code::Unavailable))
 }
 
 /// Work with its request.
@@ -467,15 +477,19 @@ impl Keyed {
         if !write::keeps(&core.schema, model) {
             return None;
         }
-        let mut entry = self.entry(caller, core.options.clock.now());
+        let mut entry = Entry { model: Some(model.name.clone()), ..self.entry(caller, core.options.clock.now()) };
         let given = |id: &FieldId| fields.iter().find(|(given, _)| given == id).map(|(_, value)| value.clone());
         let values: Option<Vec<Value>> = model.key.iter().map(given).collect();
-        let key: Key = if let Some(key) = key {
-            key.to_vec()
+        let texts = |values: &[Value]| -> Key {
+            let text = |(id, value): (&FieldId, &Value)| key_text(&core.schema, model.field(*id).ty, value);
+            model.key.iter().zip(values).map(text).collect()
+        };
+        let key = if let Some(key) = key {
+            // As it is written, and not as it was sent.
+            texts(&key_values(&core.schema, model, key)?)
         } else if let Some(values) = values {
             entry.primary_key = Some(audit::key(&core.schema, model, &values));
-            let text = |(id, value): (&FieldId, &Value)| key_text(&core.schema, model.field(*id).ty, value);
-            model.key.iter().zip(&values).map(text).collect()
+            texts(&values)
         } else {
             write::made_key(model)?;
             entry.primary_key = Some(KEY_MARK.to_owned());

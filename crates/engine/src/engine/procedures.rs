@@ -172,7 +172,9 @@ impl Once for Keeping<Failure> {
 /// another caller's rights, and not where nothing is known.
 fn would_not_change(failure: &Failure) -> bool {
     match (failure.code, &failure.rejection) {
-        (Code::Rejected, Some(rejection)) => !matches!(rejection.status, 401 | 403 | 408 | 413 | 415 | 421 | 425 | 429),
+        (Code::Rejected, Some(rejection)) => {
+            !matches!(rejection.status, 401 | 403 | 406 | 408 | 412 | 413 | 415 | 421 | 425 | 428 | 429)
+        }
         (code, _) => matches!(
             code,
             Code::BadRequest

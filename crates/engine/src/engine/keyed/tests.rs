@@ -6,6 +6,7 @@ use sqlx::Connection as _;
 use super::*;
 use crate::api::BatchItem;
 use crate::engine::tests::{Base, at, caller, json, split};
+use crate::idempotency::desk::KeyFilter;
 use crate::idempotency::{KeyLimits, Outline, Present, Record, Stencil, VERSION_MARK};
 use crate::sources::Fixed;
 use crate::testing::Proxy;
@@ -315,6 +316,24 @@ async fn what_was_refused_is_not_recorded() {
         assert!(again.replayed, "{name}: {again:?}");
         let taken = send(engine, "Plain", &keyed("l", 1), create(r#"{"id":1,"owner":"A"}"#)).await.unwrap_err();
         assert_eq!((taken.code, taken.errors.len()), (Code::UniqueViolation, 1), "{name}: as without a key");
+    }
+}
+
+/// By model and key its body is found when the row is purged.
+#[tokio::test]
+async fn every_record_says_which_row_it_is_about() {
+    for base in Base::all(BANK).await {
+        let (engine, name) = (&base.engine, base.name);
+        send(engine, "Plain", &keyed("made", 1), create(r#"{"id":1,"owner":"A"}"#)).await.unwrap();
+        send(engine, "Plain", &keyed("unchanged", 1), patch("1", 1, r#"{"owner":"A"}"#)).await.unwrap();
+        send(engine, "Plain", &keyed("changed", 1), patch("1", 1, r#"{"owner":"B"}"#)).await.unwrap();
+        send(engine, "Plain", &keyed("gone", 1), delete("1", 2)).await.unwrap();
+        let rows = engine.keys(&KeyFilter::default(), 10).await.unwrap();
+        assert_eq!(rows.len(), 4, "{name}");
+        for row in rows {
+            let about = (row.model.as_deref(), row.primary_key.as_deref());
+            assert_eq!(about, (Some("Plain"), Some("1")), "{name} {}", row.key);
+        }
     }
 }
 
