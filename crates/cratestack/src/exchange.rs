@@ -33,8 +33,8 @@ use crate::config::HttpConfig;
 use crate::deliveries::Deliveries;
 use crate::deprecation;
 use crate::headers::{
-    ACCEPT_PATCH, ACCEPT_POST, Condition, PREFER, TRACEPARENT, X_REQUEST_ID, joined, prefers_minimal, request_id,
-    trace_parent,
+    ACCEPT_PATCH, ACCEPT_POST, Condition, IDEMPOTENCY_KEY, PREFER, TRACEPARENT, X_REQUEST_ID, joined, prefers_minimal,
+    request_id, trace_parent,
 };
 use crate::idempotency;
 use crate::media::{Format, PATCH_TYPES, POST_TYPES, negotiate};
@@ -370,13 +370,12 @@ impl Exchange<'_> {
             RouteTarget::Model(model) => is_personal(self.api.backend.schema(), model, &params),
             RouteTarget::Procedure(_) | RouteTarget::Trail => true,
         };
-        let print = takes_key.then(|| self.fingerprint(route, &params, data.as_ref()));
+        let has_key = takes_key && self.parts.headers.contains_key(&IDEMPOTENCY_KEY);
+        let print = has_key.then(|| self.fingerprint(route, &params, data.as_ref()));
         let work = self.work(route, params, expected, data)?;
         let mut caller = self.caller(route).await?;
-        let keyed = match print {
-            Some(print) => self.key(route)?.map(|key| self.keyed(key, print, route, &mut caller, &path)),
-            None => None,
-        };
+        let key = if takes_key { self.key(route)? } else { None };
+        let keyed = key.zip(print).map(|(key, print)| self.keyed(key, print, route, &mut caller, &path));
         if let Some(problem) = unwanted {
             return Err(self.after(keyed.as_ref(), problem()).await);
         }
@@ -698,7 +697,7 @@ impl Exchange<'_> {
         print.maybe(joined(&self.parts.headers, &header::IF_MATCH).as_deref());
         let canonical = data.map(|data| {
             let mut text = String::new();
-            data.write_canonical(&mut text);
+            data.write_value(&mut text);
             text
         });
         print.maybe(canonical.as_deref().map(str::as_bytes)).finish()

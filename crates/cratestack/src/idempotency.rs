@@ -179,10 +179,14 @@ pub(crate) fn record(response: Response) -> Record {
 pub(crate) fn answer(kept: Kept, add: impl FnOnce(&mut HeaderMap)) -> Result<Response, Problem> {
     let Kept { record: Record { status, headers, body }, replayed } = kept;
     let damaged = || Problem::internal("what is recorded of a request is no answer");
+    let erased = body.is_none();
     let mut response = Response::new(body.unwrap_or_default().into());
     *response.status_mut() = StatusCode::from_u16(status).map_err(|_| damaged())?;
     for (name, value) in headers {
         let name = HeaderName::try_from(name).map_err(|_| damaged())?;
+        if erased && name == http::header::CONTENT_TYPE {
+            continue;
+        }
         response.headers_mut().insert(name, HeaderValue::try_from(value).map_err(|_| damaged())?);
     }
     if replayed {

@@ -1058,15 +1058,7 @@ async fn attempt<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) 
             let statement = mutation.statement(core, template)?;
             match session.fetch(&statement, &mut NoPages).await {
                 Ok(rows) if !rows.is_empty() => return Ok(Performed::Written(rows)),
-                Ok(_) => {
-                    if let Some(note) = &mutation.note {
-                        let find = core.kept.find(&note.entry.identity);
-                        let rows = session.fetch(&find, &mut NoPages).await.map_err(StoreError::harmless)?;
-                        if let Some(found) = Found::of(rows.control(0)) {
-                            return Ok(Performed::Before(found));
-                        }
-                    }
-                }
+                Ok(_) => {}
                 Err(mut error) => {
                     if error.class == Class::Raised && mutation.context.is_some() {
                         // SQLite does not say which trigger it was: one of the trail is as likely as another.
@@ -1076,6 +1068,13 @@ async fn attempt<S: Session>(core: &Core, session: &mut S, mutation: &Mutation) 
                         !matches!(error.class.code(), Code::Unavailable | Code::TransactionAborted | Code::Internal);
                     return Err(if data { Stop::Data(error) } else { Stop::Database(error) });
                 }
+            }
+        }
+        if let Some(note) = &mutation.note {
+            let find = core.kept.find(&note.entry.identity);
+            let rows = session.fetch(&find, &mut NoPages).await.map_err(StoreError::harmless)?;
+            if let Some(found) = Found::of(rows.control(0)) {
+                return Ok(Performed::Before(found));
             }
         }
         let statement = mutation.statement(core, &plan.diagnosis)?;

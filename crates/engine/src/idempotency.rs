@@ -19,12 +19,14 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cratestack_schema::hex;
-use cratestack_schema::ir::Scalar;
+use cratestack_schema::ir::{ModelId, Scalar, Schema};
 use cratestack_schema::value::{Value, instant};
 
 use crate::api::{Answer, Caller, Code, Failure, Key};
+use crate::logs;
 use crate::plan::write::Kind;
-use crate::sql::{Bind, BindKind, Dialect, KeyedPart, SqlType, Statement, Template};
+use crate::sql::{Bind, BindKind, Dialect, KeyedPart, SqlType, Statement, Template, ident};
+use crate::storage::literal;
 
 pub mod store;
 
@@ -158,9 +160,8 @@ pub fn tables(dialect: Dialect) -> Vec<String> {
          lease_until {time},\n  created_at {time} NOT NULL,\n  expires_at {time} NOT NULL,\n  \
          CONSTRAINT {TABLE}_pkey PRIMARY KEY (scope, key)\n){strict}"
     );
-    // Rows come in about the order in which they go.
-    let using = if dialect == Dialect::Postgres { "USING brin " } else { "" };
-    let expiry = format!("CREATE INDEX IF NOT EXISTS {TABLE}_expiry_idx ON {TABLE} {using}(expires_at)");
+    // Rows come in about the order in which they go, so that most of them are added at the end of it.
+    let expiry = format!("CREATE INDEX IF NOT EXISTS {TABLE}_expiry_idx ON {TABLE} (expires_at)");
     vec![table, expiry]
 }
 
@@ -320,7 +321,10 @@ const LAST: &str = "9999-12-31T23:59:59.999999Z";
 
 /// That another request with the same key is being done.
 pub(crate) fn in_flight() -> Failure {
-    Failure::new(Code::IdempotencyInFlight, "a request with the same key is being done; ask again in a moment")
+    Failure::new(
+        Code::IdempotencyInFlight,
+        "a request with the same key, or one that holds its row, is being done; ask again in a moment",
+    )
 }
 
 /// A row of the table, as far as it matters to a request with its key.
@@ -404,14 +408,14 @@ impl Statements {
              INSERT INTO {TABLE} ({COLUMNS}) SELECT {values} FROM cratestack_wait"
         );
         // Several processes share the work; who holds a row, does something with it.
-        let (row, skip) = match dialect {
-            Dialect::Postgres => ("ctid", " FOR UPDATE SKIP LOCKED"),
-            Dialect::Sqlite => ("rowid", ""),
+        let (row, skip, now) = match dialect {
+            // One server whose clock is ahead is not to remove what others still keep.
+            Dialect::Postgres => ("ctid", " FOR UPDATE SKIP LOCKED", "least($1::text::timestamptz, now())"),
+            Dialect::Sqlite => ("rowid", "", "?1"),
         };
         let sweep = format!(
-            "DELETE FROM {TABLE} WHERE {row} IN (SELECT {row} FROM {TABLE} WHERE expires_at < {sigil}1{} \
-             LIMIT {SWEPT}{skip}) RETURNING 1{}",
-            cast("::text::timestamptz"),
+            "DELETE FROM {TABLE} WHERE {row} IN (SELECT {row} FROM {TABLE} WHERE expires_at < {now} LIMIT {SWEPT}{skip}) \
+             RETURNING 1{}",
             cast("::bigint"),
         );
         let keys = match dialect {
@@ -476,7 +480,7 @@ impl Statements {
     /// what becomes of that.
     pub(crate) fn insert_within(&self, entry: &Entry, record: &Record, limit: usize, wait: Duration) -> Statement {
         let Statement { mut binds, .. } = self.insert(entry, record, limit);
-        binds.push(lock_timeout(wait));
+        binds.push(Bind::Text(lock_timeout(wait)));
         Statement { template: Arc::clone(&self.insert_within), binds }
     }
 
@@ -497,6 +501,26 @@ pub(crate) fn lock(identity: &Identity) -> i64 {
     context.update(&identity.scope);
     context.update(identity.key.as_bytes());
     context.finish().as_ref().first_chunk().map_or(0, |octets| i64::from_be_bytes(*octets))
+}
+
+/// A time as PostgreSQL's `lock_timeout`: at least 1 ms, since 0 would be for ever, and no more than it takes.
+pub(crate) fn lock_timeout(wait: Duration) -> String {
+    format!("{}ms", wait.as_millis().clamp(1, i32::MAX as u128))
+}
+
+/// Removes the bodies of answers that show one row of a model which is not there any more.
+pub(crate) fn forget(schema: &Schema, id: ModelId, dialect: Dialect) -> Statement {
+    let model = schema.model(id);
+    let writer = logs::Writer { schema, id, model, dialect };
+    let sql = format!(
+        "UPDATE {TABLE} SET state = {}, body = NULL WHERE model = {} AND body IS NOT NULL AND primary_key IS NOT NULL \
+         AND primary_key NOT IN (SELECT {} FROM {} AS r)",
+        State::EffectOnly.code(),
+        literal(&model.name),
+        writer.key("r"),
+        ident(&model.table),
+    );
+    Statement { template: Arc::new(Template::fixed(&sql, &[])), binds: Vec::new() }
 }
 
 /// What PostgreSQL is to record in the statement of a write.
@@ -528,12 +552,7 @@ impl Note {
             Part::HiddenStatus => Bind::Int(i64::from(hidden.status)),
             Part::HiddenHeaders => Bind::Text(lines(&hidden.headers)),
             Part::Limit => Bind::Int(i64::try_from(self.limit).unwrap_or(i64::MAX)),
-            Part::Wait => lock_timeout(self.wait),
+            Part::Wait => Bind::Text(lock_timeout(self.wait)),
         }
     }
-}
-
-/// The setting of PostgreSQL. At least 1: 0 would be for ever.
-fn lock_timeout(wait: Duration) -> Bind {
-    Bind::Text(format!("{}ms", wait.as_millis().max(1)))
 }

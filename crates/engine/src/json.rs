@@ -426,6 +426,21 @@ impl Json {
         }
     }
 
+    /// Appends what tells the value from others, whatever the form it was sent in: members by name, and of a number its digits
+    /// and its magnitude. No longer than what was sent, but for a few octets for each number.
+    pub fn write_value(&self, out: &mut String) {
+        match self {
+            Self::Number(text) => push_number_value(out, text),
+            Self::Array(items) => write_array(out, items, Self::write_value),
+            Self::Object(members) => {
+                let mut sorted: Vec<&(String, Self)> = members.iter().collect();
+                sorted.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+                write_object(out, sorted, Self::write_value);
+            }
+            other => other.write(out),
+        }
+    }
+
     /// The member of an object with that name.
     pub fn member(&self, name: &str) -> Option<&Self> {
         match self {
@@ -470,6 +485,23 @@ fn write_object<'a>(
         write(value, out);
     }
     out.push('}');
+}
+
+/// A number by its value: significant digits and the power of ten of the last one. One whose exponent is beyond any
+/// reckoning, as it is.
+fn push_number_value(out: &mut String, text: &str) {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let Ok(exponent) = exponent.parse::<i32>() else { return out.push_str(text) };
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = [whole, fraction].concat();
+    let kept = digits.trim_end_matches('0');
+    let count = |octets: usize| i64::try_from(octets).unwrap_or(i64::MAX);
+    let power = i64::from(exponent) - count(fraction.len()) + count(digits.len() - kept.len());
+    match kept.trim_start_matches('0') {
+        "" => out.push('0'),
+        digits => out.extend([sign, digits, "e", &power.to_string()]),
+    }
 }
 
 /// A JSON number in plain notation, with the fraction digits that PostgreSQL keeps; `None` when that takes more than
@@ -546,6 +578,48 @@ mod tests {
         }
         assert_eq!(parse(b"\"\\u0000\"", 1).unwrap(), Json::String("\0".to_owned()));
         assert_eq!(parse(b"1e400", 1).unwrap(), Json::Number("1e400".to_owned()));
+    }
+
+    #[test]
+    fn values_are_told_apart_and_nothing_else() {
+        let value = |text: &str| {
+            let mut out = String::new();
+            parse(text.as_bytes(), MAX_DEPTH).unwrap().write_value(&mut out);
+            out
+        };
+        let same = [
+            &["100", "1e2", "1.00E+2", "100.0", "1000e-1"][..],
+            &["0", "-0", "0.000", "0e9", "-0.0e-3"],
+            &["-1.5", "-15e-1", "-0.15e1"],
+            &["1e399", "10e398"],
+            &[
+                r#"{"a":1,"b":[true,null]}"#,
+                r#" { "b" : [ true , null ], "a": 1.0 } "#,
+                r#"{"\u0061":1,"b":[true,null]}"#,
+            ],
+        ];
+        for texts in same {
+            for text in texts {
+                assert_eq!(value(text), value(texts[0]), "{text}");
+            }
+        }
+        let different = [
+            "1",
+            "10",
+            "-1",
+            "\"1\"",
+            "0.1",
+            "1e-2",
+            "1e99999999999",
+            "1e99999999998",
+            "[1]",
+            "{\"a\":1}",
+            "{\"a\":\"1e0\"}",
+        ];
+        for (at, text) in different.iter().enumerate() {
+            assert!(different[..at].iter().all(|other| value(other) != value(text)), "{text}");
+        }
+        assert!(value(&"1e399,".repeat(3).replace(',', " ")[..5]).len() < 10, "it is not written out");
     }
 
     #[test]

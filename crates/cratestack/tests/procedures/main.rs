@@ -5,4 +5,5 @@
 mod desk;
 mod histories;
 mod keys;
+mod refusals;
 mod support;

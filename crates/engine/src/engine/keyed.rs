@@ -530,15 +530,19 @@ impl Keyed {
             return None;
         }
         let model = core.schema.model(id);
-        let mut entry = self.entry(caller, core.options.clock.now());
+        let mut entry = Entry { model: Some(model.name.clone()), ..self.entry(caller, core.options.clock.now()) };
         let given = |id: &FieldId| fields.iter().find(|(given, _)| given == id).map(|(_, value)| value.clone());
         let values: Option<Vec<Value>> = model.key.iter().map(given).collect();
-        let key: Key = if let Some(key) = key {
-            key.to_vec()
+        let texts = |values: &[Value]| -> Key {
+            let text = |(id, value): (&FieldId, &Value)| key_text(&core.schema, model.field(*id).ty, value);
+            model.key.iter().zip(values).map(text).collect()
+        };
+        let key = if let Some(key) = key {
+            // As it is written, and not as it was sent.
+            texts(&key_values(&core.schema, model, key)?)
         } else if let Some(values) = values {
             entry.primary_key = Some(audit::key(&core.schema, model, &values));
-            let text = |(id, value): (&FieldId, &Value)| key_text(&core.schema, model.field(*id).ty, value);
-            model.key.iter().zip(&values).map(text).collect()
+            texts(&values)
         } else {
             write::made_key(model)?;
             entry.primary_key = Some(KEY_MARK.to_owned());

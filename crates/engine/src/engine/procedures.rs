@@ -175,7 +175,7 @@ impl Once for Keeping<Failure> {
 fn would_not_change(failure: &Failure) -> bool {
     match (failure.code, &failure.rejection) {
         (Code::Rejected, Some(rejection)) => {
-            !matches!(rejection.status, 401 | 403 | 406 | 408 | 413 | 415 | 421 | 425 | 429)
+            !matches!(rejection.status, 401 | 403 | 406 | 408 | 412 | 413 | 415 | 421 | 425 | 428 | 429)
         }
         (code, _) => matches!(
             code,

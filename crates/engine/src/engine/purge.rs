@@ -7,16 +7,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cratestack_schema::ir::{FieldId, ModelId};
+use cratestack_schema::ir::{FieldId, ModelId, ReferentialAction, Schema};
 use cratestack_schema::value::Value;
 
 use super::{Core, Engine, Store, now};
 use crate::api::{AuthMethod, Authority, Caller, Code, Failure, Origin};
 use crate::audit::{self, Context};
+use crate::ddl::owning;
 use crate::fault::{self, Class, StoreError};
+use crate::idempotency;
 use crate::logs::SETTING;
 use crate::plan::Values;
 use crate::sql::{Column, Dialect, Shape, Slot, Sql, SqlType, Statement, Template, column, ident};
+use crate::store::sqlite::SqliteSession;
 use crate::store::{Control, NoPages, Session};
 
 /// Rows of one transaction.
@@ -75,7 +78,10 @@ impl Engine {
         let mut after: Option<Vec<Value>> = None;
         loop {
             let keys = job.read(job.page(after.as_deref())).await.map_err(|error| job.failed(&error))?;
-            let Some(last) = keys.last() else { return Ok(purged) };
+            let Some(last) = keys.last() else {
+                job.forget().await.map_err(|error| job.failed(&error))?;
+                return Ok(purged);
+            };
             after = Some(last.clone());
             let done = job.erase(keys).await.map_err(|error| job.failed(&error))?;
             purged.removed += done.removed;
@@ -97,6 +103,22 @@ impl Engine {
         let context = core.context(&caller, model);
         Ok(Job { core, model, before: before.to_owned(), context })
     }
+}
+
+/// The models whose rows go with rows of this one, itself included.
+fn taken_along(schema: &Schema, model: ModelId) -> Vec<ModelId> {
+    let mut all = vec![model];
+    let mut next = 0;
+    while let Some(at) = all.get(next).copied() {
+        next += 1;
+        for (child, declared) in schema.models() {
+            let goes = |on_delete| on_delete == ReferentialAction::Cascade;
+            if !all.contains(&child) && owning(declared).any(|(_, key)| key.target == at && goes(key.on_delete)) {
+                all.push(child);
+            }
+        }
+    }
+    all
 }
 
 impl Job {
@@ -191,6 +213,26 @@ impl Job {
             }
         };
         Ok((0..rows.len()).map(|row| rows.control(row).to_vec()).collect())
+    }
+
+    /// Removes the bodies of stored answers that show rows which are not there any more: those that a foreign key took along,
+    /// and those of the model that were deleted otherwise.
+    async fn forget(&self) -> Result<(), StoreError> {
+        let (schema, dialect) = (&self.core.schema, self.core.store.dialect());
+        let deadline = Instant::now() + PATIENCE;
+        for id in taken_along(schema, self.model) {
+            let statement = idempotency::forget(schema, id, dialect);
+            match &self.core.store {
+                Store::Postgres(pool) => {
+                    pool.session(deadline.into()).await?.fetch(&statement, &mut NoPages).await?;
+                }
+                Store::Sqlite(database) => {
+                    let run = move |session: &mut SqliteSession<'_>| now(session.fetch(&statement, &mut NoPages));
+                    database.write::<_, _, StoreError>(deadline, run).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes rows in one transaction, each in a savepoint.

@@ -220,11 +220,11 @@ async fn open(
         Store::Postgres(pool) => {
             let mut begin = options.begin();
             if let Some((lock, wait)) = lock {
-                let wait = wait.as_millis().max(1);
+                let wait = idempotency::lock_timeout(wait);
                 // Writing into a string does not fail.
                 let _ = write!(
                     begin,
-                    "; SET LOCAL lock_timeout = '{wait}ms'; SELECT pg_advisory_xact_lock({lock}); \
+                    "; SET LOCAL lock_timeout = '{wait}'; SELECT pg_advisory_xact_lock({lock}); \
                      SET LOCAL lock_timeout TO DEFAULT"
                 );
             }
@@ -450,7 +450,15 @@ impl Tx {
         let statement = self.core.kept.insert(entry, record, limit);
         let mut state = self.enter().await?;
         let done = match &mut state.link {
-            Link::Postgres(session) => session.fetch(&statement, &mut NoPages).await,
+            // Outside of the transaction it would say of what was undone that it was done.
+            Link::Postgres(session) => match session.was_left().await {
+                Ok(true) => {
+                    state.failed = Some(left());
+                    return Err(left());
+                }
+                Ok(false) => session.fetch(&statement, &mut NoPages).await,
+                Err(error) => Err(error),
+            },
             Link::Sqlite(held) => {
                 let run = move |session: &mut SqliteSession<'_>| now(session.fetch(&statement, &mut NoPages));
                 held.run(run).await.and_then(|done| done)

@@ -6,6 +6,7 @@ use sqlx::Connection as _;
 use super::*;
 use crate::api::BatchItem;
 use crate::engine::tests::{Base, at, caller, json, split};
+use crate::idempotency::desk::KeyFilter;
 use crate::idempotency::{Identity, KeyLimits, Outline, Present, Record, Stencil, VERSION_MARK};
 use crate::sources::Fixed;
 use crate::testing::Proxy;
@@ -23,6 +24,7 @@ model Account {
   owner   String
   data    Json?
   version Int    @version
+  cards   Card[]
   @@audit
   @@emit(updated)
   @@soft_delete
@@ -36,6 +38,14 @@ model Plain {
   n       Int    @default(0)
   version Int    @version
   @@audit
+  @@allow("all", true)
+}
+
+model Card {
+  id        Int    @id
+  holder    String @pii
+  accountId Uuid
+  account   Account @relation(fields: [accountId], references: [id], onDelete: Cascade)
   @@allow("all", true)
 }
 
@@ -315,6 +325,52 @@ async fn what_was_refused_is_not_recorded() {
         assert!(again.replayed, "{name}: {again:?}");
         let taken = send(engine, "Plain", &keyed("l", 1), create(r#"{"id":1,"owner":"A"}"#)).await.unwrap_err();
         assert_eq!((taken.code, taken.errors.len()), (Code::UniqueViolation, 1), "{name}: as without a key");
+    }
+}
+
+/// By model and key its body is found when the row is purged.
+#[tokio::test]
+async fn every_record_says_which_row_it_is_about() {
+    for base in Base::all(BANK).await {
+        let (engine, name) = (&base.engine, base.name);
+        send(engine, "Plain", &keyed("made", 1), create(r#"{"id":1,"owner":"A"}"#)).await.unwrap();
+        send(engine, "Plain", &keyed("unchanged", 1), patch("1", 1, r#"{"owner":"A"}"#)).await.unwrap();
+        send(engine, "Plain", &keyed("changed", 1), patch("1", 1, r#"{"owner":"B"}"#)).await.unwrap();
+        send(engine, "Plain", &keyed("gone", 1), delete("1", 2)).await.unwrap();
+        let rows = engine.keys(&KeyFilter::default(), 10).await.unwrap();
+        assert_eq!(rows.len(), 4, "{name}");
+        for row in rows {
+            let about = (row.model.as_deref(), row.primary_key.as_deref());
+            assert_eq!(about, (Some("Plain"), Some("1")), "{name} {}", row.key);
+        }
+    }
+}
+
+/// Nor is what a foreign key took along.
+#[tokio::test]
+async fn what_is_purged_is_in_no_stored_answer() {
+    for base in Base::durable(BANK).await {
+        let (engine, name) = (&base.engine, base.name);
+        let account = id(&send(engine, "Account", &keyed("account", 1), create(r#"{"owner":"A"}"#)).await.unwrap());
+        let other = id(&send(engine, "Account", &keyed("other", 1), create(r#"{"owner":"A"}"#)).await.unwrap());
+        for (number, account) in [(1, &account), (2, &other)] {
+            let card = format!(r#"{{"id":{number},"holder":"Ann","accountId":"{account}"}}"#);
+            send(engine, "Card", &keyed(&format!("card {number}"), 1), create(&card)).await.unwrap();
+        }
+        send(engine, "Account", &keyed("delete", 1), delete(&account, 1)).await.unwrap();
+        let model = engine.schema().model_named("Account").unwrap();
+        let purged = engine.purge(model, "2999-01-01T00:00:00.000000Z", &mut |_| ()).await.unwrap();
+        assert_eq!(purged.removed, 1, "{name}");
+        let mut kept: Vec<(String, bool)> = engine
+            .keys(&KeyFilter::default(), 10)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|row| (row.key, row.record.body.is_some()))
+            .collect();
+        kept.sort();
+        let wanted = [("account", false), ("card 1", false), ("card 2", true), ("delete", false), ("other", true)];
+        assert_eq!(kept, wanted.map(|(key, body)| (key.to_owned(), body)), "{name}");
     }
 }
 
