@@ -312,12 +312,14 @@ async fn compare(words: &[String]) -> Result<()> {
                 if audited > 0.0 {
                     println!("\nkeyed audited patch beside the one without a key: {:.2}", rate / audited);
                 }
-                for kind in [Kind::AuditedPatch, Kind::KeyedPatch] {
-                    let flushes = flushes(&pool, ours.address, kind, &token).await?;
-                    println!(
-                        "WAL flushes per {}, one client: {flushes:.3}",
-                        if kind == Kind::KeyedPatch { "keyed audited patch" } else { "audited patch" }
-                    );
+                println!(
+                    "\n| one client | CrateStack /s | WAL flushes | hand-written /s | WAL flushes | ratio |\n|---|---|---|---|---|---|"
+                );
+                for (name, kind) in [("audited patch", Kind::AuditedPatch), ("keyed audited patch", Kind::KeyedPatch)] {
+                    let [own, others] = kind.tables();
+                    let (a, flushed) = alone(&pool, ours.address, kind, own, &token).await?;
+                    let (b, others) = alone(&pool, other.address, kind, others, &token).await?;
+                    println!("| {name} | {a:.0} | {flushed:.2} | {b:.0} | {others:.2} | {:.2} |", a / b);
                 }
             }
             Kind::Get | Kind::List => {}
@@ -326,23 +328,23 @@ async fn compare(words: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// How often PostgreSQL flushes its log to the disk for one request, told by `pg_stat_wal`. One client: of several, one flush
-/// serves many.
-async fn flushes(pool: &PgPool, address: SocketAddr, kind: Kind, token: &str) -> Result<f64> {
+/// Answers per second to one client, and how often PostgreSQL flushes its log to the disk for each, told by `pg_stat_wal`. Of
+/// several clients one flush serves many.
+async fn alone(pool: &PgPool, address: SocketAddr, kind: Kind, table: &str, token: &str) -> Result<(f64, f64)> {
     async fn syncs(pool: &PgPool) -> Result<i64> {
         // Backends tell of what they did once a second at most, and of the rest when they have been idle for ten.
         tokio::time::sleep(Duration::from_secs(11)).await;
         Ok(sqlx::query_scalar("SELECT wal_sync FROM pg_stat_wal").fetch_one(pool).await?)
     }
-    let mut callers = callers(pool, kind, kind.tables()[0], token).await?;
+    let mut callers = callers(pool, kind, table, token).await?;
     callers.truncate(1);
     let before = syncs(pool).await?;
-    let time = Duration::from_secs(2);
+    let time = Duration::from_secs(3);
     let figures = load::run(address, callers, Duration::ZERO, time).await?;
     let after = syncs(pool).await?;
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let flushes = (after - before) as f64;
-    Ok(flushes / (figures.rate * time.as_secs_f64()))
+    Ok((figures.rate, flushes / (figures.rate * time.as_secs_f64())))
 }
 
 async fn seed(pool: &PgPool) -> Result<()> {
