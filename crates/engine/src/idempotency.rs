@@ -1,7 +1,7 @@
 //! What was answered to a request with an `Idempotency-Key`, so that it is not done twice.
 //!
 //! A [`Record`] is the answer to one request. In *transactional mode* (operations and procedures of a schema, see
-//! [`crate::engine::keyed`]) it is inserted by the very transaction that has the effect: both are there, or neither is, and
+//! [`Engine::run_keyed`](crate::Engine::run_keyed)) it is inserted by the very transaction that has the effect: both are there, or neither is, and
 //! no request is ever found in the middle. In *reservation mode* (routes of the host, see [`store`]) the effect is elsewhere, and
 //! the record says first that somebody is at it.
 //!
