@@ -191,6 +191,7 @@ pub(crate) struct Office {
     /// The schema's file.
     pub(crate) path: String,
     pub(crate) engine: Engine,
+    pub(crate) settings: Settings,
 }
 
 impl Office {
@@ -205,7 +206,7 @@ impl Office {
         let database = serve::locate(&settings, &schema)?;
         carries(&path, &schema, &database).await?;
         let engine = database::engine(schema, &database, database::options(&settings)?).await?;
-        Ok(Self { path, engine })
+        Ok(Self { path, engine, settings })
     }
 }
 
@@ -220,7 +221,7 @@ struct Desk {
 
 impl Desk {
     async fn open(ui: Ui, args: &ArgMatches) -> Result<Self, Failure> {
-        let Office { path, engine } = Office::open(ui, args).await?;
+        let Office { path, engine, .. } = Office::open(ui, args).await?;
         let format = args.get_one("format").copied().unwrap_or(Format::Human);
         Ok(Self { ui, format, path, engine })
     }

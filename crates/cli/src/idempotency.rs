@@ -35,8 +35,6 @@ Examples:
   cratestack idempotency purge bank.cstack --database postgres://ops@db/bank
   cratestack idempotency purge bank.cstack --key 0f7a --subject ann --confirm";
 
-const STATES: [State; 4] = [State::Done, State::EffectOnly, State::Started, State::Unknown];
-
 /// The command with its subcommands. `file` and `config` are the arguments that others have too.
 pub(crate) fn command(file: &Arg, config: &Arg) -> Command {
     let sub = |name: &'static str, about: &'static str, examples: &'static str| {
@@ -71,7 +69,7 @@ pub(crate) fn command(file: &Arg, config: &Arg) -> Command {
                 .arg(text("model", "MODEL", "only changes of rows of this model"))
                 .arg(
                     text("state", "STATE", "only what ended like this")
-                        .value_parser(PossibleValuesParser::new(STATES.map(State::word))),
+                        .value_parser(PossibleValuesParser::new(State::ALL.map(State::word))),
                 )
                 .arg(text("limit", "N", "keys at most").value_parser(value_parser!(u32).range(1..)).default_value("50"))
                 .arg(format.clone()),
@@ -114,9 +112,9 @@ fn refused(failure: &cratestack_engine::api::Failure) -> Failure {
 /// What the arguments ask for.
 fn filter(office: &Office, args: &ArgMatches) -> KeyFilter {
     let text = |name: &str| args.try_get_one::<String>(name).ok().flatten().cloned();
-    let deployment = text("idempotency-deployment").unwrap_or_else(|| office.engine.schema().name.clone());
-    let scope = text("subject").map(|subject| scope(&deployment, text("tenant").as_deref(), Some(&subject)));
-    let state = text("state").and_then(|word| STATES.into_iter().find(|state| state.word() == word));
+    let deployment = office.settings.text("idempotency-deployment").unwrap_or(&office.engine.schema().name);
+    let scope = text("subject").map(|subject| scope(deployment, text("tenant").as_deref(), Some(&subject)));
+    let state = text("state").and_then(|word| State::ALL.into_iter().find(|state| state.word() == word));
     KeyFilter { key: text("key"), scope, op: text("op"), model: text("model"), state }
 }
 
@@ -191,7 +189,10 @@ async fn free(ui: Ui, office: &Office, args: &ArgMatches) -> Result<Outcome, Fai
     let rows = office.engine.keys(&filter, 1).await.map_err(|error| refused(&error))?;
     let Some(row) = rows.first() else {
         return Err(Failure::new(format!("this caller has no request with the key `{key}`"))
-            .help("`cratestack idempotency list FILE --key KEY` shows whose it is; is the tenant right?"));
+            .help(
+                "are `--tenant` and `--idempotency-deployment` right? it is empty (`--idempotency-deployment ''`) for an \
+                 `IdempotencyLayer` without a name",
+            ));
     };
     if matches!(row.state, State::Done | State::EffectOnly) {
         return Err(Failure::new(format!(

@@ -627,6 +627,12 @@ fn keys_are_listed_shown_and_removed() {
             assert!(code == Some(2) && said.contains(part), "{args:?}: {code:?} {said}");
         }
         assert_eq!(run(&["list", "bank.cstack", "--state", "unknown"]), (Some(0), "no key fits\n".to_owned()));
+        fs::write(bank.folder.path().join("cratestack.toml"), "idempotency-deployment = \"elsewhere\"\n").unwrap();
+        let ann = ["show", "bank.cstack", "create", "--subject", "ann"];
+        let (code, said) = run(&ann);
+        assert!(code == Some(2) && said.contains("no request with the key"), "the keys of another deployment: {said}");
+        assert_eq!(run(&[&ann[..], &["--idempotency-deployment", "bank"]].concat()).0, Some(0));
+        fs::remove_file(bank.folder.path().join("cratestack.toml")).unwrap();
 
         bank.sql("UPDATE accounts SET deleted_at = '2015-01-31T10:00:00.000000Z' WHERE id = 7");
         let mut purge = command(bank.folder.path());
@@ -640,6 +646,15 @@ fn keys_are_listed_shown_and_removed() {
             bank.name
         );
         assert_eq!(send("POST", "/api/accounts", "other", r#"{"id":8,"owner":"Ann"}"#).body.len(), 63);
+
+        bank.sql("UPDATE cratestack_idempotency SET state = 4, status = NULL, body = NULL WHERE key = 'delete'");
+        let free = ["purge", "bank.cstack", "--key", "delete", "--subject", "ann"];
+        let (code, said) = run(&free);
+        assert!(code == Some(0) && said.contains("`--confirm` frees it"), "{said}");
+        let confirmed = [&free[..], &["--confirm"]].concat();
+        assert_eq!(run(&confirmed), (Some(0), "the key `delete` is free\n".to_owned()));
+        let (code, said) = run(&confirmed);
+        assert!(code == Some(2) && said.contains("this caller has no request with the key `delete`"), "{said}");
 
         bank.sql("UPDATE cratestack_idempotency SET expires_at = '2015-01-31T10:00:00.000000Z' WHERE key = 'other'");
         assert_eq!(run(&["purge", "bank.cstack"]), (Some(0), "1 key had expired, and is gone\n".to_owned()));

@@ -73,7 +73,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Kept, Failure>>;
     /// Refuses a key that belongs to another request.
     fn check_key<'a>(&'a self, keyed: &'a Keyed) -> BoxFuture<'a, Result<(), Failure>>;
-    /// Removes expired keys; says how many, and whether there may be more.
+    /// Removes some of the expired keys; says how many.
     fn sweep_keys(&self) -> BoxFuture<'_, Result<usize, Failure>>;
     /// Unix microseconds.
     fn now(&self) -> i64;
@@ -691,9 +691,7 @@ impl Exchange<'_> {
         for (name, value) in &params {
             print.add(name.as_bytes()).add(value.as_bytes());
         }
-        let media = joined(&self.parts.headers, &header::CONTENT_TYPE).unwrap_or_default();
-        let essence = media.split(|octet| *octet == b';').next().unwrap_or_default();
-        print.add(&essence.trim_ascii().to_ascii_lowercase());
+        print.maybe(idempotency::media_type(&self.parts.headers).as_deref());
         print.maybe(joined(&self.parts.headers, &header::IF_MATCH).as_deref());
         let canonical = data.map(|data| {
             let mut text = String::new();

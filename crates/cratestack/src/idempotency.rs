@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use uuid::{Uuid, Variant, Version};
 
 use crate::answer::Response;
-use crate::headers::IDEMPOTENCY_KEY;
+use crate::headers::{IDEMPOTENCY_KEY, joined};
 use crate::problem::{Problem, ProblemCode};
 
 pub mod layer;
@@ -144,6 +144,12 @@ impl Parts {
     pub(crate) fn finish(&self) -> [u8; 32] {
         digest(&SHA256, &self.0).as_ref().first_chunk().copied().unwrap_or_default()
     }
+}
+
+/// The media type of a request, without its parameters: what of `Content-Type` makes it this request.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let value = joined(headers, &http::header::CONTENT_TYPE)?;
+    Some(value.split(|octet| *octet == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase())
 }
 
 impl From<KeyError> for Problem {

@@ -117,6 +117,9 @@ pub enum State {
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Done, Self::EffectOnly, Self::Started, Self::Unknown];
+
     /// How it is stored.
     pub fn code(self) -> i64 {
         match self {
@@ -129,7 +132,7 @@ impl State {
 
     /// The state that is stored as `code`.
     pub fn of(code: i64) -> Option<Self> {
-        [Self::Done, Self::EffectOnly, Self::Started, Self::Unknown].into_iter().find(|state| state.code() == code)
+        Self::ALL.into_iter().find(|state| state.code() == code)
     }
 
     /// For people.
@@ -508,17 +511,19 @@ pub(crate) fn lock_timeout(wait: Duration) -> String {
     format!("{}ms", wait.as_millis().clamp(1, i32::MAX as u128))
 }
 
-/// Removes the bodies of answers that show one row of a model which is not there any more.
-pub(crate) fn forget(schema: &Schema, id: ModelId, dialect: Dialect) -> Statement {
+/// Removes the bodies of answers that show one row of a model which is not there any more; of batches too, which might, where these
+/// are meant.
+pub(crate) fn forget(schema: &Schema, id: ModelId, dialect: Dialect, batches: bool) -> Statement {
     let model = schema.model(id);
     let writer = logs::Writer { schema, id, model, dialect };
     let sql = format!(
-        "UPDATE {TABLE} SET state = {}, body = NULL WHERE model = {} AND body IS NOT NULL AND primary_key IS NOT NULL \
-         AND primary_key NOT IN (SELECT {} FROM {} AS r)",
+        "UPDATE {TABLE} SET state = {}, body = NULL WHERE model = {} AND body IS NOT NULL \
+         AND (primary_key IS NOT NULL AND primary_key NOT IN (SELECT {} FROM {} AS r){})",
         State::EffectOnly.code(),
         literal(&model.name),
         writer.key("r"),
         ident(&model.table),
+        if batches { " OR primary_key IS NULL" } else { "" },
     );
     Statement { template: Arc::new(Template::fixed(&sql, &[])), binds: Vec::new() }
 }

@@ -97,11 +97,11 @@ use tracing::Instrument as _;
 
 use self::attempt::Attempt;
 use self::running::Running;
-use super::{Key, KeyError, Parts, scope};
+use super::{Key, KeyError, Parts, media_type, missing, scope};
 use crate::body;
 use crate::config::HttpConfig;
 use crate::headers::{X_REQUEST_ID, joined, request_id};
-use crate::problem::{Problem, ProblemCode};
+use crate::problem::Problem;
 
 mod answer;
 mod attempt;
@@ -539,10 +539,8 @@ fn identify(
     key: Result<Option<Key>, KeyError>,
     head: &http::request::Parts,
 ) -> Result<Identity, Problem> {
-    let key = key.map_err(key_problem)?.ok_or_else(|| {
-        Problem::new(ProblemCode::KeyRequired, "`Idempotency-Key` is missing, and this route needs one")
-    })?;
-    key.check_time(settings.clock.now(), settings.retention).map_err(key_problem)?;
+    let key = key?.ok_or_else(missing)?;
+    key.check_time(settings.clock.now(), settings.retention)?;
     let scope = match head.extensions.get::<IdempotencyScope>() {
         Some(known) => scope(&settings.deployment, known.tenant.as_deref(), Some(&known.subject)),
         None => match credential(&head.headers) {
@@ -557,16 +555,6 @@ fn identify(
         },
     };
     Ok(Identity { scope, key: key.0, fingerprint: [0; 32] })
-}
-
-fn key_problem(error: KeyError) -> Problem {
-    match error {
-        KeyError::Invalid(what) => Problem::new(ProblemCode::KeyInvalid, format!("`Idempotency-Key` {what}")),
-        KeyError::Expired => Problem::new(
-            ProblemCode::KeyExpired,
-            "`Idempotency-Key` is older than keys are kept, so that nobody knows whether the request was done",
-        ),
-    }
 }
 
 /// The first header that says that the caller is somebody.
@@ -590,12 +578,8 @@ fn fingerprint(head: &http::request::Parts, body: &[u8]) -> [u8; 32] {
     for pair in query {
         parts.add(pair.as_bytes());
     }
-    let media_type = joined(&head.headers, &header::CONTENT_TYPE).map(|value| {
-        let essence = value.split(|octet| *octet == b';').next().unwrap_or_default();
-        essence.trim_ascii().to_ascii_lowercase()
-    });
     let if_match = joined(&head.headers, &header::IF_MATCH);
-    parts.maybe(media_type.as_deref()).maybe(if_match.as_deref()).add(body).finish()
+    parts.maybe(media_type(&head.headers).as_deref()).maybe(if_match.as_deref()).add(body).finish()
 }
 
 /// A refusal as the answer.

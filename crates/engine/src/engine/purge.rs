@@ -79,7 +79,7 @@ impl Engine {
         loop {
             let keys = job.read(job.page(after.as_deref())).await.map_err(|error| job.failed(&error))?;
             let Some(last) = keys.last() else {
-                job.forget().await.map_err(|error| job.failed(&error))?;
+                job.forget(purged.removed > 0).await.map_err(|error| job.failed(&error))?;
                 return Ok(purged);
             };
             after = Some(last.clone());
@@ -216,12 +216,13 @@ impl Job {
     }
 
     /// Removes the bodies of stored answers that show rows which are not there any more: those that a foreign key took along,
-    /// and those of the model that were deleted otherwise.
-    async fn forget(&self) -> Result<(), StoreError> {
+    /// and those of the model that were deleted otherwise. Batches do not say which rows they show: where any were `removed`, what
+    /// foreign keys took along may be in those of its models.
+    async fn forget(&self, removed: bool) -> Result<(), StoreError> {
         let (schema, dialect) = (&self.core.schema, self.core.store.dialect());
         let deadline = Instant::now() + PATIENCE;
         for id in taken_along(schema, self.model) {
-            let statement = idempotency::forget(schema, id, dialect);
+            let statement = idempotency::forget(schema, id, dialect, removed && id != self.model);
             match &self.core.store {
                 Store::Postgres(pool) => {
                     pool.session(deadline.into()).await?.fetch(&statement, &mut NoPages).await?;
@@ -278,9 +279,11 @@ impl Job {
         if context.is_some() {
             session.fetch(&self.core.trail.clear(), &mut NoPages).await?;
         }
-        let name = &self.core.schema.model(self.model).name;
-        let erase = self.core.kept.erase(self.core.store.dialect(), name, gone);
-        session.fetch(&erase, &mut NoPages).await?;
+        if !gone.is_empty() {
+            let name = &self.core.schema.model(self.model).name;
+            let erase = self.core.kept.erase(self.core.store.dialect(), name, gone);
+            session.fetch(&erase, &mut NoPages).await?;
+        }
         session.control(Control::Commit).await?;
         Ok(purged)
     }

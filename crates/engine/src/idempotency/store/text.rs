@@ -1,7 +1,7 @@
 //! The statements of the two SQL stores, and what is bound to them: one table for both.
 
 use super::{Reservation, Token, settled};
-use crate::idempotency::{Identity, Record, SWEPT, TABLE};
+use crate::idempotency::{Identity, Record, SWEPT, State, TABLE};
 use crate::sql::Dialect;
 
 /// A value of a statement.
@@ -55,6 +55,7 @@ impl Texts {
             Dialect::Postgres => ("ctid", " FOR UPDATE SKIP LOCKED"),
             Dialect::Sqlite => ("rowid", ""),
         };
+        let (started, unknown) = (State::Started.code(), State::Unknown.code());
         let row = "scope = $1 AND key = $2";
         let held = format!("{row} AND token = $3");
         let text = |text: String| if dialect == Dialect::Sqlite { text.replace('$', "?") } else { text };
@@ -65,17 +66,17 @@ impl Texts {
             )),
             reserve: text(format!(
                 "INSERT INTO {TABLE} (scope, key, token, fingerprint, op, request_id, lease_until, expires_at, created_at, \
-                 state) VALUES ($1, $2, $3, $4, $5, $6, {}, {}, {now}, 3) ON CONFLICT DO NOTHING",
+                 state) VALUES ($1, $2, $3, $4, $5, $6, {}, {}, {now}, {started}) ON CONFLICT DO NOTHING",
                 after("$7"),
                 after("$8"),
             )),
             take_over: text(format!(
-                "UPDATE {TABLE} SET token = $4, op = $5, request_id = $6, lease_until = {}, expires_at = {}, state = 3 \
-                 WHERE {held} AND (state = 4 OR state = 3 AND lease_until <= {now})",
+                "UPDATE {TABLE} SET token = $4, op = $5, request_id = $6, lease_until = {}, expires_at = {}, state = {started} \
+                 WHERE {held} AND (state = {unknown} OR state = {started} AND lease_until <= {now})",
                 after("$7"),
                 after("$8"),
             )),
-            extend: text(format!("UPDATE {TABLE} SET lease_until = {} WHERE {held} AND state = 3", after("$4"))),
+            extend: text(format!("UPDATE {TABLE} SET lease_until = {} WHERE {held} AND state = {started}", after("$4"))),
             complete: text(format!(
                 "INSERT INTO {TABLE} (scope, key, token, fingerprint, op, request_id, expires_at, status, headers, body, \
                  created_at, state) VALUES ($1, $2, $3, $4, $5, $6, {}, $8, $9, $10, {now}, $11) \
@@ -84,9 +85,9 @@ impl Texts {
                  WHERE {TABLE}.token = excluded.token",
                 after("$7"),
             )),
-            release: text(format!("DELETE FROM {TABLE} WHERE {held} AND state IN (3, 4)")),
+            release: text(format!("DELETE FROM {TABLE} WHERE {held} AND state IN ({started}, {unknown})")),
             mark_unknown: text(format!(
-                "UPDATE {TABLE} SET state = 4, lease_until = NULL WHERE {held} AND state IN (3, 4)"
+                "UPDATE {TABLE} SET state = {unknown}, lease_until = NULL WHERE {held} AND state IN ({started}, {unknown})"
             )),
             purge: format!(
                 "DELETE FROM {TABLE} WHERE {place} IN (SELECT {place} FROM {TABLE} WHERE expires_at < {now} \
