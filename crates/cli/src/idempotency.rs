@@ -188,11 +188,10 @@ async fn free(ui: Ui, office: &Office, args: &ArgMatches) -> Result<Outcome, Fai
     let (filter, key) = (filter(office, args), string(args, "key"));
     let rows = office.engine.keys(&filter, 1).await.map_err(|error| refused(&error))?;
     let Some(row) = rows.first() else {
-        return Err(Failure::new(format!("this caller has no request with the key `{key}`"))
-            .help(
-                "are `--tenant` and `--idempotency-deployment` right? it is empty (`--idempotency-deployment ''`) for an \
+        return Err(Failure::new(format!("this caller has no request with the key `{key}`")).help(
+            "are `--tenant` and `--idempotency-deployment` right? it is empty (`--idempotency-deployment ''`) for an \
                  `IdempotencyLayer` without a name",
-            ));
+        ));
     };
     if matches!(row.state, State::Done | State::EffectOnly) {
         return Err(Failure::new(format!(

@@ -76,7 +76,10 @@ impl Texts {
                 after("$7"),
                 after("$8"),
             )),
-            extend: text(format!("UPDATE {TABLE} SET lease_until = {} WHERE {held} AND state = {started}", after("$4"))),
+            extend: text(format!(
+                "UPDATE {TABLE} SET lease_until = {} WHERE {held} AND state = {started}",
+                after("$4")
+            )),
             complete: text(format!(
                 "INSERT INTO {TABLE} (scope, key, token, fingerprint, op, request_id, expires_at, status, headers, body, \
                  created_at, state) VALUES ($1, $2, $3, $4, $5, $6, {}, $8, $9, $10, {now}, $11) \
