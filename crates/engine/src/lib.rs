@@ -42,6 +42,9 @@ pub mod plan;
 pub mod policy;
 pub mod predicate;
 pub mod query;
+pub mod ratelimit;
+#[cfg(feature = "redis")]
+mod redis_server;
 pub mod relay;
 pub mod sources;
 pub mod sql;

@@ -1,21 +1,14 @@
 //! Records in Redis or Valkey: best effort.
 
 use std::fmt::{self, Debug};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, FromRedisValue, RedisError, Script};
-use tokio::sync::OnceCell;
+use redis::{FromRedisValue, Script};
 
 use super::{BoxFuture, Found, IdempotencyStore, Reservation, Reserved, StoreDown, Token, settled};
 use crate::idempotency::{Identity, Record};
-
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(1);
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(2);
+use crate::redis_server::Server;
 
 /// The time of the server in milliseconds. `%.0f` because Lua would write large numbers with an exponent.
 const NOW: &str = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -42,10 +35,8 @@ if state ~= '3' and state ~= '4' then return 0 end
 ///
 /// A dead server is noticed after 2 s at the latest. The first step makes the connection, later ones make it again.
 pub struct RedisIdempotencyStore {
-    client: Client,
+    server: Server,
     prefix: String,
-    /// Made by the first step: it needs the runtime.
-    connection: OnceCell<ConnectionManager>,
     scripts: Scripts,
 }
 
@@ -74,19 +65,9 @@ impl RedisIdempotencyStore {
     /// # Errors
     /// When the URL is none, or asks for TLS.
     pub fn new(url: &str) -> Result<Self, StoreDown> {
-        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-        if scheme.eq_ignore_ascii_case("rediss") || scheme.eq_ignore_ascii_case("valkeys") {
-            return Err(StoreDown::new(format!(
-                "`{}://` asks for TLS, which this store does not have: let a proxy on this machine do it",
-                scheme.to_ascii_lowercase()
-            )));
-        }
-        // The error may repeat the URL, which may have a password.
-        let client = Client::open(url).map_err(|_| StoreDown::new("the URL is none of a Redis server"))?;
         Ok(Self {
-            client,
+            server: Server::new(url)?,
             prefix: "cratestack:idempotency".to_owned(),
-            connection: OnceCell::new(),
             scripts: Scripts::new(),
         })
     }
@@ -105,18 +86,6 @@ impl RedisIdempotencyStore {
         format!("{}:{{{scope}:{}}}", self.prefix, identity.key)
     }
 
-    async fn connection(&self) -> Result<ConnectionManager, RedisError> {
-        let made = self.connection.get_or_try_init(async || {
-            // A step that fails is the caller's to repeat; without a connection it fails at once.
-            let config = ConnectionManagerConfig::new()
-                .set_connection_timeout(Some(CONNECT))
-                .set_response_timeout(Some(ANSWER))
-                .set_number_of_retries(0);
-            ConnectionManager::new_lazy_with_config(self.client.clone(), config)
-        });
-        made.await.cloned()
-    }
-
     async fn run<T: FromRedisValue>(
         &self,
         script: &Script,
@@ -132,13 +101,7 @@ impl RedisIdempotencyStore {
                 Argument::Number(number) => invocation.arg(*number),
             };
         }
-        let mut connection = self.connection().await.map_err(|error| down(&error))?;
-        match invocation.invoke_async(&mut connection).await {
-            // The server may be back since long, and only the connection dead: steps may be asked for twice.
-            Err(error) if error.is_connection_dropped() => invocation.invoke_async(&mut connection).await,
-            outcome => outcome,
-        }
-        .map_err(|error| down(&error))
+        self.server.run(&invocation).await
     }
 }
 
@@ -312,10 +275,4 @@ impl Debug for RedisIdempotencyStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisIdempotencyStore").field("prefix", &self.prefix).finish_non_exhaustive()
     }
-}
-
-/// Kind and code alone: what a server says may repeat arguments.
-fn down(error: &RedisError) -> StoreDown {
-    let code = error.code().map(|code| format!(" ({code})")).unwrap_or_default();
-    StoreDown::new(format!("Redis: {}{code}", error.category()))
 }

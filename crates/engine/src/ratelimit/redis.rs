@@ -1,0 +1,144 @@
+//! Buckets in Redis or Valkey, for all processes.
+
+use std::fmt::{self, Debug};
+
+use redis::{Script, ScriptInvocation};
+
+use super::{Adjustment, BoxFuture, Charge, Key, RateLimitStore, StoreDown, Taken};
+use crate::redis_server::Server;
+
+/// What all scripts begin with. A number of Lua has 53 bits, and the time in nanoseconds more: so seconds and the rest are kept
+/// apart, and what is calculated with is the difference to now, which is less than 100 days.
+const BEGIN: &str = "local time = redis.call('TIME')
+local seconds, nanos = tonumber(time[1]), time[2] * 1000
+local write
+local function owed(key, capacity)
+  local full_at = redis.call('GET', key)
+  if not full_at then return 0 end
+  local debt = (tonumber(string.sub(full_at, 1, -10)) - seconds) * 1e9 + tonumber(string.sub(full_at, -9)) - nanos
+  if debt > capacity then
+    -- The clock went back.
+    write(key, capacity)
+    return capacity
+  end
+  return math.max(0, debt)
+end
+function write(key, debt)
+  if debt <= 0 then return redis.call('DEL', key) end
+  local total = nanos + debt
+  local rest = total % 1e9
+  local full_at = string.format('%.0f%09.0f', seconds + (total - rest) / 1e9, rest)
+  redis.call('SET', key, full_at, 'PX', string.format('%.0f', math.ceil(debt / 1e6)))
+end
+";
+
+/// `ARGV`: increment, capacity, cost and most of each key. Gives what each owed before.
+const TAKE: &str = "local debts, granted, all = {}, {}, true
+for at, key in ipairs(KEYS) do
+  local increment, capacity = tonumber(ARGV[4 * at - 3]), tonumber(ARGV[4 * at - 2])
+  local cost, most = tonumber(ARGV[4 * at - 1]), tonumber(ARGV[4 * at])
+  local debt = owed(key, capacity)
+  local units = math.min(math.max(cost, most), math.floor((capacity - debt) / increment))
+  if units < cost then all = false end
+  debts[at], granted[at] = debt, units * increment
+end
+if all then
+  for at, key in ipairs(KEYS) do
+    if granted[at] > 0 then write(key, debts[at] + granted[at]) end
+  end
+end
+return debts";
+
+/// `ARGV`: capacity and change of each key, in nanoseconds.
+const ADJUST: &str = "for at, key in ipairs(KEYS) do
+  local capacity = tonumber(ARGV[2 * at - 1])
+  write(key, math.max(0, math.min(owed(key, capacity) + tonumber(ARGV[2 * at]), capacity)))
+end
+return 1";
+
+/// Buckets in Redis 6 or newer, or Valkey: every process that uses the same server and name counts in the same ones.
+///
+/// A decision about any number of buckets is one script and one round trip, by the clock of the server. A refusal
+/// writes nothing. A bucket that is full is not there, so that Redis needs memory for those alone that owe something.
+///
+/// All keys have the deployment as their hash tag: a cluster keeps them on one server, as it must to decide about
+/// several of them at once. Redirections are not followed. After a failover or an eviction buckets may be full again,
+/// which allows a burst too much.
+///
+/// The connection is made by the first decision, and made again after it was lost. No TLS: `rediss://` is refused.
+pub struct RedisRateLimitStore {
+    server: Server,
+    prefix: String,
+    take: Script,
+    adjust: Script,
+}
+
+impl RedisRateLimitStore {
+    /// A store on the server at `url`: `redis://USER:PASSWORD@HOST:PORT/DATABASE`, or `redis+unix:///PATH`. Those that
+    /// name the same `deployment` count together. Nothing is sent yet.
+    ///
+    /// ```no_run
+    /// use cratestack_engine::ratelimit::RedisRateLimitStore;
+    ///
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = RedisRateLimitStore::new("redis://127.0.0.1:6379", "bank")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When the URL is none, or asks for TLS.
+    pub fn new(url: &str, deployment: &str) -> Result<Self, StoreDown> {
+        // What stands between the first braces is what a cluster goes by.
+        let deployment = deployment.replace('{', "(").replace('}', ")");
+        Ok(Self {
+            server: Server::new(url)?,
+            prefix: format!("cratestack:ratelimit:{{{deployment}}}:"),
+            take: Script::new(&[BEGIN, TAKE].concat()),
+            adjust: Script::new(&[BEGIN, ADJUST].concat()),
+        })
+    }
+
+    fn name(&self, key: Key) -> String {
+        format!("{}{key}", self.prefix)
+    }
+}
+
+impl RateLimitStore for RedisRateLimitStore {
+    fn take<'a>(&'a self, charges: &'a [Charge]) -> BoxFuture<'a, Result<Taken, StoreDown>> {
+        Box::pin(async move {
+            let mut invocation: ScriptInvocation<'_> = self.take.prepare_invoke();
+            for charge in charges {
+                invocation.key(self.name(charge.key));
+                let quota = charge.quota;
+                for number in [quota.increment(), quota.capacity(), charge.cost, charge.most] {
+                    invocation.arg(number);
+                }
+            }
+            let debts: Vec<u64> = self.server.run(&invocation).await?;
+            if debts.len() == charges.len() {
+                Ok(Taken::of(charges, debts))
+            } else {
+                Err(StoreDown::new("Redis: the script gave another answer than was expected"))
+            }
+        })
+    }
+
+    fn adjust<'a>(&'a self, adjustments: &'a [Adjustment]) -> BoxFuture<'a, Result<(), StoreDown>> {
+        Box::pin(async move {
+            let mut invocation = self.adjust.prepare_invoke();
+            for adjustment in adjustments {
+                invocation.key(self.name(adjustment.key));
+                invocation.arg(adjustment.quota.capacity()).arg(adjustment.change());
+            }
+            self.server.run::<i64>(&invocation).await.map(|_| ())
+        })
+    }
+}
+
+/// Without the client, whose URL may have a password.
+impl Debug for RedisRateLimitStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisRateLimitStore").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
