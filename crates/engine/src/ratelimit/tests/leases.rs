@@ -59,12 +59,19 @@ struct Setting {
 fn setting() -> impl Strategy<Value = Setting> {
     let quota = (1_u64..3_000, 1_u64..300)
         .prop_map(|(rate, burst)| Quota::new(rate, Duration::from_secs(1), burst).unwrap());
-    let cost = prop_oneof![6 => Just(1_u64), 1 => 1_u64..5];
-    let pause = prop_oneof![5 => 0_u64..500, 2 => 0_u64..20_000, 1 => 0_u64..300_000];
-    (quota, 1_u64..8, 1_u64..200, 0_u64..10).prop_flat_map(move |(quota, nodes, lease, way)| {
-        prop::collection::vec((0..nodes, pause.clone(), cost.clone()), 1..1500)
-            .prop_map(move |load| Setting { quota, nodes, lease, way, load })
-    })
+    // Rests in which the bucket fills up while chunks are held, and loads between them, on all nodes: how long the rest,
+    // how many requests on each node, how long between them, and what they cost.
+    let phase = (0_u64..400_000, 1_u64..150, prop_oneof![0_u64..300, 0_u64..5_000], prop_oneof![5 => Just(1_u64), 1 => 2_u64..5]);
+    (quota, 1_u64..8, 1_u64..200, 0_u64..10, prop::collection::vec(phase, 1..12)).prop_map(
+        |(quota, nodes, lease, way, phases)| {
+            let load = phases.into_iter().flat_map(|(rest, requests, between, cost)| {
+                (0..requests).flat_map(move |at| {
+                    (0..nodes).map(move |node| (node, if at == 0 { rest } else { between }, cost))
+                })
+            });
+            Setting { quota, nodes, lease, way, load: load.collect() }
+        },
+    )
 }
 
 /// What was spent when, and what was granted when.
