@@ -10,14 +10,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cratestack_engine::api::AuthMethod;
 use cratestack_engine::json::Json;
 use futures_util::future::BoxFuture;
-use http::HeaderName;
 use http::header::{AUTHORIZATION, FORWARDED};
 use http::request::Parts;
 
 use crate::body::parse_json;
-
-/// `X-Forwarded-For`.
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+use crate::headers::X_FORWARDED_FOR;
 
 /// The members of a verified principal, before they are typed against the schema's `auth` block.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::address::TrustedProxies;
+
 /// Limits and names of the API (docs/http.md, "Limits"). The engine's own limits are in [`cratestack_engine::Limits`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpConfig {
@@ -24,6 +26,8 @@ pub struct HttpConfig {
     pub base_path: Option<String>,
     /// How the keys of `Idempotency-Key` are kept.
     pub idempotency: IdempotencyConfig,
+    /// Whose `X-Forwarded-For` is believed, for rate limits and the audit trail. Default: nobody's.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// How the keys of `Idempotency-Key` are kept (docs/idempotency.md).
@@ -61,6 +65,7 @@ impl Default for HttpConfig {
             problem_base: "https://cratestack.dev/problems/".to_owned(),
             base_path: None,
             idempotency: IdempotencyConfig::default(),
+            trusted_proxies: TrustedProxies::default(),
         }
     }
 }

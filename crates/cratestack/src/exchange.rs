@@ -1,13 +1,13 @@
 //! One request, from its head to its answer, in the order of refusals of docs/http.md: what can be said of the request
 //! alone, then the caller, then what the engine finds.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{ConnectInfo, OriginalUri, Request};
+use axum::extract::{OriginalUri, Request};
 use axum::response::Response as AxumResponse;
 use cratestack_engine::Engine;
 use cratestack_engine::api::{
@@ -29,6 +29,7 @@ use crate::answer::{self, Response, Shape, is_personal, sent, version_tag};
 use crate::auth::{AuthError, AuthProvider};
 use crate::batch::{self, Offer};
 use crate::body;
+use crate::caller::CallerScope;
 use crate::config::HttpConfig;
 use crate::deliveries::Deliveries;
 use crate::deprecation;
@@ -39,13 +40,17 @@ use crate::headers::{
 use crate::idempotency;
 use crate::media::{Format, PATCH_TYPES, POST_TYPES, negotiate};
 use crate::problem::{Problem, ProblemCode};
+use crate::ratelimit::{Phase, RateLimits, Tally};
 use crate::routes::{BATCH_ACTIONS, RouteInfo, RouteTarget, RouteVerb, has_route};
 use crate::url;
 
 /// How long the engine may overrun its deadline before the request is given up without its word.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long `/readyz` waits for the database.
+/// The media type of `/metrics`.
+const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
+
+/// How long `/readyz` waits for the database, and for a store that it needs.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What answers operations: the engine, or a stand-in of a test.
@@ -189,6 +194,8 @@ pub(crate) struct Api {
     pub(crate) deprecations: bool,
     #[expect(dead_code, reason = "held so that they end with the router")]
     pub(crate) deliveries: Deliveries,
+    /// How often requests may come.
+    pub(crate) limits: Option<RateLimits>,
 }
 
 /// What stands at a path.
@@ -200,6 +207,8 @@ pub(crate) enum Place {
     Live,
     /// `/readyz`: whether the service can do its work.
     Ready,
+    /// `/metrics`: what it has counted.
+    Metrics,
     /// Nothing.
     Nowhere,
 }
@@ -211,6 +220,7 @@ impl Place {
             Self::Endpoint(endpoint) => &endpoint.path,
             Self::Live => "/livez",
             Self::Ready => "/readyz",
+            Self::Metrics => "/metrics",
             Self::Nowhere => "",
         }
     }
@@ -276,7 +286,8 @@ pub(crate) async fn handle(api: Arc<Api>, place: Place, request: Request) -> Axu
         parent_id = trace.map(|trace| trace.parent_id),
     );
     let head = parts.method == Method::HEAD;
-    let mut exchange = Exchange { api: &api, parts, request_id, started, format: Format::Json };
+    let address = api.config.trusted_proxies.client(&parts);
+    let mut exchange = Exchange { api: &api, parts, request_id, started, format: Format::Json, address, tally: None };
     // Until it is read.
     let mut body = Some(body);
     async {
@@ -287,6 +298,11 @@ pub(crate) async fn handle(api: Arc<Api>, place: Place, request: Request) -> Axu
             Err(panic) => exchange.refuse(Problem::internal(format!("panic: {}", panic_text(&*panic)))),
         };
         exchange.discard(body).await;
+        if let Some(tally) = &mut exchange.tally {
+            let replayed = response.headers().contains_key(&idempotency::IDEMPOTENT_REPLAYED);
+            tally.settle(response.status(), replayed).await;
+            tally.tell(response.headers_mut());
+        }
         if let Ok(id) = HeaderValue::from_str(&exchange.request_id) {
             response.headers_mut().insert(X_REQUEST_ID, id);
         }
@@ -337,15 +353,20 @@ struct Exchange<'a> {
     started: Instant,
     /// The negotiated format, once it is.
     format: Format,
+    /// Where it comes from, as far as that is known.
+    address: Option<IpAddr>,
+    /// What it counts as, where there are limits.
+    tally: Option<Tally>,
 }
 
 impl Exchange<'_> {
     async fn run(&mut self, place: &Place, body: &mut Option<Body>) -> Result<Response, Problem> {
+        self.count(place).await?;
         let (path, query) = self.check_size()?;
         let endpoint = match place {
             Place::Endpoint(endpoint) => endpoint,
             Place::Nowhere => return Err(Problem::new(Code::NotFound, "there is no such route")),
-            Place::Live | Place::Ready => return self.health(place).await,
+            Place::Live | Place::Ready | Place::Metrics => return self.health(place).await,
         };
         if self.parts.method == Method::OPTIONS {
             return Ok(endpoint.options());
@@ -374,6 +395,7 @@ impl Exchange<'_> {
         let print = has_key.then(|| self.fingerprint(route, &params, data.as_ref()));
         let work = self.work(route, params, expected, data)?;
         let mut caller = self.caller(route).await?;
+        self.count_caller(route, &caller, &work).await?;
         let key = if takes_key { self.key(route)? } else { None };
         let keyed = key.zip(print).map(|(key, print)| self.keyed(key, print, route, &mut caller, &path));
         if let Some(problem) = unwanted {
@@ -438,7 +460,55 @@ impl Exchange<'_> {
         }
     }
 
-    /// `/livez` and `/readyz`.
+    /// The rate limits that need to know nothing but where the request comes from.
+    async fn count(&mut self, place: &Place) -> Result<(), Problem> {
+        let Some(limits) = &self.api.limits else { return Ok(()) };
+        let route = match place {
+            Place::Endpoint(endpoint) => endpoint.route(&self.parts.method),
+            Place::Nowhere => None,
+            Place::Live | Place::Ready | Place::Metrics => return Ok(()),
+        };
+        if self.parts.method == Method::OPTIONS {
+            return Ok(());
+        }
+        let procedure = route.and_then(|route| match route.target {
+            RouteTarget::Procedure(at) => self.procedure(at),
+            RouteTarget::Model(_) | RouteTarget::Trail => None,
+        });
+        let reads = procedure.map_or(self.parts.method.is_safe(), |procedure| !procedure.mutation);
+        let named = procedure.map_or(&[][..], |procedure| &procedure.rate_limits);
+        let op = route.map_or_else(|| Arc::from(""), |route| Arc::clone(&route.op));
+        let mut tally = limits.tally(self.address, reads, op, named);
+        let counted = tally.charge(Phase::Before, 1).await;
+        self.tally = Some(tally);
+        counted
+    }
+
+    /// All other rate limits.
+    async fn count_caller(&mut self, route: &RouteInfo, caller: &Caller, work: &Work) -> Result<(), Problem> {
+        let Some(tally) = &mut self.tally else {
+            let named = match route.target {
+                RouteTarget::Procedure(at) => self.procedure(at).map_or(&[][..], |procedure| &procedure.rate_limits),
+                RouteTarget::Model(_) | RouteTarget::Trail => &[],
+            };
+            return match named {
+                [] => Ok(()),
+                [name, ..] => Err(Problem::internal(format!(
+                    "`@rate_limit(\"{name}\")`: the router has no rate limits; give it some with `rate_limits`"
+                ))),
+            };
+        };
+        let items = match work {
+            Work::Run(_, Verb::Batch { items, .. }) => Some(items.len()),
+            _ => None,
+        };
+        let schema = self.api.backend.schema();
+        tally.identify(caller.principal.as_ref().and_then(|principal| CallerScope::of(schema, principal)));
+        let cost = tally.limits().cost(&route.op, items);
+        tally.charge(Phase::After, cost).await
+    }
+
+    /// `/livez`, `/readyz` and `/metrics`.
     async fn health(&self, place: &Place) -> Result<Response, Problem> {
         if !matches!(self.parts.method, Method::GET | Method::HEAD) {
             return Err(method_not_allowed(HeaderValue::from_static("GET, HEAD")));
@@ -446,13 +516,32 @@ impl Exchange<'_> {
         let body = if matches!(place, Place::Ready) {
             let probe = tokio::time::timeout(READY_TIMEOUT, self.api.backend.ready()).await;
             probe.map_err(|_| Problem::new(Code::Unavailable, "the database does not answer in time"))??;
+            self.store_ready().await?;
             r#"{"status":"ready"}"#
+        } else if let (Place::Metrics, Some(limits)) = (place, &self.api.limits) {
+            let mut response = Response::new(limits.prometheus().into());
+            response.headers_mut().insert(header::CONTENT_TYPE, PROMETHEUS);
+            not_stored(response.headers_mut());
+            return Ok(response);
         } else {
             r#"{"status":"live"}"#
         };
         let mut response = answer::encoded(body.to_owned(), Format::Json)?;
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
+    }
+
+    /// The store of rate limits that refuse while it does not answer.
+    async fn store_ready(&self) -> Result<(), Problem> {
+        let Some(limits) = self.api.limits.as_ref().filter(|limits| limits.needs_store()) else { return Ok(()) };
+        let probe = tokio::time::timeout(READY_TIMEOUT, limits.store().ready()).await;
+        let down = match probe {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(down)) => down.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        let problem = Problem::new(Code::Unavailable, "the store of the rate limits does not answer");
+        Err(Problem { internal: Some(down), ..problem })
     }
 
     /// 414 and 431; gives the path and the query as the caller sent them.
@@ -592,13 +681,12 @@ impl Exchange<'_> {
             }
         };
         let deadline = self.deadline().saturating_duration_since(Instant::now());
-        let peer = self.parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let trace = self.parts.headers.get(TRACEPARENT).and_then(trace_parent);
         let origin = Origin {
             op: Arc::clone(&route.op),
             auth: principal.is_some().then(|| self.api.auth.method()),
             job: None,
-            client_ip: peer.map(|ConnectInfo(peer)| peer.ip()),
+            client_ip: self.address,
             trace_id: trace.map(|trace| trace.trace_id.to_owned()),
             idempotency_key: None,
         };

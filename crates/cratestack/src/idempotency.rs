@@ -5,13 +5,12 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use cratestack_engine::api::Principal;
 use cratestack_engine::idempotency::{KEY_LENGTH, Kept, Record};
-use cratestack_engine::plan::key_text;
-use cratestack_schema::ir::{FieldId, Schema};
-use cratestack_schema::value::Value;
+use cratestack_schema::ir::Schema;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use uuid::{Uuid, Variant, Version};
 
 use crate::answer::Response;
+use crate::caller::CallerScope;
 use crate::headers::{IDEMPOTENCY_KEY, joined};
 use crate::problem::{Problem, ProblemCode};
 
@@ -205,22 +204,14 @@ pub(crate) fn answer(kept: Kept, add: impl FnOnce(&mut HeaderMap)) -> Result<Res
     Ok(response)
 }
 
-/// The scope of a caller's keys. Where the `auth` block has no subject, all of its claims together are one.
+/// The scope of a caller's keys.
 pub(crate) fn of_caller(schema: &Schema, deployment: &str, principal: Option<&Principal>) -> [u8; 32] {
-    let (Some(auth), Some(principal)) = (&schema.auth, principal) else { return scope(deployment, None, None) };
-    let text = |id: FieldId| {
-        let claim = principal.claims.get(id.index()).filter(|claim| **claim != Value::Null)?;
-        Some(key_text(schema, auth.fields.get(id.index())?.ty, claim))
-    };
-    let tenant = auth.tenant.and_then(text);
-    let subject = auth.subject.and_then(text).unwrap_or_else(|| {
-        let mut all = Parts::new("claims");
-        for claim in &principal.claims {
-            all.add(serde_json::to_string(claim).unwrap_or_default().as_bytes());
-        }
-        cratestack_schema::hex(&all.finish())
-    });
-    scope(deployment, tenant.as_deref(), Some(&subject))
+    let caller = principal.and_then(|principal| CallerScope::of(schema, principal));
+    scope(
+        deployment,
+        caller.as_ref().and_then(|caller| caller.tenant.as_deref()),
+        caller.as_ref().map(|caller| &*caller.subject),
+    )
 }
 
 /// The digest of whose keys they are: those of different deployments, tenants and subjects have nothing to do with each other. Never

@@ -82,12 +82,14 @@
 //!
 //! # What a request meets, in this order
 //!
-//! 1. Its `Host`, which [`serve`] checks (400), and its size: URL (414), header fields (431).
-//! 2. Its route: 404, 405 with `Allow`, or the answer to `OPTIONS`. `HEAD` is served wherever `GET` is.
-//! 3. Its form: `Accept` (406), query, conditional headers (400), `Content-Type` (415), body (408, 413, 400).
-//! 4. Its caller: credentials that are not valid are a 401 on every route.
-//! 5. Its `Idempotency-Key`: missing or malformed (400), too old, or used for another request (422).
-//! 6. The engine: policies, validation, versions, and the database.
+//! 1. Its `Host`, which [`serve`] checks (400), and the rate limits by address (429), but for `OPTIONS`.
+//! 2. Its size: URL (414), header fields (431).
+//! 3. Its route: 404, 405 with `Allow`, or the answer to `OPTIONS`. `HEAD` is served wherever `GET` is.
+//! 4. Its form: `Accept` (406), query, conditional headers (400), `Content-Type` (415), body (408, 413, 400).
+//! 5. Its caller: credentials that are not valid are a 401 on every route.
+//! 6. All other rate limits (429; 400 where it counts as more than a limit ever allows).
+//! 7. Its `Idempotency-Key`: missing or malformed (400), too old, or used for another request (422).
+//! 8. The engine: policies, validation, versions, and the database.
 //!
 //! Every refusal is an `application/problem+json` with a stable `code`, and carries the request's `X-Request-Id`.
 //!
@@ -108,10 +110,12 @@
 //! - A write whose result the caller may not read is a 201 or a 204, with `Location`.
 //! - Problems of a batch's items are inside its answer; a `version_mismatch` has its `etag` beside it.
 
+mod address;
 mod answer;
 mod auth;
 mod batch;
 mod body;
+mod caller;
 mod cbor;
 mod config;
 pub mod database;
@@ -122,6 +126,7 @@ mod headers;
 pub mod idempotency;
 mod media;
 mod problem;
+pub mod ratelimit;
 mod router;
 mod routes;
 mod server;
@@ -153,7 +158,9 @@ pub use serde_json;
 pub use sqlx;
 pub use uuid;
 
+pub use address::{NotAnAddress, TrustedProxies};
 pub use auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
+pub use caller::CallerScope;
 pub use chrono::{DateTime, NaiveDate, Utc};
 pub use config::{HttpConfig, IdempotencyConfig, ServerConfig};
 pub use cratestack_engine::api::{AuthMethod, Code, FieldError};
@@ -164,12 +171,22 @@ pub use cratestack_engine::idempotency::store::{IdempotencyStore, SqliteIdempote
 pub use cratestack_engine::isolated::{
     IsolationLevel, PgTx, TxError, TxOptions, run_in_isolated_tx, run_in_isolated_tx_with,
 };
+#[cfg(feature = "redis")]
+pub use cratestack_engine::ratelimit::RedisRateLimitStore;
+pub use cratestack_engine::ratelimit::{
+    InMemoryRateLimitStore, LeasedRateLimitStore, LimiterOptions, OnFailure, RateLimitStore, SqlxRateLimitStore,
+};
 pub use cratestack_engine::sql::Dialect;
 pub use cratestack_engine::{self as engine, Engine};
 pub use cratestack_macros::include_schema;
 pub use cratestack_schema as schema;
 pub use deliveries::Deliveries;
-pub use idempotency::layer::{Crashed, IdempotencyLayer, IdempotencyScope, Interrupted, NoEffect, Recovered};
+pub use idempotency::layer::{Crashed, IdempotencyLayer, Interrupted, NoEffect, Recovered};
+pub use ratelimit::layer::RateLimitLayer;
+pub use ratelimit::{
+    Class, CostError, Costs, KeyError as LimitKeyError, LimitKey, Part, PolicyError, RateLimitCounts, RateLimitError,
+    RateLimitPolicy, RateLimits, policies,
+};
 pub use router::{RouterBuilder, router};
 pub use routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 pub use rust_decimal::Decimal;

@@ -39,6 +39,8 @@ pub(crate) enum ProblemCode {
     KeyExpired,
     /// A request with the key was begun, and nobody knows how it ended.
     OutcomeUnknown,
+    /// A rate limit is used up.
+    RateLimited,
 }
 
 impl ProblemCode {
@@ -81,6 +83,7 @@ impl ProblemCode {
             Self::OutcomeUnknown => {
                 ("idempotency_outcome_unknown", S::CONFLICT, "Nobody knows whether the request was done")
             }
+            Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, "A rate limit is used up"),
             Self::KeyInvalid => ("idempotency_key_invalid", S::BAD_REQUEST, "The idempotency key is not valid"),
             Self::KeyExpired => ("idempotency_key_expired", S::UNPROCESSABLE_ENTITY, "The idempotency key is too old"),
             Self::ContentTooLarge => ("content_too_large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
@@ -295,7 +298,7 @@ mod tests {
         );
     }
 
-    const ALL: [ProblemCode; 30] = [
+    const ALL: [ProblemCode; 31] = [
         ProblemCode::Engine(Code::Rejected),
         ProblemCode::Engine(Code::BadRequest),
         ProblemCode::Engine(Code::InvalidQuery),
@@ -326,6 +329,7 @@ mod tests {
         ProblemCode::KeyInvalid,
         ProblemCode::KeyExpired,
         ProblemCode::OutcomeUnknown,
+        ProblemCode::RateLimited,
     ];
 
     #[test]

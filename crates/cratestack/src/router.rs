@@ -1,6 +1,6 @@
 //! The API of an engine as an [`axum::Router`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,6 +14,7 @@ use crate::config::HttpConfig;
 use crate::deliveries::Deliveries;
 use crate::deprecation;
 use crate::exchange::{Api, Backend, Endpoint, Hosted, Place, handle};
+use crate::ratelimit::{RateLimitError, RateLimits};
 use crate::routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 use crate::sinks::{MulticastAuditSink, RelayOptions, SetupError};
 use crate::typed::{Implements, hosted};
@@ -31,6 +32,7 @@ where
         auth: Arc::new(NoAuth),
         config: HttpConfig::default(),
         deliveries: Deliveries::default(),
+        limits: None,
     }
 }
 
@@ -41,6 +43,7 @@ pub struct RouterBuilder {
     pub(crate) auth: Arc<dyn AuthProvider>,
     pub(crate) config: HttpConfig,
     pub(crate) deliveries: Deliveries,
+    pub(crate) limits: Option<RateLimits>,
 }
 
 impl RouterBuilder {
@@ -54,6 +57,17 @@ impl RouterBuilder {
     pub fn config(mut self, config: HttpConfig) -> Self {
         self.config = config;
         self
+    }
+
+    /// Sets how often requests may come: see [`ratelimit`](crate::ratelimit). A schema with `@rate_limit` needs this: calls of
+    /// procedures that name a limit are a 500 without.
+    ///
+    /// # Errors
+    /// When the schema names a policy that is not there, a policy counts only procedures that name it and none does, or a
+    /// cost is of a route that does not exist.
+    pub fn rate_limits(mut self, limits: RateLimits) -> Result<Self, RateLimitError> {
+        self.limits = Some(limits.fit(self.backend.schema())?);
+        Ok(self)
     }
 
     /// Delivers the audit trail to a sink too, or to several, from now on, on the tokio runtime that this is called in.
@@ -113,39 +127,52 @@ impl RouterBuilder {
         finished(Arc::new(self.into_api("")).router())
     }
 
-    /// The whole service, as `cratestack serve` runs it: the API at `/api`, and `/livez` and `/readyz` at the root.
-    /// Both answer without authentication, and so does nothing else at the root.
+    /// The whole service, as `cratestack serve` runs it: the API at `/api`, and `/livez` and `/readyz` at the root, and
+    /// `/metrics` where there are rate limits. These answer without authentication, and so does nothing else at the root.
     pub fn into_service(self) -> Router {
         let api = Arc::new(self.into_api("/api"));
-        finished(api.router().route("/livez", api.at(Place::Live)).route("/readyz", api.at(Place::Ready)))
+        let root = [("/livez", Place::Live), ("/readyz", Place::Ready), ("/metrics", Place::Metrics)];
+        let root = root.into_iter().filter(|(_, place)| !matches!(place, Place::Metrics) || api.limits.is_some());
+        finished(root.fold(api.router(), |router, (path, place)| router.route(path, api.at(place))))
     }
 
     fn into_api(self, prefix: &'static str) -> Api {
         let deprecations = deprecation::any(self.backend.schema());
-        let Self { backend, auth, config, deliveries } = self;
-        sweep(&backend);
-        Api { backend, auth, config, prefix, deprecations, deliveries }
+        let Self { backend, auth, config, deliveries, limits } = self;
+        sweep(Arc::downgrade(&backend), "idempotency keys", |backend| async move {
+            let swept = backend.sweep_keys().await;
+            swept.map(|keys| u64::try_from(keys).unwrap_or(u64::MAX)).map_err(|failure| failure.internal)
+        });
+        if let Some(limits) = limits.as_ref().filter(|limits| limits.store().shared()) {
+            sweep(Arc::downgrade(limits.store()), "rate limits", |store| async move {
+                store.sweep().await.map_err(|down| Some(down.to_string()))
+            });
+        }
+        Api { backend, auth, config, prefix, deprecations, deliveries, limits }
     }
 }
 
-/// How long expired idempotency keys may lie about.
+/// How long what has expired may lie about.
 const SWEEP: Duration = Duration::from_mins(1);
 
-/// Removes expired idempotency keys from time to time, until the router is gone. Without a runtime to do it on that is the
-/// host's to do.
-fn sweep(backend: &Arc<dyn Backend>) {
+/// Removes what has expired from time to time, until the router is gone. Without a runtime to do it on that is the host's
+/// to do.
+fn sweep<T, F>(of: Weak<T>, what: &'static str, batch: impl Fn(Arc<T>) -> F + Send + 'static)
+where
+    T: ?Sized + Send + Sync + 'static,
+    F: Future<Output = Result<u64, Option<String>>> + Send,
+{
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    let backend = Arc::downgrade(backend);
     runtime.spawn(async move {
         loop {
             tokio::time::sleep(SWEEP).await;
             loop {
-                let Some(backend) = backend.upgrade() else { return };
-                match backend.sweep_keys().await {
+                let Some(of) = of.upgrade() else { return };
+                match batch(of).await {
                     Ok(0) => break,
-                    Ok(keys) => tracing::debug!(keys, "expired idempotency keys were removed"),
-                    Err(failure) => {
-                        tracing::warn!(internal = failure.internal, "expired idempotency keys could not be removed");
+                    Ok(removed) => tracing::debug!(removed, "expired {what} were removed"),
+                    Err(internal) => {
+                        tracing::warn!(internal, "expired {what} could not be removed");
                         break;
                     }
                 }

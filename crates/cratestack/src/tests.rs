@@ -313,6 +313,7 @@ impl Service {
             auth: Arc::clone(&self.auth),
             config: self.config.clone(),
             deliveries: Deliveries::default(),
+            limits: None,
         }
     }
 

@@ -674,6 +674,23 @@ pub struct Procedure {
     /// `@idempotent`.
     #[serde(default, skip_serializing_if = "Idempotent::is_default")]
     pub idempotent: Idempotent,
+    /// `@rate_limit("policy")`: the policies that calls count towards, by name. What they allow is set where the service
+    /// runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rate_limits: Vec<String>,
+}
+
+/// Whether a rate limit may be called so: 1 to 64 ASCII letters, digits, `_`, `-` and `.`.
+///
+/// ```
+/// use cratestack_schema::ir::is_policy_name;
+///
+/// assert!(is_policy_name("transfers-per-day"));
+/// assert!(!is_policy_name("per day"));
+/// ```
+pub fn is_policy_name(name: &str) -> bool {
+    let sound = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-' | b'.');
+    (1..=64).contains(&name.len()) && name.bytes().all(sound)
 }
 
 /// What a route makes of idempotency keys.

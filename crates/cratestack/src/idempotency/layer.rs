@@ -8,12 +8,12 @@
 //! use cratestack::axum::response::Response;
 //! use cratestack::axum::routing::post;
 //! use cratestack::axum::{Router, http::StatusCode};
-//! use cratestack::{IdempotencyLayer, IdempotencyScope, SqliteIdempotencyStore};
+//! use cratestack::{IdempotencyLayer, CallerScope, SqliteIdempotencyStore};
 //!
 //! /// Says whose requests these are, once that is proved.
 //! async fn authenticated(mut request: Request, next: Next) -> Response {
 //!     // .. the token is verified ..
-//!     request.extensions_mut().insert(IdempotencyScope::new(Some("berlin"), "ann"));
+//!     request.extensions_mut().insert(CallerScope::new(Some("berlin"), "ann"));
 //!     next.run(request).await
 //! }
 //!
@@ -39,7 +39,7 @@
 //! | a UUID of version 7, older than the retention | 422 `idempotency_key_expired`, never executed |
 //! | the same, more than 5 minutes ahead | 400 `idempotency_key_invalid` |
 //! | a body over the limit | 413, nothing is reserved |
-//! | credentials, and no [`IdempotencyScope`] | 500; the log says what the host has to do |
+//! | credentials, and no [`CallerScope`](crate::CallerScope) | 500; the log says what the host has to do |
 //! | the first with its key | runs, on a task of its own that goes on when the caller hangs up |
 //! | the same once more, done | the status, body and some headers of before, with `Idempotent-Replayed: true` |
 //! | the same once more, under way | waits (5 s), then 409 `idempotency_in_flight` with `Retry-After` |
@@ -99,6 +99,7 @@ use self::attempt::Attempt;
 use self::running::Running;
 use super::{Key, KeyError, Parts, media_type, missing, scope};
 use crate::body;
+use crate::caller::{CallerScope, credential};
 use crate::config::HttpConfig;
 use crate::headers::{X_REQUEST_ID, joined, request_id};
 use crate::problem::Problem;
@@ -113,25 +114,6 @@ const BACKLOG: usize = 64;
 const WITHDRAWALS: usize = 256;
 /// The longest time that anything may take.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
-
-/// What a request brings along when it does not come from nobody. Where it does, the host has to say whose it is.
-const CREDENTIALS: [&str; 15] = [
-    "authorization",
-    "proxy-authorization",
-    "cookie",
-    "x-api-key",
-    "api-key",
-    "x-auth-token",
-    "client-cert",
-    "x-client-cert",
-    "x-forwarded-client-cert",
-    "x-ssl-client-cert",
-    "ssl-client-cert",
-    "x-amzn-mtls-clientcert",
-    "x-forwarded-user",
-    "x-remote-user",
-    "x-auth-request-user",
-];
 
 /// Does not do twice what was asked for twice with one `Idempotency-Key`: the [module](self) has the rules.
 ///
@@ -291,33 +273,6 @@ impl IdempotencyLayer {
 impl Debug for IdempotencyLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyLayer").field("retention", &self.settings.retention).finish_non_exhaustive()
-    }
-}
-
-/// Whose request it is: the host's authentication puts this into the request's extensions, when it has verified it.
-///
-/// A request that brings `Authorization`, `Cookie`, an API key or a certificate in a header, and not this, is refused
-/// with a 500: keys are never shared between callers by accident. One that brings nothing of the kind is from nobody,
-/// and all such requests share their keys. A certificate that only the connection knows cannot be seen here, and
-/// neither can a secret in the URL: where there are any, every request needs this extension.
-#[derive(Clone, PartialEq, Eq)]
-pub struct IdempotencyScope {
-    tenant: Option<Box<str>>,
-    subject: Box<str>,
-}
-
-impl IdempotencyScope {
-    /// The tenant, where there are any, and what names the caller within it and stays what it is: an account, a client
-    /// id. Never a token or a session, which are others by the time of a retry.
-    pub fn new(tenant: Option<&str>, subject: &str) -> Self {
-        Self { tenant: tenant.map(Into::into), subject: subject.into() }
-    }
-}
-
-/// Without the names, which may be personal.
-impl Debug for IdempotencyScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IdempotencyScope").finish_non_exhaustive()
     }
 }
 
@@ -541,13 +496,13 @@ fn identify(
 ) -> Result<Identity, Problem> {
     let key = key?.ok_or_else(missing)?;
     key.check_time(settings.clock.now(), settings.retention)?;
-    let scope = match head.extensions.get::<IdempotencyScope>() {
+    let scope = match head.extensions.get::<CallerScope>() {
         Some(known) => scope(&settings.deployment, known.tenant.as_deref(), Some(&known.subject)),
         None => match credential(&head.headers) {
             None => scope(&settings.deployment, None, None),
             Some(name) => {
                 return Err(Problem::internal(format!(
-                    "a request with an `Idempotency-Key` has the header `{name}` and no `IdempotencyScope`, so that \
+                    "a request with an `Idempotency-Key` has the header `{name}` and no `CallerScope`, so that \
                      nobody knows whose key it is: let the layer that authenticates, which must be outside of \
                      `IdempotencyLayer`, put one into the extensions of the request"
                 )));
@@ -555,11 +510,6 @@ fn identify(
         },
     };
     Ok(Identity { scope, key: key.0, fingerprint: [0; 32] })
-}
-
-/// The first header that says that the caller is somebody.
-fn credential(headers: &HeaderMap) -> Option<&'static str> {
-    CREDENTIALS.into_iter().find(|name| headers.contains_key(*name))
 }
 
 /// The URL as the caller sent it, whatever routers have taken away of it.

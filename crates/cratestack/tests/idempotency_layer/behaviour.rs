@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use cratestack::engine::sources::Fixed;
-use cratestack::{IdempotencyScope, NoEffect};
+use cratestack::{CallerScope, NoEffect};
 use futures_util::future::join_all;
 use http::{HeaderValue, Method, StatusCode};
 use tokio::io::AsyncWriteExt as _;
@@ -116,14 +116,14 @@ async fn another_request_with_the_key_is_refused(place: Place) {
 async fn keys_of_others_are_others(place: Place) {
     let of = |tenant: Option<&str>, subject: &str| {
         let mut request = payment("key");
-        request.extensions_mut().insert(IdempotencyScope::new(tenant, subject));
+        request.extensions_mut().insert(CallerScope::new(tenant, subject));
         request
     };
     let host = Host::counting(layer(&place.store));
     let elsewhere = Host::counting(layer(&place.store).deployment("elsewhere"));
     let anonymous = || {
         post("/payments", "key").body(Body::empty()).map(|mut request| {
-            request.extensions_mut().remove::<IdempotencyScope>();
+            request.extensions_mut().remove::<CallerScope>();
             request.headers_mut().remove("authorization");
             request
         })
@@ -370,7 +370,7 @@ async fn credentials_without_a_scope_are_the_hosts_mistake() {
         let request = Request::post("/payments").header("idempotency-key", "key").header(name, "secret");
         let answer = host.answer(request.body(Body::empty()).unwrap()).await;
         answer.is(500, "internal");
-        assert!(!answer.text().contains("IdempotencyScope"));
+        assert!(!answer.text().contains("CallerScope"));
     }
     assert_eq!(host.runs(), 0);
 }
@@ -436,7 +436,7 @@ async fn the_log_says_what_the_host_has_to_do() {
     let request = Request::post("/payments").header("idempotency-key", "key").header("cookie", "secret");
     host.answer(request.body(Body::empty()).unwrap()).await.is(500, "internal");
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(text.contains("has the header `cookie` and no `IdempotencyScope`"), "{text}");
+    assert!(text.contains("has the header `cookie` and no `CallerScope`"), "{text}");
     assert!(text.contains("put one into the extensions of the request") && !text.contains("secret"), "{text}");
 }
 
@@ -460,7 +460,7 @@ async fn the_handler_gets_the_request() {
     let echo = async |request: Request| {
         let (head, body) = request.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-        let scope = head.extensions.get::<IdempotencyScope>().is_some();
+        let scope = head.extensions.get::<CallerScope>().is_some();
         format!("{} {} {} {scope}", head.uri, head.headers["x-own"].to_str().unwrap(), String::from_utf8_lossy(&body))
     };
     // Below another router, which takes away a part of the path.

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use cratestack::{IdempotencyLayer, IdempotencyScope, IdempotencyStore};
+use cratestack::{CallerScope, IdempotencyLayer, IdempotencyStore};
 use http::{HeaderMap, StatusCode};
 use tower::ServiceExt as _;
 
@@ -86,7 +86,7 @@ pub(crate) fn post(path: &str, key: &str) -> http::request::Builder {
         .header("idempotency-key", key)
         .header("authorization", "Bearer of something")
         .header("content-type", "application/json")
-        .extension(IdempotencyScope::new(None, "ann"))
+        .extension(CallerScope::new(None, "ann"))
 }
 
 pub(crate) fn payment(key: &str) -> Request {

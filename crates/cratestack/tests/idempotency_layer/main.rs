@@ -15,6 +15,6 @@ mod host;
 mod large;
 mod outages;
 mod places;
-#[cfg(feature = "redis")]
-mod redis_server;
+#[path = "../support/servers.rs"]
+mod servers;
 mod steps;

@@ -425,16 +425,16 @@ mod redis {
     use cratestack::RedisIdempotencyStore;
 
     use super::*;
-    use crate::redis_server::Server;
+    use crate::servers::Redis;
 
-    fn shared(server: &Server) -> Arc<dyn IdempotencyStore> {
+    fn shared(server: &Redis) -> Arc<dyn IdempotencyStore> {
         Arc::new(RedisIdempotencyStore::new(&server.url()).unwrap())
     }
 
     /// Without Redis nothing runs, and that is said quickly; with it, it goes on by itself.
     #[tokio::test]
     async fn it_is_down_before() {
-        let Some(mut server) = Server::start().await else { return };
+        let Some(mut server) = Redis::start().await else { return };
         let host = Host::counting(layer(&shared(&server)));
         assert_eq!(host.pay("first").await.text(), "run 0");
         server.kill();
@@ -454,7 +454,7 @@ mod redis {
     /// Down when the answer is there: the caller gets it, and it is written down when Redis is back.
     #[tokio::test]
     async fn it_is_down_after() {
-        let Some(mut server) = Server::start().await else { return };
+        let Some(mut server) = Redis::start().await else { return };
         let (host, gate) = gated(layer(&shared(&server)));
         let same = host.clone();
         let first = tokio::spawn(async move { same.pay("key").await });
@@ -475,7 +475,7 @@ mod redis {
     /// It loses its memory while the handler runs: what is done is written down all the same.
     #[tokio::test]
     async fn it_forgets_in_between() {
-        let Some(mut server) = Server::start().await else { return };
+        let Some(mut server) = Redis::start().await else { return };
         let (host, gate) = gated(layer(&shared(&server)));
         let same = host.clone();
         let first = tokio::spawn(async move { same.pay("key").await });
@@ -493,7 +493,7 @@ mod redis {
     /// not for money.
     #[tokio::test]
     async fn it_forgets_and_a_duplicate_comes() {
-        let Some(mut server) = Server::start().await else { return };
+        let Some(mut server) = Redis::start().await else { return };
         let (host, gate) = gated(layer(&shared(&server)));
         let same = host.clone();
         let first = tokio::spawn(async move { same.pay("key").await });

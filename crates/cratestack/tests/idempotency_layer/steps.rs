@@ -313,11 +313,11 @@ mod redis {
     use cratestack::RedisIdempotencyStore;
 
     use super::*;
-    use crate::redis_server::Server;
+    use crate::servers::Redis;
 
     #[tokio::test]
     async fn a_record_ends_by_itself() {
-        let Some(server) = Server::start().await else { return };
+        let Some(server) = Redis::start().await else { return };
         let store = RedisIdempotencyStore::new(&server.url()).unwrap().prefix("bank{x}");
         let (identity, holder) = (identity("k"), reservation(SHORT));
         store.reserve(&identity, &holder).await.unwrap();

@@ -187,6 +187,9 @@ impl Shared {
 
     /// Spends what is here.
     fn spend(&self, charge: &Charge, now: u64) -> Known {
+        if charge.cost == 0 {
+            return Known::Nothing;
+        }
         let largest = self.largest(charge);
         let known = self.with(charge.key, |lease| {
             lease.turn(now, self.lease, largest);
@@ -196,9 +199,10 @@ impl Shared {
                 return Known::Spent(standing(charge, lease), Spending { until, soon: soon && largest > 1 });
             }
             let (cost, until) = lease.too_much;
-            if charge.cost >= cost && until > now {
+            if (cost..=charge.quota.burst()).contains(&charge.cost) && until > now {
                 let refused = Standing { verdict: Verdict::Later, granted: 0, ..standing(charge, lease) };
-                return Known::TooMuch(Standing { retry: Duration::from_nanos(until - now), ..refused });
+                let more = (charge.cost - cost) * charge.quota.increment();
+                return Known::TooMuch(Standing { retry: Duration::from_nanos(until - now + more), ..refused });
             }
             Known::Nothing
         });
@@ -298,12 +302,13 @@ impl Shared {
         for (charge, known) in charges.iter().zip(&known) {
             match known {
                 Known::Spent(_, spending) => held.charges.push((*charge, *spending)),
+                _ if charge.cost == 0 => asked.push(*charge),
                 _ => asked.push(self.ask(charge, now)),
             }
         }
         let taken = self.store.take(&asked).await?;
         let after = self.clock.nanos();
-        for (charge, standing) in asked.iter().zip(taken.standings()) {
+        for (charge, standing) in asked.iter().zip(taken.standings()).filter(|(charge, _)| charge.cost > 0) {
             self.keep(charge, standing, now, after);
         }
         let all = taken.allowed();
@@ -314,7 +319,11 @@ impl Shared {
         let standings = charges.iter().zip(&known).filter_map(|(charge, known)| match known {
             Known::Spent(standing, _) if all => Some(*standing),
             Known::Spent(standing, _) => Some(Standing { granted: 0, ..*standing }),
-            _ => answers.next().map(|(_, standing)| Standing { granted: standing.granted.min(charge.cost), ..*standing }),
+            _ => answers.next().map(|(_, standing)| {
+                let here = self.with(charge.key, |lease| lease.units()).unwrap_or_default();
+                let remaining = standing.remaining.saturating_add(here).min(charge.quota.burst());
+                Standing { granted: standing.granted.min(charge.cost), remaining, ..*standing }
+            }),
         });
         Ok(Taken { standings: standings.collect() })
     }

@@ -139,6 +139,7 @@ pub(super) enum OnProcedure {
     Status,
     Deprecated,
     Idempotent,
+    RateLimit,
 }
 
 const STORED: &[Place] = &[Place::ModelField, Place::MixinField];
@@ -246,7 +247,7 @@ pub(super) const PROCEDURE: &[Spec<OnProcedure>] = &[
     procedure("status", OnProcedure::Status, false, &[value("status")]),
     procedure("deprecated", OnProcedure::Deprecated, false, &[value("why")]),
     procedure("idempotent", OnProcedure::Idempotent, false, &[value("required | optional | none")]),
-    unsupported("rate_limit", &[Place::Procedure]),
+    procedure("rate_limit", OnProcedure::RateLimit, true, &[value("policy")]),
 ];
 
 /// The only attribute that stands alone on a line.

@@ -6,7 +6,7 @@ use super::suggest::{listing, suggest_as};
 use super::{Resolver, doc};
 use crate::ast::{self, Block, Modifier};
 use crate::diag::{Code, Diagnostic, Span};
-use crate::ir::{Effect, Field, FieldType, Idempotent, Isolation, Procedure, ProcedureRule, Returns};
+use crate::ir::{Effect, Field, FieldType, Idempotent, Isolation, Procedure, ProcedureRule, Returns, is_policy_name};
 
 const ISOLATIONS: [(&str, Isolation); 3] = [
     ("read_committed", Isolation::ReadCommitted),
@@ -59,6 +59,7 @@ impl<'a> Resolver<'a> {
             status: None,
             deprecated: None,
             idempotent: Idempotent::default(),
+            rate_limits: Vec::new(),
         };
         for one in &given {
             self.procedure_attribute(&mut procedure, one);
@@ -108,6 +109,10 @@ impl<'a> Resolver<'a> {
                     procedure.idempotent = self.idempotent("@idempotent", value, &IDEMPOTENT, HELP);
                 }
             }
+            OnProcedure::RateLimit => {
+                let policy = self.policy(&procedure.rate_limits, given);
+                procedure.rate_limits.extend(policy);
+            }
         }
     }
 
@@ -135,6 +140,21 @@ impl<'a> Resolver<'a> {
             return None;
         }
         Some(*level)
+    }
+
+    fn policy(&mut self, others: &[String], given: &Given<'a, OnProcedure>) -> Option<String> {
+        let value = given.arg("policy")?;
+        let name = attributes::string(value, "the name of the policy", &mut self.diags)?;
+        let problem = if !is_policy_name(name) {
+            bad(value.span, "this is no name of a rate limit").help("use 1 to 64 letters, digits, `_`, `-` and `.`")
+        } else if others.iter().any(|other| other == name) {
+            Diagnostic::new(Code::DuplicateAttribute, given.span, format!("calls count towards `{name}` already"))
+                .help("remove one of the two")
+        } else {
+            return Some(name.to_owned());
+        };
+        self.report(problem);
+        None
     }
 
     fn status(&mut self, value: &ast::Expr) -> Option<u16> {

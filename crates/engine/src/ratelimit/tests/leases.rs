@@ -203,10 +203,10 @@ async fn what_was_spent_here_for_nothing_is_given_back() {
     }
     let both = [wide, Charge::new(Key(2), narrow)];
     assert!(node.take(&both).await.unwrap().allowed());
-    let left = |node: &LeasedRateLimitStore| node.try_take(&[wide.units(0)]).unwrap().standings()[0].remaining;
-    let before = left(&node);
+    let left = async || node.take(&[wide.units(0)]).await.unwrap().standings()[0].remaining;
+    let before = left().await;
     for _ in 0..10 {
         assert!(!node.take(&both).await.unwrap().allowed());
     }
-    assert_eq!(left(&node), before);
+    assert_eq!(left().await, before);
 }
