@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::Next;
 use clap::ArgMatches;
-use cratestack::{Deliveries, Switch};
+use cratestack::{Deliveries, RateLimits, Switch};
 use cratestack_engine::migrate::{self, State};
 use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::Schema;
@@ -19,6 +19,7 @@ use tokio::sync::{OwnedRwLockWriteGuard, RwLock, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::database::{self, Connection};
+use crate::limits::{self, Limits};
 use crate::sample::{self, Sample};
 use crate::serve::{self, Auth};
 use crate::settings::{Scope, Settings, Sources};
@@ -55,8 +56,10 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
         None => Database::SqliteFile(PathBuf::from(format!(".cratestack/{}.db", compiled.name))),
     };
     let sinks = Sinks::open(&settings, &compiled)?;
-    let dev = Dev { ui, path: path.to_owned(), settings, database, sinks, text: Some(text), gate: Arc::default() };
-    serve::runtime()?.block_on(dev.run(compiled, args.get_flag("reset")))
+    let limits = limits::serving(&settings, &compiled, &database)?;
+    let gate = Arc::default();
+    let dev = Dev { ui, path: path.to_owned(), settings, database, sinks, limits: None, text: Some(text), gate };
+    serve::runtime()?.block_on(dev.run(compiled, limits, args.get_flag("reset")))
 }
 
 struct Dev {
@@ -65,6 +68,8 @@ struct Dev {
     settings: Settings,
     database: Database,
     sinks: Sinks,
+    /// What they count survives edits.
+    limits: Option<RateLimits>,
     /// What the file was when it was last looked at: served, or found broken. `None` when it could not be read.
     text: Option<String>,
     /// Every request holds it for reading, a change of the database for writing: no request meets tables of another
@@ -76,10 +81,13 @@ struct Dev {
 type Quiet = Option<OwnedRwLockWriteGuard<()>>;
 
 impl Dev {
-    async fn run(mut self, schema: Schema, reset: bool) -> Result<Outcome, Failure> {
+    async fn run(mut self, schema: Schema, limits: Option<Limits>, reset: bool) -> Result<Outcome, Failure> {
         // The address first: a port that is taken must not cost a migration.
         let listener = serve::listen(&self.settings).await?;
         drop(self.migrate(&schema, reset).await?);
+        if let Some(limits) = limits {
+            self.limits = Some(limits.open(self.ui, true).await?);
+        }
         let engine = self.engine(schema.clone()).await?;
         let (app, mut deliveries) = self.app(&engine)?;
         let current = Switch::new(app);
@@ -143,7 +151,7 @@ impl Dev {
 
     fn app(&self, engine: &Engine) -> Result<(Router, Deliveries), Failure> {
         let auth = if engine.schema().auth.is_some() { Auth::Told(self.ui) } else { Auth::None };
-        serve::app(engine, auth, &self.settings, &self.sinks)
+        serve::app(engine, auth, &self.settings, &self.sinks, self.limits.as_ref())
     }
 
     async fn engine(&self, schema: Schema) -> Result<Engine, Failure> {
@@ -186,7 +194,8 @@ impl Dev {
             self.ui.complain(KEEPS);
             return None;
         }
-        let migrated = match self.sinks.fit(&schema) {
+        let fits = self.sinks.fit(&schema).and_then(|()| limits::fit(&schema, self.limits.as_ref()));
+        let migrated = match fits {
             Ok(()) => self.migrate(&schema, false).await,
             Err(failure) => Err(failure),
         };

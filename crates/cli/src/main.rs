@@ -6,6 +6,7 @@ mod audit;
 mod database;
 mod dev;
 mod idempotency;
+mod limits;
 mod new;
 mod purge;
 mod sample;
@@ -70,6 +71,7 @@ fn run(ui: Ui, matches: &ArgMatches) -> Result<Outcome, Failure> {
         Some(("audit", args)) => audit::run(ui, args),
         Some(("purge", args)) => purge::run(ui, args),
         Some(("idempotency", args)) => idempotency::run(ui, args),
+        Some(("ratelimit", args)) => limits::run(ui, args),
         Some(("migrate", args)) => migrate(ui, args),
         Some(("completions", args)) => {
             if let Some(shell) = args.get_one::<Shell>("shell") {
@@ -170,6 +172,7 @@ fn command() -> Command {
         )
         .subcommand(audit::command(&file("the schema file that the database was made from"), &config))
         .subcommand(idempotency::command(&file("the schema file that the database was made from"), &config))
+        .subcommand(limits::command(&file("the schema file"), &config))
         .subcommand(purge::command(&file("the schema file that the database was made from"), &config))
         .subcommand(
             Command::new("migrate")

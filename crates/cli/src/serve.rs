@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Router;
 use axum::http;
 use clap::ArgMatches;
-use cratestack::{AuthError, AuthProvider, Claims, DevAuth, HttpConfig, IdempotencyConfig, NoAuth, ServerConfig};
+use cratestack::{
+    AuthError, AuthProvider, Claims, DevAuth, HttpConfig, IdempotencyConfig, NoAuth, RateLimits, ServerConfig,
+};
 use cratestack_engine::api::AuthMethod;
 use cratestack_engine::migrate::State;
 use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::{Schema, UrlSource};
 
+use crate::limits;
 use crate::settings::{Scope, Settings, Sources};
 use crate::sinks::Sinks;
 use crate::ui::{self, Failure, Style, Ui};
@@ -41,17 +44,22 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
     let auth = provider(&settings, &schema)?;
     let database = locate(&settings, &schema)?;
     let sinks = Sinks::open(&settings, &schema)?;
+    let limits = limits::serving(&settings, &schema, &database)?;
     runtime()?.block_on(async {
         // The address first: a port that is taken must not cost a migration.
         let listener = listen(&settings).await?;
         prepare(ui, &settings, &database, &schema).await?;
+        let limits = match limits {
+            Some(limits) => Some(limits.open(ui, settings.switch("apply")).await?),
+            None => None,
+        };
         let waiting = rust_procedures(&schema);
         let options = database::options(&settings)?;
         let engine = database::engine(schema, &database, options).await?;
         for procedure in waiting {
             ui.warn(&procedure);
         }
-        let (app, deliveries) = app(&engine, auth, &settings, &sinks)?;
+        let (app, deliveries) = app(&engine, auth, &settings, &sinks, limits.as_ref())?;
         // Whoever reads that it listens may also stop it.
         let stop = shutdown()?;
         announce(ui, &listener)?;
@@ -198,6 +206,7 @@ pub(crate) fn app(
     auth: Auth,
     settings: &Settings,
     sinks: &Sinks,
+    limits: Option<&RateLimits>,
 ) -> Result<(Router, cratestack::Deliveries), Failure> {
     let standard = HttpConfig::default();
     let config = HttpConfig {
@@ -214,6 +223,7 @@ pub(crate) fn app(
             response_limit: settings.size("idempotency-response-limit").unwrap_or(standard.idempotency.response_limit),
             deployment: settings.text("idempotency-deployment").map(str::to_owned),
         },
+        trusted_proxies: settings.text("trusted-proxies").and_then(|text| text.parse().ok()).unwrap_or_default(),
         ..standard
     };
     let builder = cratestack::router(engine.clone(), cratestack::NoProcedures).config(config);
@@ -221,6 +231,10 @@ pub(crate) fn app(
         Auth::Dev => builder.auth(DevAuth::new()),
         Auth::Told(ui) => builder.auth(Told { ui, schema: Arc::clone(engine.schema()), last: Mutex::default() }),
         Auth::None => builder.auth(NoAuth),
+    };
+    let builder = match limits {
+        Some(limits) => builder.rate_limits(limits.clone()).map_err(|error| limits::unfit(&error))?,
+        None => builder,
     };
     let builder = sinks.attach(builder)?;
     let deliveries = builder.deliveries();

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches};
+use cratestack::TrustedProxies;
 use cratestack_schema::fuzzy;
 
 use crate::ui::{self, Failure};
@@ -27,10 +28,14 @@ pub(crate) enum Scope {
 enum Kind {
     /// Any text.
     Text,
+    /// Texts with `;` between them; in `cratestack.toml` an array of texts too.
+    List,
     /// A flag without a value; `true` or `false` elsewhere.
     Switch,
     /// A positive whole number.
     Number,
+    /// Addresses and networks.
+    Networks,
     /// Octets: `1048576`, `512KiB`, `1MiB`.
     Size,
     /// `500ms`, `30s`, `5m`, `24h`.
@@ -126,7 +131,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
 }
 
 /// The settings that have nothing to do with sinks.
-static SETTINGS: [Setting; 31] = [
+static SETTINGS: [Setting; 42] = [
     setting(
         "database",
         "URL",
@@ -262,6 +267,88 @@ static SETTINGS: [Setting; 31] = [
         None,
         "tells idempotency keys from those of other deployments on the database; default: the name of the schema",
     ),
+    setting(
+        "rate-limits",
+        "LIMITS",
+        Kind::List,
+        Scope::Both,
+        None,
+        "how often requests may come: `NAME = LIMIT/PERIOD [burst N] [by PART] [for CLASS] [on-failure WHAT]`, with `;` \
+         between them",
+    ),
+    setting(
+        "rate-limit-costs",
+        "COSTS",
+        Kind::List,
+        Scope::Both,
+        None,
+        "units that routes count as: `METHOD /path = UNITS`, with `;` between them; a batch for each of its items",
+    ),
+    setting(
+        "rate-limit-store",
+        "STORE",
+        Kind::Text,
+        Scope::Both,
+        Some("memory"),
+        "where rate limits are counted: `memory` (each process for itself), `database` (PostgreSQL), or the URL of a Redis",
+    ),
+    setting(
+        "rate-limit-deployment",
+        "NAME",
+        Kind::Text,
+        Scope::Both,
+        None,
+        "tells rate limits from those of other deployments on the same Redis; default: the name of the schema",
+    ),
+    setting("rate-limit-nodes", "N", Kind::Number, Scope::Both, None, "processes that share the rate limits, at most"),
+    setting(
+        "rate-limit-lease",
+        "TIME",
+        Kind::Time,
+        Scope::Both,
+        None,
+        "spend from a shared store in advance, for so long (100ms is usual), so that few requests wait for it",
+    ),
+    setting(
+        "rate-limit-budget",
+        "TIME",
+        Kind::Time,
+        Scope::Both,
+        Some("5ms"),
+        "longest time for a shared store; then each limit does what it says for that",
+    ),
+    setting(
+        "rate-limit-connections",
+        "N",
+        Kind::Number,
+        Scope::Both,
+        Some("4"),
+        "PostgreSQL connections for rate limits at most",
+    ),
+    setting(
+        "rate-limit-slots",
+        "N",
+        Kind::Number,
+        Scope::Both,
+        Some("1048576"),
+        "keys of rate limits that the memory has room for, 16 octets each",
+    ),
+    setting(
+        "rate-limit-ipv6-prefix",
+        "BITS",
+        Kind::Number,
+        Scope::Both,
+        Some("64"),
+        "bits of an IPv6 address that rate limits count together",
+    ),
+    setting(
+        "trusted-proxies",
+        "NETWORKS",
+        Kind::Networks,
+        Scope::Both,
+        None,
+        "whose `X-Forwarded-For` is believed: addresses and networks, with commas",
+    ),
     setting("cursor-ttl", "TIME", Kind::Time, Scope::Both, Some("24h"), "how long a list cursor stays valid"),
 ];
 
@@ -293,7 +380,7 @@ impl Setting {
         let arg = Arg::new(self.key).long(self.key).help(help);
         match self.kind {
             Kind::Switch => arg.action(ArgAction::SetTrue),
-            Kind::Text | Kind::Number | Kind::Size | Kind::Time => arg.value_name(self.value),
+            _ => arg.value_name(self.value),
         }
     }
 }
@@ -378,7 +465,7 @@ impl Settings {
                 // A command may have some of the flags only.
                 _ if !matches.try_contains_id(setting.key).unwrap_or(false) => None,
                 Kind::Switch => matches.get_flag(setting.key).then(|| "true".to_owned()),
-                Kind::Text | Kind::Number | Kind::Size | Kind::Time => matches.get_one::<String>(setting.key).cloned(),
+                _ => matches.get_one::<String>(setting.key).cloned(),
             };
             let resolved = if let Some(text) = flag {
                 Some(Resolved { text, from: format!("`--{}`", setting.key) })
@@ -444,8 +531,11 @@ impl Settings {
 fn check(setting: &Setting, resolved: &Resolved) -> Result<(), Failure> {
     let text = resolved.text.as_str();
     let (fits, wanted) = match setting.kind {
-        Kind::Text if text.is_empty() => (false, "to be empty"),
-        Kind::Text => (!text.contains(char::is_control), "one line of text"),
+        Kind::Text | Kind::List if text.is_empty() => (false, "to be empty"),
+        Kind::Text | Kind::List => (!text.contains(char::is_control), "one line of text"),
+        Kind::Networks => {
+            (text.parse::<TrustedProxies>().is_ok(), "addresses and networks with commas, such as `10.0.0.0/8, ::1`")
+        }
         Kind::Switch => (matches!(text, "true" | "false"), "`true` or `false`"),
         Kind::Number => (number(text).is_some_and(|n| u32::try_from(n).is_ok()), "a whole number from 1 to 4294967295"),
         Kind::Size => (size(text).is_some(), "a size such as `1048576`, `512KiB` or `1MiB`"),
@@ -531,6 +621,9 @@ fn file(path: &str, text: &str) -> Result<BTreeMap<&'static str, (String, String
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(switch) => switch.to_string(),
+            toml::Value::Array(texts) if setting.kind == Kind::List && texts.iter().all(toml::Value::is_str) => {
+                texts.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join("; ")
+            }
             toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
                 return Err(Failure::new(format!("`{key}` in `{path}` is not a string, a whole number or a boolean"))
                     .help(setting.meaning()));

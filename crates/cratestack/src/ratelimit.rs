@@ -117,6 +117,15 @@ impl RateLimits {
         Self { prefix: bits.min(128), ..self }
     }
 
+    /// Whether the routes of a schema can be limited so: what [`RouterBuilder::rate_limits`](crate::RouterBuilder::rate_limits)
+    /// asks for.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(&self, schema: &Schema) -> Result<(), RateLimitError> {
+        self.clone().fit(schema).map(|_| ())
+    }
+
     /// As the routes of a schema need them: policies that a procedure names count the calls that do, unless they say
     /// otherwise.
     ///
@@ -133,7 +142,8 @@ impl RateLimits {
                 }
             }
         }
-        let fitted = |enforced: &Enforced| Enforced { policy: enforced.policy.clone().named(&names), ..enforced.clone() };
+        let fitted =
+            |enforced: &Enforced| Enforced { policy: enforced.policy.clone().named(&names), ..enforced.clone() };
         let policies: Arc<[Enforced]> = self.policies.iter().map(fitted).collect();
         let idle = |policy: &&RateLimitPolicy| policy.class() == Class::Named && !names.contains(&policy.name());
         if let Some(policy) = policies.iter().map(|enforced| &enforced.policy).find(idle) {
@@ -166,8 +176,7 @@ impl RateLimits {
         );
         for counts in self.counts() {
             let RateLimitCounts { policy, allowed, limited, never, unavailable } = counts;
-            let outcomes =
-                [("allowed", allowed), ("limited", limited), ("never", never), ("unavailable", unavailable)];
+            let outcomes = [("allowed", allowed), ("limited", limited), ("never", never), ("unavailable", unavailable)];
             for (outcome, count) in outcomes {
                 let name = "cratestack_rate_limit_decisions_total";
                 // Writing into a string does not fail.
@@ -200,7 +209,7 @@ impl RateLimits {
 
     /// Whether requests are refused while the store does not answer.
     pub(crate) fn needs_store(&self) -> bool {
-        self.policies().any(|policy| policy.failure() == OnFailure::Closed)
+        self.policies().any(|policy| policy.when_store_fails() == OnFailure::Closed)
     }
 
     /// What a request costs.
@@ -284,7 +293,7 @@ impl Tally {
             };
             if cost > 0 && policy.applies(self.reads, &self.named) {
                 let charge = Charge::new(self.key(policy)?, policy.quota()).units(cost);
-                asked.push((at, Asked { charge, on_failure: policy.failure() }));
+                asked.push((at, Asked { charge, on_failure: policy.when_store_fails() }));
             }
         }
         if asked.is_empty() {
@@ -301,11 +310,14 @@ impl Tally {
             return Err(problem.with(header::RETRY_AFTER, HeaderValue::from_static("1")));
         };
         for ((at, asked), standing) in asked.iter().zip(taken.standings()) {
-            limits.count(*at, match standing.verdict {
-                Verdict::Allowed => 0,
-                Verdict::Later => 1,
-                Verdict::Never => 2,
-            });
+            limits.count(
+                *at,
+                match standing.verdict {
+                    Verdict::Allowed => 0,
+                    Verdict::Later => 1,
+                    Verdict::Never => 2,
+                },
+            );
             // What was charged when it came is part of the same.
             let units = self.asked.iter().find(|(other, ..)| other == at).map_or(0, |(_, charge, _)| charge.cost);
             self.asked.retain(|(other, ..)| other != at);
@@ -352,7 +364,8 @@ impl Tally {
             if units != 0 {
                 let quota = policy.quota();
                 adjustments.push(Adjustment { key: charge.key, quota, units });
-                standing.remaining = standing.remaining.saturating_add_signed(units.saturating_neg()).min(quota.burst());
+                standing.remaining =
+                    standing.remaining.saturating_add_signed(units.saturating_neg()).min(quota.burst());
             }
         }
         if !adjustments.is_empty() {

@@ -564,11 +564,12 @@ impl Db<'_> {
                 "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
                  ORDER BY name"
             }
-            // Tables of extensions belong to nobody here.
+            // Tables of extensions belong to nobody here, and rate limits may count before there is a schema.
             Self::Postgres(_) => {
                 "SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace \
                  AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT EXISTS (SELECT FROM pg_depend d \
-                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') ORDER BY c.relname"
+                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
+                 AND c.relname <> 'cratestack_rate_limits' ORDER BY c.relname"
             }
         };
         let names = self.texts(sql).await.map_err(|error| error.while_doing("list the tables of the database"))?;

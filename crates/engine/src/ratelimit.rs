@@ -42,7 +42,7 @@ mod sync {
     /// Waits a moment for somebody who has a line.
     pub(super) fn pause(tries: &mut u32) {
         *tries += 1;
-        if *tries % 64 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        if tries.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
     }
 }
 

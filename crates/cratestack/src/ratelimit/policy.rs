@@ -25,12 +25,8 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [(&'static str, Self); 4] = [
-        ("principal", Self::Principal),
-        ("tenant", Self::Tenant),
-        ("address", Self::Address),
-        ("route", Self::Route),
-    ];
+    const ALL: [(&'static str, Self); 4] =
+        [("principal", Self::Principal), ("tenant", Self::Tenant), ("address", Self::Address), ("route", Self::Route)];
 }
 
 /// Which requests a policy counts.
@@ -126,7 +122,8 @@ impl RateLimitPolicy {
         if !is_policy_name(name) {
             return Err(PolicyError::Name(name.to_owned()));
         }
-        let quota = Quota::new(limit, period, burst).map_err(|why| PolicyError::Quota { name: name.to_owned(), why })?;
+        let quota =
+            Quota::new(limit, period, burst).map_err(|why| PolicyError::Quota { name: name.to_owned(), why })?;
         Ok(Self {
             name: name.into(),
             quota,
@@ -190,7 +187,8 @@ impl RateLimitPolicy {
         self.class
     }
 
-    pub(super) fn failure(&self) -> OnFailure {
+    /// What happens when the store does not answer.
+    pub fn when_store_fails(&self) -> OnFailure {
         self.on_failure
     }
 
@@ -263,9 +261,9 @@ impl FromStr for RateLimitPolicy {
         let name = name.trim();
         let mut words = rest.split_whitespace();
         let rate = words.next().unwrap_or_default();
-        let Some((limit, period)) = rate.split_once('/').and_then(|(limit, period)| {
-            Some((limit.parse::<u64>().ok()?, duration(period)?))
-        }) else {
+        let Some((limit, period)) =
+            rate.split_once('/').and_then(|(limit, period)| Some((limit.parse::<u64>().ok()?, duration(period)?)))
+        else {
             return wrong(format!("`{rate}` is no rate: write it as `100/s` or `5/10m`"));
         };
         let mut policy = Self::new(name, limit, period);
@@ -310,9 +308,8 @@ impl FromStr for RateLimitPolicy {
 fn choice<T: Copy>(word: &str, table: &[(&str, T)], what: &str) -> Result<T, PolicyError> {
     let found = table.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
     let names: Vec<String> = table.iter().map(|(name, _)| format!("`{name}`")).collect();
-    let (last, first) = names.split_last().map_or((String::new(), String::new()), |(last, first)| {
-        (last.clone(), first.join(", "))
-    });
+    let (last, first) =
+        names.split_last().map_or((String::new(), String::new()), |(last, first)| (last.clone(), first.join(", ")));
     found.ok_or_else(|| PolicyError::Text(format!("`{word}` is {what}: it is {first} or {last}")))
 }
 
@@ -537,14 +534,26 @@ mod tests {
             ("api=0/s", "the rate limit `api` is none: limit, period and burst must be more than 0"),
             ("api=1/s burst 0", "the rate limit `api` is none: limit, period and burst must be more than 0"),
             ("api=1/s burst x", "`x` is no number of requests at once"),
-            ("api=1/s burst", "`burst` at the end of a rate limit has no value, or is none of `burst`, `by`, `for`, `on-failure` or `unauthorized`"),
-            ("api=1/s burts 2", "`burts` is nothing that a rate limit has: it is `burst`, `by`, `for`, `on-failure` or `unauthorized`"),
+            (
+                "api=1/s burst",
+                "`burst` at the end of a rate limit has no value, or is none of `burst`, `by`, `for`, `on-failure` or `unauthorized`",
+            ),
+            (
+                "api=1/s burts 2",
+                "`burts` is nothing that a rate limit has: it is `burst`, `by`, `for`, `on-failure` or `unauthorized`",
+            ),
             ("api=1/s burst 2 burst 3", "`burst` is there twice"),
             ("api=1/s for reeds", "`reeds` is no class of requests: it is `all`, `reads`, `writes` or `named`"),
-            ("api=1/s on-failure no", "`no` is nothing to do when the store does not answer: it is `local`, `closed` or `open`"),
+            (
+                "api=1/s on-failure no",
+                "`no` is nothing to do when the store does not answer: it is `local`, `closed` or `open`",
+            ),
             ("api=1/s unauthorized 2", "`unauthorized` is for limits `by address`, and `api` is none"),
             ("api=1/s by address unauthorized x", "`x` is no number of units that a 401 costs"),
-            ("api=1/101d", "the rate limit `api` is none: the whole burst takes more than 100 days to come back; allow less at once, or in a shorter period"),
+            (
+                "api=1/101d",
+                "the rate limit `api` is none: the whole burst takes more than 100 days to come back; allow less at once, or in a shorter period",
+            ),
             ("api=1/s;api=2/s", "there are two rate limits `api`"),
         ];
         for (text, wanted) in table {
@@ -567,7 +576,9 @@ mod tests {
         let of = |key: &str, text: &str| key.parse::<LimitKey>().and_then(|key| key.of(&policy(text), 64));
         let caller = CallerScope::new(Some("berlin"), "ann, b");
         let alone = CallerScope::new(None, "ann");
-        let request = |text: &str, caller: Option<&CallerScope>| policy(text).key(caller, Some("2001:db8::/64"), "GET /x").unwrap();
+        let request = |text: &str, caller: Option<&CallerScope>| {
+            policy(text).key(caller, Some("2001:db8::/64"), "GET /x").unwrap()
+        };
         let table = [
             ("p:principal=ann%2C b,tenant=berlin", "p=1/s", Some(&caller)),
             ("p:principal=ann", "p=1/s", Some(&alone)),

@@ -260,11 +260,11 @@ async fn a_store_without_a_table_says_so() {
     assert!(SqliteIdempotencyStore::open(folder.path().join("no/such/folder/keys.db")).is_err());
     let store = SqliteIdempotencyStore::open(folder.path().join("keys.db")).unwrap();
     let down = store.reserve(&identity("k"), &reservation(LONG)).await.unwrap_err();
-    assert!(down.to_string().starts_with("the store of idempotency records cannot answer: SQLite says 1"), "{down}");
+    assert!(down.to_string().starts_with("the store cannot answer: SQLite says 1"), "{down}");
     let Some(database) = Database::new().await else { return };
     let store = SqlxIdempotencyStore::new(database.pool().await);
     let down = store.reserve(&identity("k"), &reservation(LONG)).await.unwrap_err();
-    assert_eq!(down.to_string(), "the store of idempotency records cannot answer: PostgreSQL says 42P01");
+    assert_eq!(down.to_string(), "the store cannot answer: PostgreSQL says 42P01");
     assert!(!format!("{store:?}").contains("postgres"));
 }
 
@@ -351,7 +351,7 @@ mod redis {
             ("", "the URL is none of a Redis server"),
         ] {
             let error = RedisIdempotencyStore::new(url).unwrap_err().to_string();
-            assert_eq!(error, format!("the store of idempotency records cannot answer: {says}"), "{url}");
+            assert_eq!(error, format!("the store cannot answer: {says}"), "{url}");
         }
         let store = RedisIdempotencyStore::new("redis://user:secret@127.0.0.1:1").unwrap();
         assert!(!format!("{store:?}").contains("secret"));

@@ -9,10 +9,11 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::IntoResponse as _;
 use axum::routing::any;
-use cratestack::engine::ratelimit::{Adjustment, BoxFuture, Charge, Taken};
 use cratestack::engine::idempotency::store::StoreDown;
+use cratestack::engine::ratelimit::{Adjustment, BoxFuture, Charge, Taken};
 use cratestack::{
-    CallerScope, Class, InMemoryRateLimitStore, LimiterOptions, OnFailure, Part, RateLimitLayer, RateLimitPolicy, RateLimitStore,
+    CallerScope, Class, InMemoryRateLimitStore, LimiterOptions, OnFailure, Part, RateLimitLayer, RateLimitPolicy,
+    RateLimitStore,
 };
 use http::{HeaderMap, Method, StatusCode};
 use tower::ServiceExt as _;
@@ -107,7 +108,10 @@ async fn all_policies_have_to_agree_and_nobody_hears_what_others_used() {
     assert!(refused.body.contains("the rate limit `team`"), "{}", refused.body);
     // What was refused is not charged.
     assert_eq!(refused.header("ratelimit"), "\"own\";r=2;t=1200, \"team\";r=0;t=1800");
-    assert_eq!(send(&app, by("ann", Some("bern"))).await.header("ratelimit"), "\"own\";r=2;t=1200, \"team\";r=1;t=1800");
+    assert_eq!(
+        send(&app, by("ann", Some("bern"))).await.header("ratelimit"),
+        "\"own\";r=2;t=1200, \"team\";r=1;t=1800"
+    );
     let crowd = layer(&["all = 1/1h by nobody"]);
     let limits = crowd.limits().clone();
     let app = super::layer::app(crowd);
@@ -134,7 +138,11 @@ async fn costs_are_units_and_too_much_is_never_allowed() {
     assert_eq!(send(&app, costing("4")).await.header("ratelimit"), "\"api\";r=6;t=360");
     let never = send(&app, costing("11")).await;
     assert_eq!(never.status, 400);
-    assert!(never.body.contains("counts as 11, and the rate limit `api` never allows more than 10 at once"), "{}", never.body);
+    assert!(
+        never.body.contains("counts as 11, and the rate limit `api` never allows more than 10 at once"),
+        "{}",
+        never.body
+    );
     let later = send(&app, costing("7")).await;
     assert_eq!((later.status, later.header("retry-after").as_str()), (429, "360"));
     let free = send(&app, costing("0")).await;
@@ -155,7 +163,9 @@ async fn addresses_are_those_that_proxies_of_ours_have_seen() {
     for wanted in [200, 200, 429] {
         assert_eq!(send(&app, through("203.0.113.9", "198.51.100.7")).await.status, wanted);
     }
-    for (address, wanted) in [("2001:db8::1", 200), ("2001:db8::2", 200), ("2001:db8:0:0:9::3", 429), ("2001:db8:0:1::1", 200)] {
+    for (address, wanted) in
+        [("2001:db8::1", 200), ("2001:db8::2", 200), ("2001:db8:0:0:9::3", 429), ("2001:db8:0:1::1", 200)]
+    {
         assert_eq!(send(&app, at(address)).await.status, wanted, "{address}");
     }
     let nowhere = Request::get("/quotes").body(Body::empty()).unwrap();
@@ -213,7 +223,10 @@ async fn classes_and_routes() {
         assert_eq!(send(&each(name), by("ann", None)).await.status, wanted);
     }
     assert_eq!(policy("x = 1/s").only(Class::Reads), policy("x = 1/s for reads"));
-    assert_eq!(RateLimitPolicy::new("x", 1, Duration::from_secs(1)).unwrap().by([Part::Address]), policy("x = 1/s by address"));
+    assert_eq!(
+        RateLimitPolicy::new("x", 1, Duration::from_secs(1)).unwrap().by([Part::Address]),
+        policy("x = 1/s by address")
+    );
 }
 
 /// Never answers.

@@ -178,7 +178,11 @@ async fn batches_cost_as_much_as_their_items() {
         assert_eq!((later.status, later.header("ratelimit").as_str()), (429, "\"api\";r=6;t=360, \"ip\";r=15;t=180"));
         let never = service.send(ANN, "POST", "/api/notes/batch", &batch(11)).await;
         assert_eq!(never.status, 400);
-        assert!(never.body.contains("counts as 11, and the rate limit `api` never allows more than 10"), "{}", never.body);
+        assert!(
+            never.body.contains("counts as 11, and the rate limit `api` never allows more than 10"),
+            "{}",
+            never.body
+        );
         assert_eq!(service.send(ANN, "GET", "/api/notes", "").await.status, 200);
         assert_eq!(service.send(ANN, "GET", "/api/notes", "").await.status, 429);
     }
@@ -198,9 +202,8 @@ async fn routes_have_costs() {
 async fn a_replay_costs_one() {
     for service in Service::each("api = 20/1h").await {
         let batch = format!(r#"{{"items":[{}]}}"#, vec![format!(r#"{{"op":"create","data":{NOTE}}}"#); 5].join(","));
-        let send = async || {
-            service.send_with(ANN, "POST", "/api/notes/batch", &batch, &[("idempotency-key", "k")]).await
-        };
+        let send =
+            async || service.send_with(ANN, "POST", "/api/notes/batch", &batch, &[("idempotency-key", "k")]).await;
         assert_eq!(send().await.header("ratelimit"), "\"api\";r=15;t=180");
         let replay = send().await;
         assert_eq!(replay.header("idempotent-replayed"), "true");
@@ -217,7 +220,10 @@ async fn limits_have_to_fit_the_schema() {
         cratestack::router(db.clone(), Bodies).rate_limits(limits.costs(costs.parse().unwrap())).map(|_| ())
     };
     let missing = fit("transfers = 1/s; quotes = 1/s", "").unwrap_err();
-    assert_eq!(missing.to_string(), "`@rate_limit(\"door\")` of the procedure `quote` names a rate limit that is not set");
+    assert_eq!(
+        missing.to_string(),
+        "`@rate_limit(\"door\")` of the procedure `quote` names a rate limit that is not set"
+    );
     let idle = fit(&format!("{NAMED}; other = 1/s for named"), "").unwrap_err();
     assert_eq!(idle, RateLimitError::NobodyNames("other".to_owned()));
     assert_eq!(fit(NAMED, "GET /nodes = 3").unwrap_err(), RateLimitError::NoRoute("GET /nodes".to_owned()));
@@ -252,9 +258,8 @@ async fn proxies_of_ours_are_believed() {
     let config = HttpConfig { trusted_proxies: "127.0.0.0/8".parse().unwrap(), ..HttpConfig::default() };
     let api = cratestack::router(db, Bodies).config(config).rate_limits(limits).unwrap();
     let service = Service { app: api.into_service(), _database: None };
-    let seen = async |address| {
-        service.send_with("", "GET", "/api/notes", "", &[("x-forwarded-for", address)]).await.status
-    };
+    let seen =
+        async |address| service.send_with("", "GET", "/api/notes", "", &[("x-forwarded-for", address)]).await.status;
     assert_eq!(seen("198.51.100.1").await, 200);
     assert_eq!(seen("198.51.100.1").await, 429);
     assert_eq!(seen("198.51.100.2").await, 200);

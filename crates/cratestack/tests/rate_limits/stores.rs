@@ -113,9 +113,9 @@ async fn a_burst_and_not_one_more(place: Place) {
     }
     let refused = place.take(slow(1, 3)).await;
     assert_eq!((refused.verdict, refused.granted), (Verdict::Later, 0));
-    assert!(refused.retry <= HOUR && refused.retry > HOUR - Duration::from_mins(2), "{:?}", refused.retry);
+    assert!(refused.retry <= HOUR && refused.retry > Duration::from_mins(58), "{:?}", refused.retry);
     let more = place.take(slow(1, 3).units(2)).await;
-    assert!(more.retry <= 2 * HOUR && more.retry > 2 * HOUR - Duration::from_mins(2), "{:?}", more.retry);
+    assert!(more.retry <= 2 * HOUR && more.retry > Duration::from_mins(118), "{:?}", more.retry);
     assert_eq!(place.take(slow(1, 3).units(4)).await.verdict, Verdict::Never);
     // Others have nothing to do with it, and looking costs nothing.
     assert_eq!(place.take(slow(2, 3)).await.verdict, Verdict::Allowed);
@@ -236,8 +236,8 @@ async fn a_sweep_loses_nothing() {
             .await
             .unwrap();
         let charge = [slow(7, 5)];
-        let (_, ..) = tokio::join!(store.sweep(), store.take(&charge), store.sweep());
-        let (_, ..) = tokio::join!(store.sweep(), store.take(&charge), store.sweep());
+        let _ = tokio::join!(store.sweep(), store.take(&charge), store.sweep());
+        let _ = tokio::join!(store.sweep(), store.take(&charge), store.sweep());
         let left = store.take(&[slow(7, 5).units(0)]).await.unwrap().standings()[0].remaining;
         assert_eq!(left, 3, "round {round}");
     }

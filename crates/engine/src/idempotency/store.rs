@@ -127,7 +127,7 @@ pub enum Reserved {
 
 /// The store cannot answer. Whether what was asked for was done is not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store of idempotency records cannot answer: {internal}")]
+#[error("the store cannot answer: {internal}")]
 pub struct StoreDown {
     internal: String,
 }

@@ -150,6 +150,7 @@ fn procedure(params: Vec<Field>, args_is_body: bool) -> Procedure {
         status: None,
         deprecated: None,
         idempotent: cratestack_schema::ir::Idempotent::default(),
+        rate_limits: Vec::new(),
     }
 }
 

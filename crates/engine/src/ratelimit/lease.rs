@@ -356,7 +356,11 @@ fn standing(charge: &Charge, lease: &Lease) -> Standing {
         granted: charge.cost,
         remaining,
         retry: Duration::ZERO,
-        next: if remaining < charge.quota.burst() { Duration::from_nanos(charge.quota.increment()) } else { Duration::ZERO },
+        next: if remaining < charge.quota.burst() {
+            Duration::from_nanos(charge.quota.increment())
+        } else {
+            Duration::ZERO
+        },
     }
 }
 

@@ -208,9 +208,8 @@ impl Limiter {
     }
 
     fn local(&self) -> &InMemoryRateLimitStore {
-        self.local.get_or_init(|| {
-            InMemoryRateLimitStore::with_clock(self.options.slots, Arc::clone(&self.options.clock))
-        })
+        self.local
+            .get_or_init(|| InMemoryRateLimitStore::with_clock(self.options.slots, Arc::clone(&self.options.clock)))
     }
 
     /// What this process may do of it: what costs more than its share can ever pay for, costs all of that.

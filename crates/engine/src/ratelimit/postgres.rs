@@ -149,6 +149,20 @@ impl SqlxRateLimitStore {
         work.await.map_err(|error| down(&error))
     }
 
+    /// Whether the table and its functions are there.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn has_table(&self) -> Result<bool, StoreDown> {
+        let mut connection = self.connection().await?;
+        match sqlx::query(READY).execute(&mut *connection).await {
+            Ok(_) => Ok(true),
+            // There is no such function, or no such table.
+            Err(error) if code(&error).is_some_and(|code| code == "42883" || code == "42P01") => Ok(false),
+            Err(error) => Err(down(&error)),
+        }
+    }
+
     /// A connection. Whoever asks may give up; what is being connected for it meanwhile is there for the next.
     async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreDown> {
         if let Some(idle) = self.pool.try_acquire() {
@@ -207,14 +221,7 @@ impl RateLimitStore for SqlxRateLimitStore {
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreDown>> {
         Box::pin(async move {
-            let mut connection = self.connection().await?;
-            match sqlx::query(READY).execute(&mut *connection).await {
-                Ok(_) => Ok(()),
-                Err(error) if code(&error).is_some_and(|code| code == "42883" || code == "42P01") => {
-                    Err(StoreDown::new("the table of rate limits is not there"))
-                }
-                Err(error) => Err(down(&error)),
-            }
+            if self.has_table().await? { Ok(()) } else { Err(StoreDown::new("the table of rate limits is not there")) }
         })
     }
 }

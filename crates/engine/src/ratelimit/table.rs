@@ -225,12 +225,3 @@ fn settle(line: &Locked<'_>, tag: u64, charge: &Charge, now: u64, write: bool) -
     }
     (debt, found)
 }
-
-#[cfg(test)]
-impl Table {
-    /// Slots in use: for tests.
-    pub(super) fn in_use(&self, now: u64) -> usize {
-        let used = |line: &Line| line.lock().slots().filter(|slot| slot.tag != EMPTY && slot.full_at > now).count();
-        self.lines.iter().map(used).sum()
-    }
-}

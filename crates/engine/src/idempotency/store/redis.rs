@@ -65,11 +65,7 @@ impl RedisIdempotencyStore {
     /// # Errors
     /// When the URL is none, or asks for TLS.
     pub fn new(url: &str) -> Result<Self, StoreDown> {
-        Ok(Self {
-            server: Server::new(url)?,
-            prefix: "cratestack:idempotency".to_owned(),
-            scripts: Scripts::new(),
-        })
+        Ok(Self { server: Server::new(url)?, prefix: "cratestack:idempotency".to_owned(), scripts: Scripts::new() })
     }
 
     /// Sets what the names of all keys begin with. Default: `cratestack:idempotency`. Braces become parentheses: what

@@ -70,10 +70,7 @@ async fn each_limit_does_what_it_says() {
     }
     // Together: closed wins, and what is refused here takes nothing there.
     let key = |key, on_failure| Asked { charge: Charge { key: Key(key), ..asked(on_failure).charge }, on_failure };
-    assert_eq!(
-        limiter.take(&[key(1, OnFailure::Open), key(2, OnFailure::Closed)]).await,
-        Admission::Unavailable
-    );
+    assert_eq!(limiter.take(&[key(1, OnFailure::Open), key(2, OnFailure::Closed)]).await, Admission::Unavailable);
     let both = [key(9, OnFailure::Local), key(3, OnFailure::Open), key(4, OnFailure::Local)];
     let Admission::Decided(taken) = limiter.take(&both).await else { panic!("unavailable") };
     let verdicts: Vec<Verdict> = taken.standings().iter().map(|standing| standing.verdict).collect();

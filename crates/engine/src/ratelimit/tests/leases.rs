@@ -57,17 +57,21 @@ struct Setting {
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
-    let quota = (1_u64..3_000, 1_u64..300)
-        .prop_map(|(rate, burst)| Quota::new(rate, Duration::from_secs(1), burst).unwrap());
+    let quota =
+        (1_u64..3_000, 1_u64..300).prop_map(|(rate, burst)| Quota::new(rate, Duration::from_secs(1), burst).unwrap());
     // Rests in which the bucket fills up while chunks are held, and loads between them, on all nodes: how long the rest,
     // how many requests on each node, how long between them, and what they cost.
-    let phase = (0_u64..400_000, 1_u64..150, prop_oneof![0_u64..300, 0_u64..5_000], prop_oneof![5 => Just(1_u64), 1 => 2_u64..5]);
+    let phase = (
+        0_u64..400_000,
+        1_u64..150,
+        prop_oneof![0_u64..300, 0_u64..5_000],
+        prop_oneof![5 => Just(1_u64), 1 => 2_u64..5],
+    );
     (quota, 1_u64..8, 1_u64..200, 0_u64..10, prop::collection::vec(phase, 1..12)).prop_map(
         |(quota, nodes, lease, way, phases)| {
             let load = phases.into_iter().flat_map(|(rest, requests, between, cost)| {
-                (0..requests).flat_map(move |at| {
-                    (0..nodes).map(move |node| (node, if at == 0 { rest } else { between }, cost))
-                })
+                (0..requests)
+                    .flat_map(move |at| (0..nodes).map(move |node| (node, if at == 0 { rest } else { between }, cost)))
             });
             Setting { quota, nodes, lease, way, load: load.collect() }
         },
@@ -92,8 +96,12 @@ fn simulate(setting: &Setting) -> (History, History, u64) {
         let nodes: Vec<_> = (0..setting.nodes)
             .map(|at| {
                 let node = LeasedRateLimitStore::with_clock(far.clone(), lease, setting.nodes, clock.clone());
-                let load: Vec<(u64, u64)> =
-                    setting.load.iter().filter(|(node, ..)| *node == at).map(|(_, pause, cost)| (*pause, *cost)).collect();
+                let load: Vec<(u64, u64)> = setting
+                    .load
+                    .iter()
+                    .filter(|(node, ..)| *node == at)
+                    .map(|(_, pause, cost)| (*pause, *cost))
+                    .collect();
                 (node, load)
             })
             .collect();
