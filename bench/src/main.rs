@@ -2,6 +2,7 @@
 //! PostgreSQL with fsync on. What counts are the ratios of a row; the rates depend on the machine.
 
 mod baseline;
+mod limits;
 mod load;
 
 use std::io::Write as _;
@@ -36,6 +37,9 @@ fn main() -> ExitCode {
 fn run(words: &[String]) -> Result<()> {
     if words.first().is_some_and(|word| word == "baseline") {
         return tokio::runtime::Runtime::new()?.block_on(serve_baseline());
+    }
+    if words.first().is_some_and(|word| word == "limits") {
+        return limits::run(words.get(1..).unwrap_or_default());
     }
     // One thread is enough for the load, and leaves more to the services.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(compare(words))

@@ -19,6 +19,7 @@ usage: cargo xtask <command>
   test [--only sqlite] [FILTER..]   run everything, on SQLite and PostgreSQL; FILTERs name tests
   ci                                format, lints, proofs, tests, documents: what has to pass before a merge
   bench [SECONDS [ROUNDS [NAME]]]   run the benchmarks, or those whose names hold NAME, in a release build
+  bench-limits [ROUNDS]             measure rate limits beside `governor` and Redis, and attack them
   bench-macro [MODELS]              measure what `include_schema!` costs the compiler
   links                             check the relative links of all Markdown files
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Some("test") => tests::main(rest),
         Some("ci") => ci::main(),
         Some("bench") => bench(rest),
+        Some("bench-limits") => bench_limits(rest),
         Some("bench-macro") => expansion::main(rest),
         Some("links") => links::main(),
         Some("help" | "--help" | "-h") => {
@@ -52,6 +54,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is measured lives in one process, and in a Redis that it starts.
+fn bench_limits(args: &[String]) -> Result<(), String> {
+    println!("building in release mode (some minutes the first time)");
+    run::cargo(["build", "--release", "--package", "cratestack-bench"], &[])?;
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    let mut command = std::process::Command::new(std::path::Path::new(&target).join("release/bench"));
+    run::shown(command.arg("limits").args(args).env("BENCH_REDIS", redis::program()?))
 }
 
 /// Benchmarks need an optimised build and a PostgreSQL with fsync on, which must be a private one: its tables are

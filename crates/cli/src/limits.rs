@@ -313,9 +313,9 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
 }
 
 fn shown(ui: Ui, key: &str, charge: &Charge, standing: &Standing) -> String {
-    let (left, burst) = (standing.remaining, charge.quota.burst());
+    let (left, burst) = (standing.remaining(), charge.quota.burst());
     let style = if left == 0 { Style::Red } else { Style::Bold };
-    let next = match standing.next {
+    let next = match standing.next() {
         Duration::ZERO => String::new(),
         next => format!(", one more in {next:.1?}"),
     };
@@ -327,8 +327,8 @@ fn told(key: &str, charge: &Charge, standing: &Standing) -> String {
         "key": key,
         "digest": charge.key.to_string(),
         "limit": charge.quota.burst(),
-        "remaining": standing.remaining,
-        "next_in_seconds": standing.next.as_secs_f64(),
+        "remaining": standing.remaining(),
+        "next_in_seconds": standing.next().as_secs_f64(),
     })
     .to_string()
 }

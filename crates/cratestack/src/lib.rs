@@ -150,6 +150,11 @@ pub mod values;
 #[doc = include_str!("../../../docs/rust.md")]
 pub struct Guide;
 
+/// And those of the page about rate limits.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/rate-limits.md")]
+pub struct RateLimitGuide;
+
 pub use axum;
 pub use chrono;
 pub use rusqlite;

@@ -364,8 +364,7 @@ impl Tally {
             if units != 0 {
                 let quota = policy.quota();
                 adjustments.push(Adjustment { key: charge.key, quota, units });
-                standing.remaining =
-                    standing.remaining.saturating_add_signed(units.saturating_neg()).min(quota.burst());
+                *standing = standing.adjusted(units);
             }
         }
         if !adjustments.is_empty() {
@@ -382,8 +381,8 @@ impl Tally {
             list(&mut policies, item);
             // What others have used is not told, but to whom it is in the way.
             if policy.is_somebodys() || standing.verdict != Verdict::Allowed {
-                let wait = if standing.verdict == Verdict::Later { standing.retry } else { standing.next };
-                list(&mut states, &format!("\"{}\";r={};t={}", policy.name(), standing.remaining, seconds(wait)));
+                let wait = if standing.verdict == Verdict::Later { standing.retry } else { standing.next() };
+                list(&mut states, &format!("\"{}\";r={};t={}", policy.name(), standing.remaining(), seconds(wait)));
             }
         }
         for (name, text) in [(RATELIMIT_POLICY, policies), (RATELIMIT, states)] {

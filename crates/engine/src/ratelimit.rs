@@ -123,16 +123,24 @@ impl Quota {
 
     /// Decides. `debt` is how far in the future the bucket would be full: nanoseconds.
     fn decide(self, debt: u64, cost: u64, most: u64) -> Decision {
-        let capacity = self.capacity();
-        let granted = most.max(cost).min(capacity.saturating_sub(debt) / self.increment);
-        if granted >= cost {
-            return Decision::Allowed { granted, debt: debt + granted * self.increment };
-        }
         if cost > self.burst {
             return Decision::Never;
         }
-        // Both are of the size of `capacity`, or of what others owe.
-        Decision::Later { nanos: (debt + cost * self.increment).saturating_sub(capacity) }
+        // Neither is more than 53 bits, but for the debt of strangers.
+        let (capacity, after) = (self.capacity(), debt.saturating_add(cost * self.increment));
+        if after > capacity {
+            // What costs nothing is always allowed.
+            return if cost == 0 {
+                Decision::Allowed { granted: 0, debt }
+            } else {
+                Decision::Later { nanos: after - capacity }
+            };
+        }
+        if most <= cost {
+            return Decision::Allowed { granted: cost, debt: after };
+        }
+        let granted = most.min((capacity - debt) / self.increment);
+        Decision::Allowed { granted, debt: debt + granted * self.increment }
     }
 }
 
@@ -226,12 +234,11 @@ pub struct Standing {
     pub verdict: Verdict,
     /// Units that were taken: 0 when anything was refused.
     pub granted: u64,
-    /// Units that are left.
-    pub remaining: u64,
     /// Until the same would be allowed; 0 when it was.
     pub retry: Duration,
-    /// Until there is one unit more; 0 when the bucket is full.
-    pub next: Duration,
+    quota: Quota,
+    /// Nanoseconds in which the bucket will be full.
+    debt: u64,
 }
 
 /// What a bucket says.
@@ -248,20 +255,43 @@ pub enum Verdict {
 impl Standing {
     /// With the debt before the decision, and whether all buckets together allowed it.
     fn new(charge: &Charge, debt: u64, all: bool) -> Self {
-        let quota = charge.quota;
-        let decision = quota.decide(debt, charge.cost, charge.most);
-        let (verdict, granted, after, retry) = match decision {
+        let decision = charge.quota.decide(debt, charge.cost, charge.most);
+        let (verdict, granted, debt, retry) = match decision {
             Decision::Allowed { granted, debt } if all => (Verdict::Allowed, granted, debt, 0),
             Decision::Allowed { .. } => (Verdict::Allowed, 0, debt, 0),
             Decision::Later { nanos } => (Verdict::Later, 0, debt, nanos),
             Decision::Never => (Verdict::Never, 0, debt, 0),
         };
-        let remaining = quota.capacity().saturating_sub(after) / quota.increment;
+        Self { verdict, granted, retry: Duration::from_nanos(retry), quota: charge.quota, debt }
+    }
+
+    /// Of a bucket that nobody has asked: as many units are left, and none was taken.
+    fn left(quota: Quota, remaining: u64) -> Self {
+        let debt = quota.burst.saturating_sub(remaining) * quota.increment;
+        Self { verdict: Verdict::Allowed, granted: 0, retry: Duration::ZERO, quota, debt }
+    }
+
+    /// Units that are left.
+    pub fn remaining(&self) -> u64 {
+        self.quota.capacity().saturating_sub(self.debt) / self.quota.increment
+    }
+
+    /// Until there is one unit more; 0 when the bucket is full.
+    pub fn next(&self) -> Duration {
+        let remaining = self.remaining();
+        if remaining >= self.quota.burst {
+            return Duration::ZERO;
+        }
         // Down to where one more fits in.
-        let threshold = quota.capacity().saturating_sub((remaining + 1) * quota.increment);
-        let next = if remaining >= quota.burst { 0 } else { after.saturating_sub(threshold) };
-        let (retry, next) = (Duration::from_nanos(retry), Duration::from_nanos(next));
-        Self { verdict, granted, remaining, retry, next }
+        let threshold = self.quota.capacity() - (remaining + 1) * self.quota.increment;
+        Duration::from_nanos(self.debt - threshold)
+    }
+
+    /// The same, when units have been taken or given back since.
+    #[must_use]
+    pub fn adjusted(self, units: i64) -> Self {
+        let Self { quota, debt, .. } = self;
+        Self { debt: Adjustment { key: Key(0), quota, units }.apply(debt), ..self }
     }
 }
 

@@ -442,7 +442,9 @@ impl FromStr for LimitKey {
         }
         let mut values: Vec<(Part, String)> = Vec::new();
         for pair in rest.split(',').filter(|pair| !pair.is_empty()) {
-            let (part, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let Some((part, value)) = pair.split_once('=') else {
+                return Err(KeyError(format!("`{pair}` has no value: write `{pair}=..`")));
+            };
             let part = choice(part, &Part::ALL, "nothing to count by").map_err(|error| KeyError(error.to_string()))?;
             if values.iter().any(|(other, _)| *other == part) {
                 return Err(KeyError(format!("`{pair}` is there twice")));
@@ -601,6 +603,7 @@ mod tests {
             ("p:principal=ann,route=x", "p=1/s", "`p` counts by `principal`"),
             ("p:address=x", "p=1/s by address", "`x` is no IP address"),
             ("p:who=ann", "p=1/s", "`who` is nothing to count by: it is `principal`, `tenant`, `address` or `route`"),
+            ("p:principal", "p=1/s", "`principal` has no value: write `principal=..`"),
             ("p:route=a,route=b", "p=1/s", "`route=b` is there twice"),
             ("p q", "p=1/s", "`p q` is no key: write it as `api:principal=ann`"),
         ] {

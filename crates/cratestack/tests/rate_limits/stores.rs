@@ -108,8 +108,8 @@ impl Place {
 async fn a_burst_and_not_one_more(place: Place) {
     for left in [2, 1, 0] {
         let standing = place.take(slow(1, 3)).await;
-        assert_eq!((standing.verdict, standing.granted, standing.remaining), (Verdict::Allowed, 1, left));
-        assert!(standing.next <= HOUR && !standing.next.is_zero());
+        assert_eq!((standing.verdict, standing.granted, standing.remaining()), (Verdict::Allowed, 1, left));
+        assert!(standing.next() <= HOUR && !standing.next().is_zero());
     }
     let refused = place.take(slow(1, 3)).await;
     assert_eq!((refused.verdict, refused.granted), (Verdict::Later, 0));
@@ -121,7 +121,7 @@ async fn a_burst_and_not_one_more(place: Place) {
     assert_eq!(place.take(slow(2, 3)).await.verdict, Verdict::Allowed);
     for _ in 0..3 {
         let seen = place.take(slow(3, 3).units(0)).await;
-        assert_eq!((seen.verdict, seen.granted, seen.remaining), (Verdict::Allowed, 0, 3));
+        assert_eq!((seen.verdict, seen.granted, seen.remaining()), (Verdict::Allowed, 0, 3));
     }
     // Time helps.
     let quick = Charge::new(Key(9 << 64), Quota::new(1, Duration::from_millis(20), 1).unwrap());
@@ -142,7 +142,7 @@ async fn all_or_nothing(place: Place) {
         assert_eq!(standings.iter().filter(|standing| standing.verdict == Verdict::Later).count(), 1);
     }
     for left in [3, 2, 1, 0] {
-        assert_eq!(place.take(wide).await.remaining, left);
+        assert_eq!(place.take(wide).await.remaining(), left);
     }
     assert_eq!(place.take(wide).await.verdict, Verdict::Later);
 }
@@ -188,11 +188,11 @@ async fn the_largest_and_the_smallest_quotas(place: Place) {
     let days = Duration::from_hours(24 * 100);
     let largest = Charge::new(Key(1 << 64), Quota::new(8_640_000_000, days, 8_640_000_000).unwrap());
     assert_eq!(place.take(largest.units(8_639_999_999)).await.verdict, Verdict::Allowed);
-    let left = place.take(largest.units(0)).await.remaining;
+    let left = place.take(largest.units(0)).await.remaining();
     assert!(left <= 60_000, "a millisecond each, and the test has not taken a minute: {left}");
     let third = Charge::new(Key(2 << 64), Quota::new(3, 100 * HOUR, 3).unwrap());
     for left in [2, 1, 0] {
-        assert_eq!(place.take(third).await.remaining, left);
+        assert_eq!(place.take(third).await.remaining(), left);
     }
     let retry = place.take(third).await.retry;
     assert!(retry <= Duration::from_nanos(120_000_000_000_000) && retry > 33 * HOUR, "{retry:?}");
@@ -217,8 +217,8 @@ async fn buckets_that_are_full_are_removed_from_postgresql() {
         .await
         .unwrap();
     assert_eq!(store.sweep().await.unwrap(), 2);
-    assert_eq!(store.take(&[slow(1, 3)]).await.unwrap().standings()[0].remaining, 1);
-    assert_eq!(store.take(&[slow(2, 3)]).await.unwrap().standings()[0].remaining, 2);
+    assert_eq!(store.take(&[slow(1, 3)]).await.unwrap().standings()[0].remaining(), 1);
+    assert_eq!(store.take(&[slow(2, 3)]).await.unwrap().standings()[0].remaining(), 2);
 }
 
 /// Decisions go on while rows are being removed.
@@ -238,7 +238,7 @@ async fn a_sweep_loses_nothing() {
         let charge = [slow(7, 5)];
         let _ = tokio::join!(store.sweep(), store.take(&charge), store.sweep());
         let _ = tokio::join!(store.sweep(), store.take(&charge), store.sweep());
-        let left = store.take(&[slow(7, 5).units(0)]).await.unwrap().standings()[0].remaining;
+        let left = store.take(&[slow(7, 5).units(0)]).await.unwrap().standings()[0].remaining();
         assert_eq!(left, 3, "round {round}");
     }
 }
@@ -330,7 +330,7 @@ mod redis {
             assert_eq!(first.granted, wanted);
             let refilled = passed / quota.increment() + 1;
             let left = quota.burst() - wanted;
-            assert!(second.remaining >= left && second.remaining <= left + refilled, "{charge:?} {second:?}");
+            assert!(second.remaining() >= left && second.remaining() <= left + refilled, "{charge:?} {second:?}");
         }
     }
 }

@@ -64,7 +64,7 @@ impl Lease {
     }
 
     /// Forgets what is too old, goes on to the next chunk, and learns how much is needed in the time of a lease.
-    fn turn(&mut self, now: u64, lease: u64, largest: u64) {
+    fn turn(&mut self, now: u64, lease: u64, largest: impl FnOnce() -> u64) {
         let over = self.now.until <= now;
         if self.now.units > 0 && !over {
             return;
@@ -75,7 +75,7 @@ impl Lease {
             // A fifth more than were used in the time of a lease; not more than eight times as many as before.
             let wanted = u128::from(used) * u128::from(lease) * 6 / (u128::from(took) * 5);
             let wanted = u64::try_from(wanted).unwrap_or(u64::MAX).min(self.size.saturating_mul(8));
-            self.size = (self.size / 2).saturating_add(wanted.div_ceil(2)).clamp(1, largest);
+            self.size = (self.size / 2).saturating_add(wanted.div_ceil(2)).clamp(1, largest());
         }
         let next = if self.next.until > now { self.next } else { Chunk::default() };
         (self.now, self.next) = (next, Chunk::default());
@@ -190,13 +190,12 @@ impl Shared {
         if charge.cost == 0 {
             return Known::Nothing;
         }
-        let largest = self.largest(charge);
         let known = self.with(charge.key, |lease| {
-            lease.turn(now, self.lease, largest);
+            lease.turn(now, self.lease, || self.largest(charge));
             if let Some(until) = lease.spend(charge.cost) {
                 // In time for the next chunk to be here when this one is used up.
                 let soon = lease.next.units == 0 && lease.now.units <= lease.size / 2 && lease.asking <= now;
-                return Known::Spent(standing(charge, lease), Spending { until, soon: soon && largest > 1 });
+                return Known::Spent(standing(charge, lease), Spending { until, soon: soon && lease.size > 1 });
             }
             let (cost, until) = lease.too_much;
             if (cost..=charge.quota.burst()).contains(&charge.cost) && until > now {
@@ -230,7 +229,7 @@ impl Shared {
     fn keep(&self, charge: &Charge, standing: &Standing, asked: u64, now: u64) {
         self.with(charge.key, |lease| {
             lease.asking = 0;
-            lease.left = standing.remaining;
+            lease.left = standing.remaining();
             match standing.verdict {
                 Verdict::Later => {
                     let retry = u64::try_from(standing.retry.as_nanos()).unwrap_or(u64::MAX);
@@ -270,6 +269,14 @@ impl Shared {
     }
 
     fn spend_all(self: &Arc<Self>, charges: &[Charge], now: u64) -> Spent {
+        if let [charge] = charges
+            && let Known::Spent(standing, spending) = self.spend(charge, now)
+        {
+            if spending.soon {
+                self.refill(charge);
+            }
+            return Spent::Decided(Taken { standings: SmallVec::from_slice(&[standing]) });
+        }
         let known: SmallVec<[Known; 2]> = charges.iter().map(|charge| self.spend(charge, now)).collect();
         let refused = known.iter().any(|known| matches!(known, Known::TooMuch(_)));
         let missing = known.iter().any(|known| matches!(known, Known::Nothing));
@@ -286,7 +293,8 @@ impl Shared {
         let standings = charges.iter().zip(&known).map(|(charge, known)| match known {
             Known::Spent(standing, _) if refused => Standing { granted: 0, ..*standing },
             Known::Spent(standing, _) | Known::TooMuch(standing) => *standing,
-            Known::Nothing => unknown(charge),
+            // Nobody has asked it, since another one refuses.
+            Known::Nothing => Standing::left(charge.quota, charge.quota.burst()),
         });
         Spent::Decided(Taken { standings: standings.collect() })
     }
@@ -321,8 +329,8 @@ impl Shared {
             Known::Spent(standing, _) => Some(Standing { granted: 0, ..*standing }),
             _ => answers.next().map(|(_, standing)| {
                 let here = self.with(charge.key, |lease| lease.units()).unwrap_or_default();
-                let remaining = standing.remaining.saturating_add(here).min(charge.quota.burst());
-                Standing { granted: standing.granted.min(charge.cost), remaining, ..*standing }
+                let standing = standing.adjusted(0_i64.saturating_sub_unsigned(here));
+                Standing { granted: standing.granted.min(charge.cost), ..standing }
             }),
         });
         Ok(Taken { standings: standings.collect() })
@@ -351,23 +359,7 @@ impl Drop for Held<'_> {
 /// As far as it is known here.
 fn standing(charge: &Charge, lease: &Lease) -> Standing {
     let remaining = lease.left.saturating_add(lease.units()).min(charge.quota.burst());
-    Standing {
-        verdict: Verdict::Allowed,
-        granted: charge.cost,
-        remaining,
-        retry: Duration::ZERO,
-        next: if remaining < charge.quota.burst() {
-            Duration::from_nanos(charge.quota.increment())
-        } else {
-            Duration::ZERO
-        },
-    }
-}
-
-/// Of a bucket that was not asked, since another one refuses.
-fn unknown(charge: &Charge) -> Standing {
-    let burst = charge.quota.burst();
-    Standing { verdict: Verdict::Allowed, granted: 0, remaining: burst, retry: Duration::ZERO, next: Duration::ZERO }
+    Standing { granted: charge.cost, ..Standing::left(charge.quota, remaining) }
 }
 
 impl RateLimitStore for LeasedRateLimitStore {

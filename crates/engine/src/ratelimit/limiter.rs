@@ -8,7 +8,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::memory::{SteadyClock, Ticks};
-use super::{Adjustment, Charge, InMemoryRateLimitStore, RateLimitStore, Standing, StoreDown, Taken, Verdict};
+use super::{Adjustment, Charge, InMemoryRateLimitStore, RateLimitStore, Standing, StoreDown, Taken};
 
 /// Failures one after the other, after which a store is not asked for a while.
 const FAILURES: u32 = 5;
@@ -197,11 +197,8 @@ impl Limiter {
         let standings = asked.iter().filter_map(|asked| match asked.on_failure {
             OnFailure::Local => counted.next().copied(),
             OnFailure::Open | OnFailure::Closed => Some(Standing {
-                verdict: Verdict::Allowed,
                 granted: if all { asked.charge.cost } else { 0 },
-                remaining: asked.charge.quota.burst().saturating_sub(asked.charge.cost),
-                retry: Duration::ZERO,
-                next: Duration::from_nanos(asked.charge.quota.increment()),
+                ..Standing::left(asked.charge.quota, asked.charge.quota.burst().saturating_sub(asked.charge.cost))
             }),
         });
         Admission::Decided(Taken { standings: standings.collect() })

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quanta::{Clock, Instant};
+use quanta::Clock;
 
 use super::table::Table;
 use super::{Adjustment, BoxFuture, Charge, Key, Quota, RateLimitStore, StoreDown, Taken};
@@ -21,13 +21,13 @@ pub trait Ticks: Debug + Send + Sync {
 #[derive(Debug)]
 pub struct SteadyClock {
     clock: Clock,
-    start: Instant,
+    start: u64,
 }
 
 impl Default for SteadyClock {
     fn default() -> Self {
         let clock = Clock::new();
-        let start = clock.now();
+        let start = clock.raw();
         Self { clock, start }
     }
 }
@@ -35,7 +35,7 @@ impl Default for SteadyClock {
 impl Ticks for SteadyClock {
     fn nanos(&self) -> u64 {
         // One beyond nothing, so that a slot of time 0 is always free.
-        u64::try_from(self.clock.now().duration_since(self.start).as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
+        self.clock.delta_as_nanos(self.start, self.clock.raw()).saturating_add(1)
     }
 }
 
@@ -80,9 +80,7 @@ impl InMemoryRateLimitStore {
     pub fn take_now(&self, charges: &[Charge]) -> Taken {
         let now = self.clock.nanos();
         if let [charge] = charges {
-            let mut debt = 0;
-            self.table.take(charges, now, &mut |owed| debt = owed);
-            return Taken::of_one(charge, debt);
+            return Taken::of_one(charge, self.table.take_one(charge, now));
         }
         let mut debts = Vec::with_capacity(charges.len());
         self.table.take(charges, now, &mut |owed| debts.push(owed));
@@ -91,9 +89,7 @@ impl InMemoryRateLimitStore {
 
     /// How long the bucket of a key would take to be full.
     pub fn debt(&self, key: Key, quota: Quota) -> Duration {
-        let mut debt = 0;
-        let charge = Charge::new(key, quota).units(0);
-        self.table.take(&[charge], self.clock.nanos(), &mut |owed| debt = owed);
+        let debt = self.table.take_one(&Charge::new(key, quota).units(0), self.clock.nanos());
         Duration::from_nanos(debt)
     }
 

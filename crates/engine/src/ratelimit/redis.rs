@@ -8,53 +8,76 @@ use super::{Adjustment, BoxFuture, Charge, Key, RateLimitStore, StoreDown, Taken
 use crate::redis_server::Server;
 
 /// What all scripts begin with. A number of Lua has 53 bits, and the time in nanoseconds more: so seconds and the rest are kept
-/// apart, and what is calculated with is the difference to now, which is less than 100 days.
+/// apart, and what is calculated with is the difference to now, which is less than 100 days. Functions and formats
+/// are few, since a script is as quick as it has steps.
 const BEGIN: &str = "local time = redis.call('TIME')
-local seconds, nanos = tonumber(time[1]), time[2] * 1000
-local write
-local function owed(key, capacity)
-  local full_at = redis.call('GET', key)
-  if not full_at then return 0 end
-  local debt = (tonumber(string.sub(full_at, 1, -10)) - seconds) * 1e9 + tonumber(string.sub(full_at, -9)) - nanos
-  if debt > capacity then
-    -- The clock went back.
-    write(key, capacity)
-    return capacity
+local seconds, nanos = time[1] + 0, time[2] * 1000
+";
+
+/// What the key `key` owes, at most `capacity`; `beyond` when the clock has gone back since it was written.
+const OWED: &str = "  local full_at, debt, beyond = redis.call('GET', key), 0, false
+  if full_at then
+    debt = (string.sub(full_at, 1, -11) - seconds) * 1e9 + string.sub(full_at, -9) - nanos
+    if debt < 0 then debt = 0 elseif debt > capacity then debt, beyond = capacity, true end
   end
-  return math.max(0, debt)
-end
-function write(key, debt)
-  if debt <= 0 then return redis.call('DEL', key) end
-  local total = nanos + debt
-  local rest = total % 1e9
-  local full_at = string.format('%.0f%09.0f', seconds + (total - rest) / 1e9, rest)
-  redis.call('SET', key, full_at, 'PX', string.format('%.0f', math.ceil(debt / 1e6)))
-end
+";
+
+/// Writes down what the key `key` owes: `debt`.
+const WRITE: &str = "    local rest = (nanos + debt) % 1e9
+    local full_at = string.format('%d.%09d', seconds + (nanos + debt - rest) / 1e9, rest)
+    redis.call('SET', key, full_at, 'PX', math.ceil(debt / 1e6))
 ";
 
 /// `ARGV`: increment, capacity, cost and most of each key. Gives what each owed before.
-const TAKE: &str = "local debts, granted, all = {}, {}, true
+const TAKE: [&str; 8] = [
+    BEGIN,
+    "local debts, change, all = {}, {}, true
 for at, key in ipairs(KEYS) do
-  local increment, capacity = tonumber(ARGV[4 * at - 3]), tonumber(ARGV[4 * at - 2])
-  local cost, most = tonumber(ARGV[4 * at - 1]), tonumber(ARGV[4 * at])
-  local debt = owed(key, capacity)
-  local units = math.min(math.max(cost, most), math.floor((capacity - debt) / increment))
-  if units < cost then all = false end
-  debts[at], granted[at] = debt, units * increment
-end
-if all then
-  for at, key in ipairs(KEYS) do
-    if granted[at] > 0 then write(key, debts[at] + granted[at]) end
+  local increment, capacity = ARGV[4 * at - 3] + 0, ARGV[4 * at - 2] + 0
+  local cost, most = ARGV[4 * at - 1] + 0, ARGV[4 * at] + 0
+",
+    OWED,
+    "  if beyond then
+",
+    WRITE,
+    "  end
+  local taken = cost * increment
+  if debt + taken > capacity then
+    all = all and cost == 0
+    taken = 0
+  elseif most > cost then
+    taken = math.min(most, math.floor((capacity - debt) / increment)) * increment
   end
+  debts[at], change[at] = debt, taken
 end
-return debts";
+for at, key in ipairs(KEYS) do
+  if all and change[at] > 0 then
+    local debt = debts[at] + change[at]
+",
+    WRITE,
+    "  end
+end
+return debts",
+];
 
 /// `ARGV`: capacity and change of each key, in nanoseconds.
-const ADJUST: &str = "for at, key in ipairs(KEYS) do
-  local capacity = tonumber(ARGV[2 * at - 1])
-  write(key, math.max(0, math.min(owed(key, capacity) + tonumber(ARGV[2 * at]), capacity)))
+const ADJUST: [&str; 7] = [
+    BEGIN,
+    "for at, key in ipairs(KEYS) do
+  local capacity = ARGV[2 * at - 1] + 0
+",
+    OWED,
+    "  debt = math.min(debt + ARGV[2 * at], capacity)
+  if debt <= 0 then
+    redis.call('DEL', key)
+  else
+",
+    WRITE,
+    "  end
 end
-return 1";
+",
+    "return 1",
+];
 
 /// Buckets in Redis 6 or newer, or Valkey: every process that uses the same server and name counts in the same ones.
 ///
@@ -94,8 +117,8 @@ impl RedisRateLimitStore {
         Ok(Self {
             server: Server::new(url)?,
             prefix: format!("cratestack:ratelimit:{{{deployment}}}:"),
-            take: Script::new(&[BEGIN, TAKE].concat()),
-            adjust: Script::new(&[BEGIN, ADJUST].concat()),
+            take: Script::new(&TAKE.concat()),
+            adjust: Script::new(&ADJUST.concat()),
         })
     }
 

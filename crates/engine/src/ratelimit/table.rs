@@ -46,14 +46,13 @@ struct Slot {
 
 impl Line {
     fn lock(&self) -> Locked<'_> {
+        let [first, ..] = &self.tags;
         let mut tries = 0;
         loop {
-            if let Some(first) = self.tags.first() {
-                let tag = first.load(Ordering::Relaxed);
-                let free = tag & LOCKED == 0;
-                if free && first.compare_exchange(tag, tag | LOCKED, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                    return Locked(self);
-                }
+            let tag = first.load(Ordering::Relaxed);
+            let free = tag & LOCKED == 0;
+            if free && first.compare_exchange(tag, tag | LOCKED, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                return Locked(self);
             }
             pause(&mut tries);
         }
@@ -65,21 +64,20 @@ struct Locked<'t>(&'t Line);
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        if let Some(first) = self.0.tags.first() {
-            let tag = first.load(Ordering::Relaxed);
-            first.store(tag & !LOCKED, Ordering::Release);
-        }
+        let [first, ..] = &self.0.tags;
+        first.store(first.load(Ordering::Relaxed) & !LOCKED, Ordering::Release);
     }
 }
 
 impl Locked<'_> {
     fn slots(&self) -> impl Iterator<Item = Slot> {
-        let both = self.0.tags.iter().zip(&self.0.full_at).enumerate();
-        both.map(|(at, (tag, full_at))| Slot {
-            at,
-            tag: tag.load(Ordering::Relaxed) & !LOCKED,
-            full_at: full_at.load(Ordering::Relaxed),
-        })
+        (0..WAYS).map(|at| self.at(at))
+    }
+
+    /// What the slot there has.
+    fn at(&self, at: usize) -> Slot {
+        let read = |of: Option<&AtomicU64>| of.map_or(EMPTY, |value| value.load(Ordering::Relaxed));
+        Slot { at, tag: read(self.0.tags.get(at)) & !LOCKED, full_at: read(self.0.full_at.get(at)) }
     }
 
     fn set(&self, slot: Slot) {
@@ -90,13 +88,27 @@ impl Locked<'_> {
         }
     }
 
+    /// The slot of a key that has one. Without a branch for each slot, which no processor could guess: it would wait for
+    /// the memory at each of them, and do nothing else meanwhile.
+    fn own(&self, tag: u64) -> Option<Slot> {
+        let mut which = 0_u32;
+        for (at, other) in self.0.tags.iter().enumerate() {
+            which |= u32::from(other.load(Ordering::Relaxed) & !LOCKED == tag) << at;
+        }
+        let at = which.trailing_zeros() as usize;
+        let full_at = self.0.full_at.get(at)?;
+        Some(Slot { at, tag, full_at: full_at.load(Ordering::Relaxed) })
+    }
+
     /// Where a key is or may be, with what it owes.
     fn find(&self, tag: u64, now: u64) -> Slot {
+        self.own(tag).unwrap_or_else(|| self.place(tag, now))
+    }
+
+    /// Where a key that has no slot may be.
+    fn place(&self, tag: u64, now: u64) -> Slot {
         let (mut free, mut strangers, mut soonest) = (None, None, None::<Slot>);
         for slot in self.slots() {
-            if slot.tag == tag {
-                return slot;
-            }
             if slot.tag == EMPTY || slot.full_at <= now {
                 free = free.or(Some(slot.at));
             } else if slot.tag == STRANGERS {
@@ -145,21 +157,14 @@ impl Table {
         (line, if tag < FIRST { tag + FIRST } else { tag })
     }
 
-    /// Takes from all or from none; gives what each owed before, beyond `now`.
-    pub(super) fn take(&self, charges: &[Charge], now: u64, debts: &mut impl FnMut(u64)) {
-        match charges {
-            [charge] => {
-                let (line, tag) = self.place(charge.key.0);
-                if let Some(line) = self.lines.get(line) {
-                    let (debt, _) = settle(&line.lock(), tag, charge, now, true);
-                    debts(debt);
-                }
-            }
-            charges => self.take_all(charges, now, debts),
-        }
+    /// Takes from one; gives what it owed before, beyond `now`.
+    pub(super) fn take_one(&self, charge: &Charge, now: u64) -> u64 {
+        let (line, tag) = self.place(charge.key.0);
+        self.lines.get(line).map_or(0, |line| settle(&line.lock(), tag, charge, now, true).0)
     }
 
-    fn take_all(&self, charges: &[Charge], now: u64, debts: &mut impl FnMut(u64)) {
+    /// Takes from all or from none; gives what each owed before, beyond `now`.
+    pub(super) fn take(&self, charges: &[Charge], now: u64, debts: &mut impl FnMut(u64)) {
         let places: SmallVec<[(usize, u64); 4]> = charges.iter().map(|charge| self.place(charge.key.0)).collect();
         let mut order: SmallVec<[usize; 4]> = places.iter().map(|(line, _)| *line).collect();
         order.sort_unstable();
@@ -213,8 +218,8 @@ fn settle(line: &Locked<'_>, tag: u64, charge: &Charge, now: u64, write: bool) -
     let capacity = charge.quota.capacity();
     // The clock went back: no bucket of this size can owe more. What the strangers' does is the sum of all sizes.
     let debt = if slot.tag == STRANGERS { owed } else { owed.min(capacity) };
-    let found = line.slots().nth(slot.at);
-    if debt < owed && found.is_some_and(|found| found.tag == slot.tag) {
+    let found = line.at(slot.at);
+    if debt < owed && found.tag == slot.tag {
         line.set(Slot { full_at: now.saturating_add(capacity), ..slot });
     }
     let Decision::Allowed { granted, debt: after } = charge.quota.decide(debt, charge.cost, charge.most) else {
@@ -223,5 +228,5 @@ fn settle(line: &Locked<'_>, tag: u64, charge: &Charge, now: u64, write: bool) -
     if write && granted > 0 {
         line.set(Slot { full_at: now.saturating_add(after), ..slot });
     }
-    (debt, found)
+    (debt, Some(found))
 }

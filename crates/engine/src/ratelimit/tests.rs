@@ -136,7 +136,7 @@ proptest! {
                 let granted = most.max(cost).min(u64::try_from(level / increment).unwrap());
                 prop_assert_eq!(standing.granted, granted);
                 oracle.spend(&charge, granted, now);
-                prop_assert_eq!(i128::from(standing.remaining), oracle.level(&charge, now) / increment);
+                prop_assert_eq!(i128::from(standing.remaining()), oracle.level(&charge, now) / increment);
                 prop_assert_eq!(standing.retry, Duration::ZERO);
             } else if cost > quota.burst() {
                 prop_assert_eq!(standing.verdict, Verdict::Never);
@@ -149,7 +149,7 @@ proptest! {
             }
             // The next unit is there at the time that is named, and not before.
             let left = |at: u64| oracle.level(&charge, at) / increment;
-            let next = u64::try_from(standing.next.as_nanos()).unwrap();
+            let next = u64::try_from(standing.next().as_nanos()).unwrap();
             prop_assert_eq!(next == 0, left(now) == i128::from(quota.burst()));
             if next > 0 {
                 prop_assert_eq!(left(now + next - 1), left(now));
@@ -187,7 +187,7 @@ proptest! {
             }
             for (charge, standing) in charges.iter().zip(taken.standings()) {
                 let left = oracle.level(charge, now) / i128::from(charge.quota.increment());
-                prop_assert_eq!(i128::from(standing.remaining), left);
+                prop_assert_eq!(i128::from(standing.remaining()), left);
                 prop_assert_eq!(standing.granted, if taken.allowed() { charge.cost } else { 0 });
             }
         }
@@ -276,7 +276,7 @@ fn few_keys_share_a_slot_when_three_quarters_are_free() {
     for key in &keys {
         store.take_now(&[Charge::new(*key, quota)]);
     }
-    let shared = keys.iter().filter(|key| store.take_now(&[Charge::new(**key, quota)]).standings()[0].remaining != 8);
+    let shared = keys.iter().filter(|key| store.take_now(&[Charge::new(**key, quota)]).standings()[0].remaining() != 8);
     let shared = shared.count();
     assert!(shared * 100 < keys.len(), "{shared} of {}", keys.len());
 }

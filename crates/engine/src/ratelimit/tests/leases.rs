@@ -211,7 +211,7 @@ async fn what_was_spent_here_for_nothing_is_given_back() {
     }
     let both = [wide, Charge::new(Key(2), narrow)];
     assert!(node.take(&both).await.unwrap().allowed());
-    let left = async || node.take(&[wide.units(0)]).await.unwrap().standings()[0].remaining;
+    let left = async || node.take(&[wide.units(0)]).await.unwrap().standings()[0].remaining();
     let before = left().await;
     for _ in 0..10 {
         assert!(!node.take(&both).await.unwrap().allowed());

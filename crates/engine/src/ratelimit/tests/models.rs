@@ -32,6 +32,10 @@ fn charge(key: u128, burst: u64) -> Charge {
 
 /// Whether it was allowed.
 fn take(table: &Table, charges: &[Charge], now: u64) -> bool {
+    if let [charge] = charges {
+        let debt = table.take_one(charge, now);
+        return matches!(charge.quota.decide(debt, charge.cost, charge.most), Decision::Allowed { .. });
+    }
     let mut all = true;
     let mut charged = charges.iter();
     table.take(charges, now, &mut |debt| {
@@ -42,9 +46,7 @@ fn take(table: &Table, charges: &[Charge], now: u64) -> bool {
 }
 
 fn owes(table: &Table, charge: &Charge, now: u64) -> u64 {
-    let mut owed = 0;
-    table.take(&[charge.units(0)], now, &mut |debt| owed = debt);
-    owed
+    table.take_one(&charge.units(0), now)
 }
 
 /// Tries all interleavings of three threads at most, with three changes of the thread at most where it was not waited for.
