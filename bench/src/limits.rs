@@ -5,15 +5,25 @@ use std::hash::{BuildHasher, Hasher};
 use std::num::NonZeroU32;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cratestack_engine::ratelimit::{
-    Charge, InMemoryRateLimitStore, Key, LeasedRateLimitStore, Quota, RateLimitStore, RedisRateLimitStore,
+    Charge, InMemoryRateLimitStore, Key, LeasedRateLimitStore, Quota, RateLimitStore, RedisRateLimitStore, SteadyClock,
+    Ticks, Verdict,
 };
-use governor::clock::QuantaClock;
+use governor::clock::{FakeRelativeClock, QuantaClock};
 use governor::state::keyed::DashMapStateStore;
 
 use crate::{Result, variable};
+
+/// `governor` by a clock that is set.
+type Governor = governor::RateLimiter<
+    u128,
+    DashMapStateStore<u128, Half>,
+    FakeRelativeClock,
+    governor::middleware::NoOpMiddleware<governor::nanos::Nanos>,
+>;
 
 const KEYS: usize = 1_000_000;
 /// Of the attack.
@@ -62,7 +72,7 @@ impl BuildHasher for Half {
     }
 }
 
-/// The median and the middle half.
+/// The median.
 fn median(mut of: Vec<f64>) -> f64 {
     of.sort_by(f64::total_cmp);
     of.get(of.len() / 2).copied().unwrap_or_default()
@@ -87,8 +97,7 @@ fn together(threads: usize, keys: &[Key], decide: impl Fn(Key) + Sync) -> f64 {
     std::thread::scope(|scope| {
         let part = keys.len() / threads;
         let parts: Vec<_> = keys.chunks(part.max(1)).take(threads).collect();
-        let running: Vec<_> =
-            parts.into_iter().map(|part| scope.spawn(|| measured(part, |key| decide(key)))).collect();
+        let running: Vec<_> = parts.into_iter().map(|part| scope.spawn(|| measured(part, &decide))).collect();
         running.into_iter().filter_map(|thread| thread.join().ok()).fold(0.0, f64::max)
     })
 }
@@ -100,51 +109,120 @@ fn resident() -> u64 {
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
+/// A clock that stands still between batches.
+#[derive(Debug, Default)]
+struct Standing(AtomicU64);
+
+impl Ticks for Standing {
+    fn nanos(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One limiter with what it has been measured at.
+struct Measured<'a> {
+    decide: &'a (dyn Fn(Key) + Sync),
+    any: Vec<f64>,
+    two: Vec<f64>,
+    hot: Vec<f64>,
+}
+
+impl<'a> Measured<'a> {
+    fn new(decide: &'a (dyn Fn(Key) + Sync)) -> Self {
+        Self { decide, any: vec![], two: vec![], hot: vec![] }
+    }
+
+    fn round(&mut self, keys: &[Key], same: &[Key]) {
+        self.any.push(measured(keys, self.decide));
+        self.two.push(together(2, keys, self.decide));
+        self.hot.push(measured(same, self.decide));
+    }
+}
+
 fn in_memory(rounds: usize) -> Result<()> {
     // Digests: in the order of their numbers they are in no order in the tables.
     let keys: Vec<Key> = (0..KEYS as u64).map(key).collect();
+    let same = vec![key(7); 1 << 18];
     let quota = Quota::new(10, Duration::from_secs(1), 10)?;
+    let theirs = governor::Quota::per_second(NonZeroU32::new(10).ok_or("0")?);
+    let hand = Arc::new(Standing::default());
+    let fake = FakeRelativeClock::default();
     let before = resident();
-    let table = InMemoryRateLimitStore::new(KEYS);
-    let ours = |key: Key| {
-        std::hint::black_box(table.take_now(&[Charge::new(key, quota)]).allowed());
-    };
-    keys.iter().copied().for_each(ours);
+    let table = InMemoryRateLimitStore::with_clock(KEYS, hand.clone());
     let taken = (resident() - before) * 1024;
+    let slots = table.slots();
+    let tables = [table, InMemoryRateLimitStore::with_clock(KEYS, Arc::new(SteadyClock::default()))];
+    let [given, read] = tables.each_ref().map(|table| {
+        move |key: Key| {
+            std::hint::black_box(table.take_one(&Charge::new(key, quota)).verdict == Verdict::Allowed);
+        }
+    });
+    keys.iter().copied().for_each(&given);
     let before = resident();
-    let ten = NonZeroU32::new(10).ok_or("0")?;
+    let governor = Governor::dashmap_with_clock_and_hasher(theirs, fake.clone(), Half(0));
+    let governor_given = |key: Key| {
+        std::hint::black_box(governor.check_key(&key.0).is_ok());
+    };
+    keys.iter().copied().for_each(governor_given);
+    let theirs_taken = (resident() - before) * 1024;
     let governor = governor::RateLimiter::<u128, DashMapStateStore<u128, Half>, _>::dashmap_with_clock_and_hasher(
-        governor::Quota::per_second(ten),
+        theirs,
         QuantaClock::default(),
         Half(0),
     );
-    let theirs = |key: Key| {
+    let governor_read = |key: Key| {
         std::hint::black_box(governor.check_key(&key.0).is_ok());
     };
-    keys.iter().copied().for_each(theirs);
-    let theirs_taken = (resident() - before) * 1024;
-    let (mut one, mut two, mut hot) = ([vec![], vec![]], [vec![], vec![]], [vec![], vec![]]);
-    let same = vec![key(7); 1 << 18];
+    for decide in [&read as &dyn Fn(Key), &governor_read] {
+        keys.iter().copied().for_each(decide);
+    }
+    let mut pairs = [
+        ("the time is given", [Measured::new(&given), Measured::new(&governor_given)]),
+        ("each reads the clock", [Measured::new(&read), Measured::new(&governor_read)]),
+    ];
     for round in 1..=rounds {
         eprint!("\r\x1b[Kin memory: round {round} of {rounds}");
-        for (at, decide) in [&ours as &(dyn Fn(Key) + Sync), &theirs].into_iter().enumerate() {
-            let into = |lists: &mut [Vec<f64>; 2], value| lists.get_mut(at).map(|list| list.push(value));
-            into(&mut one, measured(&keys, decide));
-            into(&mut two, together(2, &keys, decide));
-            into(&mut hot, measured(&same, decide));
+        for pair in &mut pairs {
+            for measured in &mut pair.1 {
+                // A fifth of a second for each round of all keys, in which two units come back.
+                hand.0.fetch_add(200_000_000, Ordering::Relaxed);
+                fake.advance(Duration::from_millis(200));
+                measured.round(&keys, &same);
+            }
         }
     }
     eprint!("\r\x1b[K");
-    println!("\n{KEYS} keys, {} slots of 16 octets, {rounds} rounds, medians; the clock is read for each decision\n", table.slots());
+    println!("\n{KEYS} keys, {slots} slots of 16 octets, {rounds} rounds, medians\n");
     println!("| a decision in memory | CrateStack ns | governor ns | ratio |\n|---|---|---|---|");
-    for (name, [ours, theirs]) in [("any of the keys", one), ("any of the keys, two threads", two), ("one key", hot)] {
-        let (ours, theirs) = (median(ours), median(theirs));
-        println!("| {name} | {ours:.0} | {theirs:.0} | {:.2} |", theirs / ours);
+    for (time, [ours, theirs]) in pairs {
+        let rows = [
+            ("any of the keys", ours.any, theirs.any),
+            ("the same, two threads", ours.two, theirs.two),
+            ("one key", ours.hot, theirs.hot),
+        ];
+        for (name, ours, theirs) in rows {
+            let (ours, theirs) = (median(ours), median(theirs));
+            println!("| {name}, {time} | {ours:.0} | {theirs:.0} | {:.2} |", theirs / ours);
+        }
     }
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52 octets")]
     let each = |octets: u64| octets as f64 / KEYS as f64;
-    println!("| octets of memory for a key | {:.1} | {:.1} | {:.2} |", each(taken), each(theirs_taken), each(theirs_taken) / each(taken));
+    let (ours, theirs) = (each(taken), each(theirs_taken));
+    println!("| octets of memory for a key | {ours:.1} | {theirs:.1} | {:.2} |", theirs / ours);
+    println!("\nReading the clock, and then memory that is not in the cache: {:.0} ns.", floor());
     Ok(())
+}
+
+/// What a decision takes at least that reads the clock: the instruction waits for the memory of the one before.
+fn floor() -> f64 {
+    let clock = SteadyClock::default();
+    let lines: Vec<[u64; 8]> = (0..KEYS as u64 / 4).map(|number| [number; 8]).collect();
+    let keys: Vec<Key> = (0..KEYS as u64).map(key).collect();
+    measured(&keys, |key| {
+        let now = clock.nanos();
+        let line = lines.get(key.0 as usize % lines.len());
+        std::hint::black_box(line.map_or(now, |line| line[0] ^ now));
+    })
 }
 
 /// Ever new keys, and between them one that has used up its limit.
@@ -186,7 +264,7 @@ fn attack() -> Result<()> {
 struct Redis {
     child: Child,
     url: String,
-    _folder: std::path::PathBuf,
+    folder: std::path::PathBuf,
 }
 
 impl Redis {
@@ -199,7 +277,7 @@ impl Redis {
             .arg(&folder)
             .stdout(Stdio::null())
             .spawn()?;
-        let redis = Self { child, url: format!("redis://127.0.0.1:{port}"), _folder: folder };
+        let redis = Self { child, url: format!("redis://127.0.0.1:{port}"), folder };
         for _ in 0..500 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return Ok(redis);
@@ -214,7 +292,7 @@ impl Drop for Redis {
     fn drop(&mut self) {
         let _ended = self.child.kill();
         let _ended = self.child.wait();
-        let _gone = std::fs::remove_dir_all(&self._folder);
+        let _gone = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -240,10 +318,12 @@ async fn shared(rounds: usize) -> Result<()> {
     for round in 1..=rounds {
         eprint!("\r\x1b[KRedis: round {round} of {rounds}");
         theirs.push(trips(5000, async |_| Ok(bare.key("bench").invoke_async::<()>(&mut connection).await?)).await?);
-        ours.push(trips(5000, async |at| Ok(drop(store.take(&[Charge::new(key(at.into()), quota)]).await?))).await?);
+        ours.push(
+            trips(5000, async |at| Ok(store.take(&[Charge::new(key(at.into()), quota)]).await.map(|_| ())?)).await?,
+        );
         let several = async |at: u32| {
             let charges = [0, 1, 2].map(|limit| Charge::new(key(u64::from(at) * 3 + limit), quota));
-            Ok(drop(store.take(&charges).await?))
+            Ok(store.take(&charges).await.map(|_| ())?)
         };
         three.push(trips(5000, several).await?);
     }

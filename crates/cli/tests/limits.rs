@@ -84,7 +84,10 @@ fn settings_that_mean_nothing_are_refused() {
         (with(&["--rate-limit-ipv6-prefix", "129"]), "more bits than an address has"),
         (with(&["--trusted-proxies", "10.0.0.0/99"]), "is not addresses and networks"),
         (
-            refused(folder.path(), &[&["ratelimit", "show", "notes.cstack", "transfers:principal=ann"], &limits[..]].concat()),
+            refused(
+                folder.path(),
+                &[&["ratelimit", "show", "notes.cstack", "transfers:principal=ann"], &limits[..]].concat(),
+            ),
             "each process keeps these limits in its own memory",
         ),
         (refused(folder.path(), &["ratelimit", "show", "notes.cstack", "x"]), "no rate limits are set"),
@@ -115,7 +118,8 @@ fn limits_come_from_the_configuration_too() {
 #[test]
 fn an_edit_that_names_a_limit_that_is_not_set_is_not_served() {
     let folder = folder();
-    let args = ["dev", "notes.cstack", "--addr", "127.0.0.1:0", "--rate-limits", "transfers = 9/s; api = 3/1h by address"];
+    let args =
+        ["dev", "notes.cstack", "--addr", "127.0.0.1:0", "--rate-limits", "transfers = 9/s; api = 3/1h by address"];
     let mut server = Server::start(folder.path(), &args);
     assert_eq!(status(&server), 200);
     let file = folder.path().join("notes.cstack");
@@ -124,7 +128,8 @@ fn an_edit_that_names_a_limit_that_is_not_set_is_not_served() {
     server.wait_for("keeps serving");
     assert_eq!(status(&server), 200);
     // What was counted survives an edit.
-    std::fs::write(&file, format!("{SCHEMA}\n// edited\n").replace("text String", "text String @length(max: 9)")).unwrap();
+    std::fs::write(&file, format!("{SCHEMA}\n// edited\n").replace("text String", "text String @length(max: 9)"))
+        .unwrap();
     server.wait_for("reloaded");
     assert_eq!([status(&server), status(&server)], [200, 429]);
 }
@@ -164,10 +169,10 @@ fn three_processes_stay_within(url: &str, store: &str) {
         let limit = format!("api{beyond} = {RATE}/s burst {BURST} by nobody on-failure closed");
         let settings = ["--rate-limit-store", store, "--rate-limit-nodes", "3", "--rate-limit-budget", "30s"];
         let folders = [folder(), folder(), folder()];
-        let services = folders.each_ref().map(|folder| {
-            serve(folder.path(), url, &limit, &[&settings[..], lease].concat())
-        });
-        let (allowed, others, took) = load(services.iter().map(|service| service.address).collect(), Duration::from_secs(3));
+        let services =
+            folders.each_ref().map(|folder| serve(folder.path(), url, &limit, &[&settings[..], lease].concat()));
+        let (allowed, others, took) =
+            load(services.iter().map(|service| service.address).collect(), Duration::from_secs(3));
         let bound = BURST + RATE * u64::try_from(took.as_millis()).unwrap() / 1000 + beyond + 1;
         assert_eq!(others, 0);
         assert!(allowed <= bound, "{allowed} of {bound}, leases: {lease:?}");
@@ -251,7 +256,14 @@ fn commands(url: &str, store: &str) {
     let ratelimit = |args: &[&str]| {
         let limits = format!("transfers = 1000/s; {limits}");
         let mut command = command(folder.path());
-        command.arg("ratelimit").args(args).args(["--database", url, "--rate-limit-store", store, "--rate-limits", &limits]);
+        command.arg("ratelimit").args(args).args([
+            "--database",
+            url,
+            "--rate-limit-store",
+            store,
+            "--rate-limits",
+            &limits,
+        ]);
         let output = command.output().unwrap();
         (output.status.code(), text(&output.stdout) + &text(&output.stderr))
     };
@@ -296,9 +308,11 @@ async fn the_guide_works() {
 
     std::fs::write(&path, SCHEMA).unwrap();
     let settings = "rate-limit-store = \"database\"\nrate-limit-nodes = 2\nrate-limit-budget = \"30s\"\n";
-    let toml = format!("{}\n{settings}trusted-proxies = \"127.0.0.1\"\ndatabase = \"{}\"\n", block("toml", 0), database.url());
+    let toml =
+        format!("{}\n{settings}trusted-proxies = \"127.0.0.1\"\ndatabase = \"{}\"\n", block("toml", 0), database.url());
     std::fs::write(folder.path().join("cratestack.toml"), toml).unwrap();
-    let args: Vec<&str> = ["serve", "bank.cstack"].into_iter().chain(auth.into_iter().filter(|word| *word != "--database")).collect();
+    let args: Vec<&str> =
+        ["serve", "bank.cstack"].into_iter().chain(auth.into_iter().filter(|word| *word != "--database")).collect();
     let service = Server::start(folder.path(), &args);
     let statuses: Vec<u16> = (0..6)
         .map(|_| service.request("GET", "/api/notes", &[("X-Forwarded-For", "203.0.113.7")], "").status)

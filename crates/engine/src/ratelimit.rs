@@ -313,13 +313,6 @@ impl Taken {
         Self { standings: standings.collect() }
     }
 
-    /// From the debt that the only bucket had before.
-    fn of_one(charge: &Charge, debt: u64) -> Self {
-        let mut standings = SmallVec::new();
-        standings.push(Standing::new(charge, debt, true));
-        Self { standings }
-    }
-
     /// Whether all buckets had enough. If not, nothing was taken from any.
     pub fn allowed(&self) -> bool {
         self.standings.iter().all(|standing| standing.verdict == Verdict::Allowed)

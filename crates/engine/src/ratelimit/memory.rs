@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quanta::Clock;
+use smallvec::smallvec;
 
 use super::table::Table;
-use super::{Adjustment, BoxFuture, Charge, Key, Quota, RateLimitStore, StoreDown, Taken};
+use super::{Adjustment, BoxFuture, Charge, Key, Quota, RateLimitStore, Standing, StoreDown, Taken};
 use crate::sources::{Ids as _, RandomIds};
 
 /// Tells how much time has passed.
@@ -76,12 +77,17 @@ impl InMemoryRateLimitStore {
         self.table.capacity()
     }
 
+    /// Takes from one bucket.
+    pub fn take_one(&self, charge: &Charge) -> Standing {
+        Standing::new(charge, self.table.take_one(charge, self.clock.nanos()), true)
+    }
+
     /// Takes from all buckets, or from none.
     pub fn take_now(&self, charges: &[Charge]) -> Taken {
-        let now = self.clock.nanos();
         if let [charge] = charges {
-            return Taken::of_one(charge, self.table.take_one(charge, now));
+            return Taken { standings: smallvec![self.take_one(charge)] };
         }
+        let now = self.clock.nanos();
         let mut debts = Vec::with_capacity(charges.len());
         self.table.take(charges, now, &mut |owed| debts.push(owed));
         Taken::of(charges, debts)

@@ -11,7 +11,7 @@ use crate::redis_server::Server;
 /// apart, and what is calculated with is the difference to now, which is less than 100 days. Functions and formats
 /// are few, since a script is as quick as it has steps.
 const BEGIN: &str = "local time = redis.call('TIME')
-local seconds, nanos = time[1] + 0, time[2] * 1000
+local seconds, nanos = time[1], time[2] * 1000
 ";
 
 /// What the key `key` owes, at most `capacity`; `beyond` when the clock has gone back since it was written.
@@ -31,9 +31,9 @@ const WRITE: &str = "    local rest = (nanos + debt) % 1e9
 /// `ARGV`: increment, capacity, cost and most of each key. Gives what each owed before.
 const TAKE: [&str; 8] = [
     BEGIN,
-    "local debts, change, all = {}, {}, true
-for at, key in ipairs(KEYS) do
-  local increment, capacity = ARGV[4 * at - 3] + 0, ARGV[4 * at - 2] + 0
+    "local debts, all = {}, true
+for at = 1, #KEYS do
+  local key, increment, capacity = KEYS[at], ARGV[4 * at - 3] + 0, ARGV[4 * at - 2] + 0
   local cost, most = ARGV[4 * at - 1] + 0, ARGV[4 * at] + 0
 ",
     OWED,
@@ -48,11 +48,11 @@ for at, key in ipairs(KEYS) do
   elseif most > cost then
     taken = math.min(most, math.floor((capacity - debt) / increment)) * increment
   end
-  debts[at], change[at] = debt, taken
+  debts[at], ARGV[at] = debt, taken
 end
-for at, key in ipairs(KEYS) do
-  if all and change[at] > 0 then
-    local debt = debts[at] + change[at]
+for at = 1, all and #KEYS or 0 do
+  local key, debt = KEYS[at], debts[at] + ARGV[at]
+  if debt > debts[at] then
 ",
     WRITE,
     "  end
@@ -63,8 +63,8 @@ return debts",
 /// `ARGV`: capacity and change of each key, in nanoseconds.
 const ADJUST: [&str; 7] = [
     BEGIN,
-    "for at, key in ipairs(KEYS) do
-  local capacity = ARGV[2 * at - 1] + 0
+    "for at = 1, #KEYS do
+  local key, capacity = KEYS[at], ARGV[2 * at - 1] + 0
 ",
     OWED,
     "  debt = math.min(debt + ARGV[2 * at], capacity)

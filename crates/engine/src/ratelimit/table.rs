@@ -212,6 +212,7 @@ impl Table {
 
 /// Decides about one bucket, and writes it down if that is wanted. Gives the debt that the decision was made by, and
 /// the slot as it was if it was allowed.
+#[inline]
 fn settle(line: &Locked<'_>, tag: u64, charge: &Charge, now: u64, write: bool) -> (u64, Option<Slot>) {
     let slot = line.find(tag, now);
     let owed = slot.full_at.saturating_sub(now);
