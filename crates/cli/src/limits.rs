@@ -40,8 +40,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 enum Store {
     Memory(usize),
     Redis(Box<RedisRateLimitStore>),
-    Postgres(SqlxRateLimitStore),
+    /// How to connect, and with how many connections at most.
+    Postgres(Box<PgConnectOptions>, u32),
 }
+
+/// A pool of its own, on the runtime that this is called in.
+fn postgres(options: &PgConnectOptions, connections: u32) -> SqlxRateLimitStore {
+    let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE).test_before_acquire(false);
+    SqlxRateLimitStore::new(pool.connect_lazy_with(options.clone()))
+}
+
+/// Says where the database is, if anybody asks.
+type Locate<'a> = &'a dyn Fn() -> Result<Database, Failure>;
 
 /// What the settings say.
 pub(crate) struct Limits {
@@ -59,7 +69,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// `None` when no limits are set.
-    pub(crate) fn read(settings: &Settings, schema: &Schema, database: &Database) -> Result<Option<Self>, Failure> {
+    fn read(settings: &Settings, schema: &Schema, database: Locate<'_>) -> Result<Option<Self>, Failure> {
         let Some(text) = settings.text("rate-limits") else {
             for companion in COMPANIONS {
                 settings.companion(companion, "rate-limits")?;
@@ -109,7 +119,7 @@ impl Limits {
         let named = match &store {
             Store::Memory(_) => "the memory of each process",
             Store::Redis(_) => "Redis",
-            Store::Postgres(_) => "the database",
+            Store::Postgres(..) => "the database",
         };
         Ok(Some(Self { policies, costs, store, lease, options, prefix, uncounted, named }))
     }
@@ -132,7 +142,8 @@ impl Limits {
         let store: Arc<dyn RateLimitStore> = match self.store {
             Store::Memory(slots) => Arc::new(InMemoryRateLimitStore::new(slots)),
             Store::Redis(store) => Arc::new(*store),
-            Store::Postgres(store) => {
+            Store::Postgres(options, connections) => {
+                let store = postgres(&options, connections);
                 if make {
                     patient(store.create_table()).await.map_err(|down| unreachable(named, &down))?;
                 } else if !patient(store.has_table()).await.map_err(|down| unreachable(named, &down))? {
@@ -155,7 +166,7 @@ impl Limits {
 
 /// What `serve` and `dev` limit requests to a schema by.
 pub(crate) fn serving(settings: &Settings, schema: &Schema, database: &Database) -> Result<Option<Limits>, Failure> {
-    match Limits::read(settings, schema, database)? {
+    match Limits::read(settings, schema, &|| Ok(database.clone()))? {
         Some(limits) => limits.serving(schema).map(Some),
         None => fit(schema, None).map(|()| None),
     }
@@ -187,14 +198,14 @@ async fn patient<T>(work: impl Future<Output = Result<T, StoreDown>>) -> Result<
     tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(StoreDown::new("no answer in time")))
 }
 
-fn store(settings: &Settings, schema: &Schema, database: &Database) -> Result<Store, Failure> {
+fn store(settings: &Settings, schema: &Schema, database: Locate<'_>) -> Result<Store, Failure> {
     match settings.text("rate-limit-store") {
         None | Some("memory") => {
             settings.companion("rate-limit-deployment", "rate-limit-store")?;
             Ok(Store::Memory(settings.number("rate-limit-slots").unwrap_or(InMemoryRateLimitStore::SLOTS)))
         }
         Some("database") => {
-            let Database::Postgres(url) = database else {
+            let Database::Postgres(url) = database()? else {
                 return Err(Failure::new(format!(
                     "{} asks for the database, which is SQLite",
                     settings.from("rate-limit-store")
@@ -205,11 +216,7 @@ fn store(settings: &Settings, schema: &Schema, database: &Database) -> Result<St
                 Failure::new("the PostgreSQL URL is malformed").help("`cratestack serve` says how it is written")
             })?;
             let options = options.application_name("cratestack rate limits").disable_statement_logging();
-            let pool = PgPoolOptions::new()
-                .max_connections(settings.number("rate-limit-connections").unwrap_or(4))
-                .acquire_timeout(PATIENCE)
-                .test_before_acquire(false);
-            Ok(Store::Postgres(SqlxRateLimitStore::new(pool.connect_lazy_with(options))))
+            Ok(Store::Postgres(Box::new(options), settings.number("rate-limit-connections").unwrap_or(4)))
         }
         Some(url) => {
             let deployment = settings.text("rate-limit-deployment").unwrap_or(&schema.name);
@@ -274,8 +281,7 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
         let schema = schema::load(ui, path)?.ok_or_else(|| {
             Failure::new(format!("{} is not valid", schema::shown(path))).help("mend what is said above")
         })?;
-        let database = serve::locate(&settings, &schema)?;
-        let Some(limits) = Limits::read(&settings, &schema, &database)? else {
+        let Some(limits) = Limits::read(&settings, &schema, &|| serve::locate(&settings, &schema))? else {
             return Err(Failure::new("no rate limits are set").help("name them as `serve` does: `--rate-limits`, or `cratestack.toml`"));
         };
         let text = string(args, "key");
@@ -288,15 +294,15 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
             Failure::new(format!("there is no rate limit `{}`", key.policy())).help(format!("there are {}", names.join(", ")))
         })?;
         let charge = Charge::new(key.of(policy, limits.prefix).map_err(|error| bad(&error))?, policy.quota()).units(0);
-        let store: &dyn RateLimitStore = match &limits.store {
+        let store: Box<dyn RateLimitStore> = match limits.store {
             Store::Memory(_) => {
                 return Err(Failure::new("each process keeps these limits in its own memory, where nobody else can look").help(
                     "`--rate-limit-store database`, or the URL of a Redis, is where processes count together; a restart \
                      of the service gives everything back",
                 ));
             }
-            Store::Redis(store) => store.as_ref(),
-            Store::Postgres(store) => store,
+            Store::Redis(store) => store,
+            Store::Postgres(options, _) => Box::new(postgres(&options, 1)),
         };
         if name == "reset" {
             let reset = [Adjustment::reset(charge.key, charge.quota)];
