@@ -9,17 +9,10 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{OriginalUri, Request};
 use axum::response::Response as AxumResponse;
-use cratestack_engine::Engine;
-use cratestack_engine::api::{
-    Answer, Authority, Caller, Code, Expected, Failure, Key, Operation, Origin, Principal, Verb,
-};
-use cratestack_engine::engine::procedures::Bodies;
-use cratestack_engine::idempotency::{Identity, Kept, KeyLimits, Keyed, Outcome, Present, Record, Sketch, Stencil};
+use cratestack_engine::api::{Authority, Caller, Code, Expected, Key, Operation, Origin, Verb};
 use cratestack_engine::json::Json;
-use cratestack_engine::relay::{self, Log, MulticastAuditSink, Relay, RelayOptions};
-use cratestack_schema::ir::{Action, Idempotent, ModelId, Procedure, Schema};
+use cratestack_schema::ir::{ModelId, Procedure};
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
@@ -29,7 +22,6 @@ use crate::answer::{self, Response, Shape, is_personal, sent, version_tag};
 use crate::auth::{AuthError, AuthProvider};
 use crate::batch::{self, Offer};
 use crate::body;
-use crate::caller::CallerScope;
 use crate::config::HttpConfig;
 use crate::deliveries::Deliveries;
 use crate::deprecation;
@@ -40,9 +32,15 @@ use crate::headers::{
 use crate::idempotency;
 use crate::media::{Format, PATCH_TYPES, POST_TYPES, negotiate};
 use crate::problem::{Problem, ProblemCode};
-use crate::ratelimit::{Phase, RateLimits, Tally};
+use crate::ratelimit::{RateLimits, Tally};
 use crate::routes::{BATCH_ACTIONS, RouteInfo, RouteTarget, RouteVerb, has_route};
 use crate::url;
+
+mod backend;
+mod keys;
+mod limits;
+
+pub(crate) use self::backend::{Backend, Hosted};
 
 /// How long the engine may overrun its deadline before the request is given up without its word.
 const GRACE: Duration = Duration::from_secs(1);
@@ -52,136 +50,6 @@ const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.
 
 /// How long `/readyz` waits for the database, and for a store that it needs.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What answers operations: the engine, or a stand-in of a test.
-pub(crate) trait Backend: Send + Sync + 'static {
-    fn schema(&self) -> &Arc<Schema>;
-    fn run<'a>(&'a self, caller: &'a Caller, operation: Operation) -> BoxFuture<'a, Result<Answer, Failure>>;
-    fn call<'a>(
-        &'a self,
-        caller: &'a Caller,
-        procedure: &'a Procedure,
-        body: Option<Json>,
-    ) -> BoxFuture<'a, Result<String, Failure>>;
-    fn run_keyed<'a>(
-        &'a self,
-        caller: &'a Caller,
-        operation: Operation,
-        keyed: &'a Keyed,
-    ) -> BoxFuture<'a, Result<Kept, Failure>>;
-    fn call_keyed<'a>(
-        &'a self,
-        caller: &'a Caller,
-        procedure: &'a Procedure,
-        body: Option<Json>,
-        keyed: &'a Keyed,
-    ) -> BoxFuture<'a, Result<Kept, Failure>>;
-    /// Refuses a key that belongs to another request.
-    fn check_key<'a>(&'a self, keyed: &'a Keyed) -> BoxFuture<'a, Result<(), Failure>>;
-    /// Removes some of the expired keys; says how many.
-    fn sweep_keys(&self) -> BoxFuture<'_, Result<usize, Failure>>;
-    /// Unix microseconds.
-    fn now(&self) -> i64;
-    fn trail<'a>(
-        &'a self,
-        caller: &'a Caller,
-        params: &'a [(String, String)],
-    ) -> BoxFuture<'a, Result<Answer, Failure>>;
-    fn principal(&self, claims: &Json) -> Result<Principal, String>;
-    fn admit(&self, caller: &Caller, model: ModelId, actions: &[Action]) -> Result<(), Failure>;
-    fn ready(&self) -> BoxFuture<'_, Result<(), Failure>>;
-    fn relay(
-        &self,
-        log: &'static Log,
-        sinks: MulticastAuditSink,
-        options: &RelayOptions,
-    ) -> Result<Relay, relay::Error>;
-}
-
-/// An engine, and the bodies of its schema's procedures.
-pub(crate) struct Hosted {
-    pub(crate) engine: Engine,
-    pub(crate) bodies: Arc<dyn Bodies>,
-}
-
-impl Backend for Hosted {
-    fn schema(&self) -> &Arc<Schema> {
-        self.engine.schema()
-    }
-
-    fn run<'a>(&'a self, caller: &'a Caller, operation: Operation) -> BoxFuture<'a, Result<Answer, Failure>> {
-        Box::pin(self.engine.run(caller, operation))
-    }
-
-    fn call<'a>(
-        &'a self,
-        caller: &'a Caller,
-        procedure: &'a Procedure,
-        body: Option<Json>,
-    ) -> BoxFuture<'a, Result<String, Failure>> {
-        Box::pin(self.engine.call(caller, procedure, body, &self.bodies))
-    }
-
-    fn run_keyed<'a>(
-        &'a self,
-        caller: &'a Caller,
-        operation: Operation,
-        keyed: &'a Keyed,
-    ) -> BoxFuture<'a, Result<Kept, Failure>> {
-        Box::pin(self.engine.run_keyed(caller, operation, keyed))
-    }
-
-    fn call_keyed<'a>(
-        &'a self,
-        caller: &'a Caller,
-        procedure: &'a Procedure,
-        body: Option<Json>,
-        keyed: &'a Keyed,
-    ) -> BoxFuture<'a, Result<Kept, Failure>> {
-        Box::pin(self.engine.call_keyed(caller, procedure, body, &self.bodies, keyed))
-    }
-
-    fn check_key<'a>(&'a self, keyed: &'a Keyed) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(self.engine.check_key(keyed))
-    }
-
-    fn sweep_keys(&self) -> BoxFuture<'_, Result<usize, Failure>> {
-        Box::pin(self.engine.sweep_keys())
-    }
-
-    fn now(&self) -> i64 {
-        self.engine.clock().now()
-    }
-
-    fn trail<'a>(
-        &'a self,
-        caller: &'a Caller,
-        params: &'a [(String, String)],
-    ) -> BoxFuture<'a, Result<Answer, Failure>> {
-        Box::pin(self.engine.trail(caller, params))
-    }
-
-    fn principal(&self, claims: &Json) -> Result<Principal, String> {
-        self.engine.principal(claims)
-    }
-
-    fn admit(&self, caller: &Caller, model: ModelId, actions: &[Action]) -> Result<(), Failure> {
-        self.engine.admit(caller, model, actions)
-    }
-
-    fn ready(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(self.engine.ready())
-    }
-
-    fn relay(
-        &self,
-        log: &'static Log,
-        sinks: MulticastAuditSink,
-        options: &RelayOptions,
-    ) -> Result<Relay, relay::Error> {
-        Relay::start(&self.engine, log, sinks, options)
-    }
-}
 
 /// What all requests share.
 pub(crate) struct Api {
@@ -460,54 +328,6 @@ impl Exchange<'_> {
         }
     }
 
-    /// The rate limits that need to know nothing but where the request comes from.
-    async fn count(&mut self, place: &Place) -> Result<(), Problem> {
-        let Some(limits) = &self.api.limits else { return Ok(()) };
-        let route = match place {
-            Place::Endpoint(endpoint) => endpoint.route(&self.parts.method),
-            Place::Nowhere => None,
-            Place::Live | Place::Ready | Place::Metrics => return Ok(()),
-        };
-        if self.parts.method == Method::OPTIONS {
-            return Ok(());
-        }
-        let procedure = route.and_then(|route| match route.target {
-            RouteTarget::Procedure(at) => self.procedure(at),
-            RouteTarget::Model(_) | RouteTarget::Trail => None,
-        });
-        let reads = procedure.map_or(self.parts.method.is_safe(), |procedure| !procedure.mutation);
-        let named = procedure.map_or(&[][..], |procedure| &procedure.rate_limits);
-        let op = route.map_or_else(|| Arc::from(""), |route| Arc::clone(&route.op));
-        let mut tally = limits.tally(self.address, reads, op, named);
-        let counted = tally.charge(Phase::Before, 1).await;
-        self.tally = Some(tally);
-        counted
-    }
-
-    /// All other rate limits.
-    async fn count_caller(&mut self, route: &RouteInfo, caller: &Caller, work: &Work) -> Result<(), Problem> {
-        let Some(tally) = &mut self.tally else {
-            let named = match route.target {
-                RouteTarget::Procedure(at) => self.procedure(at).map_or(&[][..], |procedure| &procedure.rate_limits),
-                RouteTarget::Model(_) | RouteTarget::Trail => &[],
-            };
-            return match named {
-                [] => Ok(()),
-                [name, ..] => Err(Problem::internal(format!(
-                    "`@rate_limit(\"{name}\")`: the router has no rate limits; give it some with `rate_limits`"
-                ))),
-            };
-        };
-        let items = match work {
-            Work::Run(_, Verb::Batch { items, .. }) => Some(items.len()),
-            _ => None,
-        };
-        let schema = self.api.backend.schema();
-        tally.identify(caller.principal.as_ref().and_then(|principal| CallerScope::of(schema, principal)));
-        let cost = tally.limits().cost(&route.op, items);
-        tally.charge(Phase::After, cost).await
-    }
-
     /// `/livez`, `/readyz` and `/metrics`.
     async fn health(&self, place: &Place) -> Result<Response, Problem> {
         if !matches!(self.parts.method, Method::GET | Method::HEAD) {
@@ -529,19 +349,6 @@ impl Exchange<'_> {
         let mut response = answer::encoded(body.to_owned(), Format::Json)?;
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
-    }
-
-    /// The store of rate limits that refuse while it does not answer.
-    async fn store_ready(&self) -> Result<(), Problem> {
-        let Some(limits) = self.api.limits.as_ref().filter(|limits| limits.needs_store()) else { return Ok(()) };
-        let probe = tokio::time::timeout(READY_TIMEOUT, limits.store().ready()).await;
-        let down = match probe {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(down)) => down.to_string(),
-            Err(_) => "no answer in time".to_owned(),
-        };
-        let problem = Problem::new(Code::Unavailable, "the store of the rate limits does not answer");
-        Err(Problem { internal: Some(down), ..problem })
     }
 
     /// 414 and 431; gives the path and the query as the caller sent them.
@@ -722,109 +529,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Whether a key means anything on the route: what changes nothing may be asked any number of times.
-    fn takes_key(&self, route: &RouteInfo) -> bool {
-        match (route.verb, route.target) {
-            (RouteVerb::List | RouteVerb::Read | RouteVerb::Trail, _) => false,
-            (_, RouteTarget::Procedure(at)) => self.procedure(at).is_some_and(|procedure| procedure.mutation),
-            _ => true,
-        }
-    }
-
     fn procedure(&self, at: usize) -> Option<&Procedure> {
         self.api.backend.schema().procedures.get(at)
-    }
-
-    /// The key of a request to a route that may have one.
-    fn key(&self, route: &RouteInfo) -> Result<Option<idempotency::Key>, Problem> {
-        let rule = match route.target {
-            RouteTarget::Model(model) => self.api.backend.schema().model(model).idempotent,
-            RouteTarget::Procedure(at) => self.procedure(at).map(|procedure| procedure.idempotent).unwrap_or_default(),
-            RouteTarget::Trail => Idempotent::None,
-        };
-        let key = idempotency::Key::of(&self.parts.headers)?;
-        match (rule, key) {
-            (Idempotent::Required, None) => Err(idempotency::missing()),
-            (Idempotent::None, Some(_)) => {
-                let detail = "this route keeps no idempotency keys: send the request without `Idempotency-Key`";
-                Err(Problem::bad_request(detail))
-            }
-            (_, None) => Ok(None),
-            (_, Some(key)) => {
-                key.check_time(self.api.backend.now(), self.api.config.idempotency.retention)?;
-                Ok(Some(key))
-            }
-        }
-    }
-
-    /// The refusal of a request by its form, unless its key says that it is none of its own.
-    async fn after(&self, keyed: Option<&Keyed>, problem: Problem) -> Problem {
-        let Some(keyed) = keyed else { return problem };
-        match self.in_time(self.api.backend.check_key(keyed)).await {
-            Ok(Ok(())) => problem,
-            Ok(Err(failure)) => failure.into(),
-            Err(late) => late,
-        }
-    }
-
-    /// What makes it this request: all that decides what it does. Not what decides about the form of its answer.
-    fn fingerprint(&self, route: &RouteInfo, params: &[(String, String)], data: Option<&Json>) -> [u8; 32] {
-        let mut print = idempotency::Parts::new("request");
-        print.add(route.op.as_bytes());
-        for segment in url::segments(self.own_path()) {
-            print.add(segment.unwrap_or_default().as_bytes());
-        }
-        let mut params = params.to_vec();
-        params.sort_unstable();
-        for (name, value) in &params {
-            print.add(name.as_bytes()).add(value.as_bytes());
-        }
-        print.maybe(idempotency::media_type(&self.parts.headers).as_deref());
-        print.maybe(joined(&self.parts.headers, &header::IF_MATCH).as_deref());
-        let canonical = data.map(|data| {
-            let mut text = String::new();
-            data.write_value(&mut text);
-            text
-        });
-        print.maybe(canonical.as_deref().map(str::as_bytes)).finish()
-    }
-
-    /// The request as the engine keeps it. The trail gets to know its key.
-    fn keyed(
-        &self,
-        key: idempotency::Key,
-        fingerprint: [u8; 32],
-        route: &RouteInfo,
-        caller: &mut Caller,
-        path: &str,
-    ) -> Keyed {
-        let (schema, config) = (self.api.backend.schema(), &self.api.config);
-        let deployment = config.idempotency.deployment.as_deref().unwrap_or(&schema.name);
-        let scope = idempotency::of_caller(schema, deployment, caller.principal.as_ref());
-        caller.origin.idempotency_key = Some(key.0.clone());
-        let (segment, status) = match route.target {
-            RouteTarget::Model(model) => (schema.model(model).path.clone(), StatusCode::OK),
-            RouteTarget::Procedure(at) => (String::new(), self.procedure(at).map_or(StatusCode::OK, status)),
-            RouteTarget::Trail => (String::new(), StatusCode::OK),
-        };
-        let presenter = Presenter {
-            segment,
-            format: self.format,
-            base: self.base(path).to_owned(),
-            minimal: self.minimal(),
-            status,
-            problem_base: config.problem_base.clone(),
-            request_id: self.request_id.clone(),
-        };
-        Keyed {
-            identity: Identity { scope, key: key.0, fingerprint },
-            limits: KeyLimits {
-                retention: config.idempotency.retention,
-                wait: config.idempotency.wait,
-                body: config.idempotency.response_limit,
-            },
-            present: Arc::new(presenter),
-        }
     }
 
     /// A problem as the answer, with the headers that its status asks for.
@@ -843,55 +549,6 @@ impl Exchange<'_> {
             problem.headers.push((header::ETAG, etag));
         }
         problem.into_response(&self.api.config.problem_base, &self.request_id)
-    }
-}
-
-/// What is known of a request before it is done, to answer it by.
-#[derive(Debug)]
-struct Presenter {
-    segment: String,
-    format: Format,
-    base: String,
-    minimal: bool,
-    /// Of a procedure.
-    status: StatusCode,
-    problem_base: String,
-    request_id: String,
-}
-
-impl Presenter {
-    fn shape(&self) -> Shape<'_> {
-        Shape {
-            segment: &self.segment,
-            format: self.format,
-            base: &self.base,
-            target: ("", None),
-            minimal: self.minimal,
-            personal: false,
-            safe: false,
-            conditions: (None, None),
-            problem_base: &self.problem_base,
-            request_id: &self.request_id,
-        }
-    }
-}
-
-impl Present for Presenter {
-    fn present(&self, outcome: Outcome) -> Result<Record, Failure> {
-        let response = match outcome {
-            Outcome::Done(answer) => self.shape().respond(answer),
-            Outcome::Called(answer) => called(answer, self.format, self.status),
-            Outcome::Refused(failure) => {
-                let problem = Problem::from(failure);
-                problem.log(&self.request_id);
-                Ok(problem.into_response(&self.problem_base, &self.request_id))
-            }
-        };
-        response.map(idempotency::record).map_err(Problem::into_failure)
-    }
-
-    fn stencil(&self, sketch: &Sketch) -> Option<Stencil> {
-        self.shape().stencil(sketch)
     }
 }
 
