@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command};
 use cratestack::{
-    Costs, InMemoryRateLimitStore, LeasedRateLimitStore, LimitKey, LimiterOptions, OnFailure, RateLimitError,
+    Costs, InMemoryRateLimitStore, LeasedRateLimitStore, LimitKey, LimiterOptions, OnFailure, Part, RateLimitError,
     RateLimitPolicy, RateLimitStore, RateLimits, RedisRateLimitStore, SqlxRateLimitStore,
 };
 use cratestack_engine::Database;
@@ -32,6 +32,35 @@ const COMPANIONS: [&str; 9] = [
     "rate-limit-connections",
     "rate-limit-ipv6-prefix",
 ];
+
+/// Settings that mean nothing with the store that is set.
+fn idle(settings: &Settings, store: &Store) -> Result<(), Failure> {
+    const SHARED: [&str; 3] = ["rate-limit-lease", "rate-limit-nodes", "rate-limit-budget"];
+    let shared = "are of a store that processes share: `--rate-limit-store database`, or the URL of a Redis";
+    let (keys, of): (Vec<&str>, &str) = match store {
+        Store::Memory(_) => {
+            (SHARED.into_iter().chain(["rate-limit-deployment", "rate-limit-connections"]).collect(), shared)
+        }
+        Store::Redis(_) => (vec!["rate-limit-connections"], "are PostgreSQL's: `--rate-limit-store database`"),
+        Store::Postgres(..) => {
+            (vec!["rate-limit-deployment"], "are told apart in Redis alone: a database has one service")
+        }
+    };
+    match keys.into_iter().find(|key| settings.is_set(key)) {
+        None => Ok(()),
+        Some(key) => {
+            let what = key.trim_start_matches("rate-limit-");
+            let what = if what.ends_with('s') { what.to_owned() } else { format!("{what}s") };
+            let kept = match store {
+                Store::Memory(_) => "in memory",
+                Store::Redis(_) => "in Redis",
+                Store::Postgres(..) => "in the database",
+            };
+            Err(Failure::new(format!("{} is set, and the limits are kept {kept}", settings.from(key)))
+                .help(format!("{what} {of}")))
+        }
+    }
+}
 
 /// How long the store may take where nobody waits for an answer to a request.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -93,14 +122,7 @@ impl Limits {
         let store = store(settings, schema, database)?;
         let shared = !matches!(store, Store::Memory(_));
         let lease = settings.time("rate-limit-lease");
-        if lease.is_some() && !shared {
-            let failure = Failure::new(format!(
-                "{} is set, and the limits are kept in memory",
-                settings.from("rate-limit-lease")
-            ));
-            return Err(failure
-                .help("leases are of a store that processes share: `--rate-limit-store database` or a Redis URL"));
-        }
+        idle(settings, &store)?;
         let local = policies.iter().any(|policy| policy.when_store_fails() == OnFailure::Local);
         let nodes = settings.number("rate-limit-nodes");
         let uncounted = nodes.is_none() && shared && (local || lease.is_some());
@@ -154,7 +176,10 @@ impl Limits {
             }
         };
         if let Err(down) = patient(store.ready()).await {
-            ui.warn(&format!("{named} does not answer ({down}): each rate limit does what it says for that"));
+            ui.warn(&format!(
+                "the rate limits cannot be counted in {named} ({down}): each does what it says for that until they can; \
+                 look at the URL, its password and the server"
+            ));
         }
         let store = match self.lease {
             Some(lease) => Arc::new(LeasedRateLimitStore::new(store, lease, self.options.nodes)),
@@ -184,6 +209,8 @@ pub(crate) fn unfit(error: &RateLimitError) -> Failure {
             format!("set it: `--rate-limits '{policy} = 10/m'`, or `rate-limits` in `cratestack.toml`")
         }
         RateLimitError::NobodyNames(policy) => format!("take `for named` from `{policy}`, or name it in the schema"),
+        RateLimitError::NeverFits { .. } => "raise its `burst`, or lower the cost".to_owned(),
+        RateLimitError::NoTenants(_) => "count `by principal`, or give the auth block a `tenantId`".to_owned(),
         RateLimitError::NoRoute(_) => "write a route as `GET /accounts/{id}`, without `/api`".to_owned(),
     };
     Failure::new(error.to_string()).help(help)
@@ -201,7 +228,6 @@ async fn patient<T>(work: impl Future<Output = Result<T, StoreDown>>) -> Result<
 fn store(settings: &Settings, schema: &Schema, database: Locate<'_>) -> Result<Store, Failure> {
     match settings.text("rate-limit-store") {
         None | Some("memory") => {
-            settings.companion("rate-limit-deployment", "rate-limit-store")?;
             Ok(Store::Memory(settings.number("rate-limit-slots").unwrap_or(InMemoryRateLimitStore::SLOTS)))
         }
         Some("database") => {
@@ -215,8 +241,16 @@ fn store(settings: &Settings, schema: &Schema, database: Locate<'_>) -> Result<S
             let options: PgConnectOptions = url.parse().map_err(|_| {
                 Failure::new("the PostgreSQL URL is malformed").help("`cratestack serve` says how it is written")
             })?;
-            let options = options.application_name("cratestack rate limits").disable_statement_logging();
+            // Whoever waits so long has given up long since.
+            let bounds = [("statement_timeout", "2s"), ("lock_timeout", "1s")];
+            let options =
+                options.application_name("cratestack rate limits").options(bounds).disable_statement_logging();
             Ok(Store::Postgres(Box::new(options), settings.number("rate-limit-connections").unwrap_or(4)))
+        }
+        Some(url) if !url.contains("://") || url.starts_with("postgres") => {
+            Err(Failure::new(format!("{} is no store of rate limits", settings.from("rate-limit-store"))).help(
+                "it is `memory`, `database` (that of the service), or `redis://USER:PASSWORD@HOST:PORT/DATABASE`",
+            ))
         }
         Some(url) => {
             let deployment = settings.text("rate-limit-deployment").unwrap_or(&schema.name);
@@ -239,7 +273,7 @@ Examples:
   cratestack ratelimit show bank.cstack everything";
 
 const RESET_EXAMPLES: &str = "\
-A refusal that a process has remembered still holds until its time is over.
+Processes that have refused it notice within a second.
 
 Example:
   cratestack ratelimit reset bank.cstack logins:address=203.0.113.7";
@@ -293,6 +327,7 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
             let names: Vec<String> = limits.policies.iter().map(|policy| format!("`{}`", policy.name())).collect();
             Failure::new(format!("there is no rate limit `{}`", key.policy())).help(format!("there are {}", names.join(", ")))
         })?;
+        real(&schema, &key).map_err(|why| bad(&why))?;
         let charge = Charge::new(key.of(policy, limits.prefix).map_err(|error| bad(&error))?, policy.quota()).units(0);
         let store: Box<dyn RateLimitStore> = match limits.store {
             Store::Memory(_) => {
@@ -304,6 +339,9 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
             Store::Redis(store) => store,
             Store::Postgres(options, _) => Box::new(postgres(&options, 1)),
         };
+        if let Err(down) = patient(store.ready()).await {
+            return Err(unreachable(limits.named, &down));
+        }
         if name == "reset" {
             let reset = [Adjustment::reset(charge.key, charge.quota)];
             patient(store.adjust(&reset)).await.map_err(|down| unreachable(limits.named, &down))?;
@@ -316,6 +354,25 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
         ui.tell(&if human { shown(ui, text, &charge, &standing) } else { told(text, &charge, &standing) });
         Ok(Outcome::Clean)
     })
+}
+
+/// Whether a caller of the schema could have such a bucket: a name that nobody has is always full, which says nothing.
+fn real(schema: &Schema, key: &LimitKey) -> Result<(), String> {
+    if let Some(route) = key.value(Part::Route)
+        && !cratestack::routes(schema).iter().any(|known| *known.op == *route)
+    {
+        return Err(format!("there is no route `{route}`: write it as `GET /accounts/{{id}}`"));
+    }
+    let tenant = schema.auth.as_ref().and_then(|auth| auth.fields.get(auth.tenant?.index()));
+    match (key.value(Part::Principal), key.value(Part::Tenant), tenant) {
+        (Some(principal), None, Some(field)) if !field.optional => {
+            Err(format!("callers have a tenant: write `principal={principal},tenant=..`"))
+        }
+        (_, Some(_), None) => {
+            Err("callers have no tenant: the auth block of the schema has no field of that name".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn shown(ui: Ui, key: &str, charge: &Charge, standing: &Standing) -> String {

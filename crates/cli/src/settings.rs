@@ -273,8 +273,8 @@ static SETTINGS: [Setting; 42] = [
         Kind::List,
         Scope::Both,
         None,
-        "how often requests may come: `NAME = LIMIT/PERIOD [burst N] [by PART] [for CLASS] [on-failure WHAT]`, with `;` \
-         between them",
+        "how often requests may come: `NAME = LIMIT/PERIOD [burst N] [by PART+PART] [for CLASS] [on-failure WHAT] \
+         [unauthorized N]`, with `;` between them (docs/rate-limits.md)",
     ),
     setting(
         "rate-limit-costs",
@@ -494,10 +494,14 @@ impl Settings {
         self.values.get(key).map_or(DEFAULT, |value| value.from.as_str())
     }
 
+    /// Whether somebody has set it.
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|value| value.from != DEFAULT)
+    }
+
     /// An error when `key` is set, and `other`, without which it means nothing, is not.
     pub(crate) fn companion(&self, key: &str, other: &str) -> Result<(), Failure> {
-        let set = |key: &str| self.values.get(key).is_some_and(|value| value.from != DEFAULT);
-        if !set(key) || set(other) {
+        if !self.is_set(key) || self.is_set(other) {
             return Ok(());
         }
         let failure = Failure::new(format!("{} is set, and `{other}` is not", self.from(key)));
@@ -532,7 +536,8 @@ fn check(setting: &Setting, resolved: &Resolved) -> Result<(), Failure> {
     let text = resolved.text.as_str();
     let (fits, wanted) = match setting.kind {
         Kind::Text | Kind::List if text.is_empty() => (false, "to be empty"),
-        Kind::Text | Kind::List => (!text.contains(char::is_control), "one line of text"),
+        Kind::Text => (!text.contains(char::is_control), "one line of text"),
+        Kind::List => (!text.contains(|c: char| c.is_control() && c != '\n'), "text without control characters"),
         Kind::Networks => {
             (text.parse::<TrustedProxies>().is_ok(), "addresses and networks with commas, such as `10.0.0.0/8, ::1`")
         }
@@ -621,8 +626,11 @@ fn file(path: &str, text: &str) -> Result<BTreeMap<&'static str, (String, String
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(switch) => switch.to_string(),
-            toml::Value::Array(texts) if setting.kind == Kind::List && texts.iter().all(toml::Value::is_str) => {
-                texts.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join("; ")
+            toml::Value::Array(texts)
+                if matches!(setting.kind, Kind::List | Kind::Networks) && texts.iter().all(toml::Value::is_str) =>
+            {
+                let separator = if setting.kind == Kind::List { "; " } else { ", " };
+                texts.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(separator)
             }
             toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
                 return Err(Failure::new(format!("`{key}` in `{path}` is not a string, a whole number or a boolean"))

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use axum::extract::ConnectInfo;
 use http::request::Parts;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::headers::X_FORWARDED_FOR;
 
@@ -47,9 +47,21 @@ impl FromStr for TrustedProxies {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         let network = |part: &str| {
             let address = part.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
-            address.or_else(|_| part.parse::<IpNet>()).map_err(|_| NotAnAddress(part.to_owned()))
+            address.or_else(|_| part.parse::<IpNet>().map(canonical)).map_err(|_| NotAnAddress(part.to_owned()))
         };
         parts.map(network).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// The network of IPv4 that one of IPv6 stands for.
+fn canonical(network: IpNet) -> IpNet {
+    let mapped = |v6: &Ipv6Net| {
+        let bits = v6.prefix_len().checked_sub(96)?;
+        Ipv4Net::new(v6.addr().to_ipv4_mapped()?, bits).ok()
+    };
+    match &network {
+        IpNet::V6(v6) => mapped(v6).map_or(network, IpNet::V4),
+        IpNet::V4(_) => network,
     }
 }
 
@@ -116,7 +128,8 @@ mod tests {
 
     #[test]
     fn the_last_hop_that_is_no_proxy_of_ours() {
-        let table: [(&str, &str, &[&str], &str); 14] = [
+        let table: [(&str, &str, &[&str], &str); 15] = [
+            ("::ffff:10.0.0.0/104", "10.0.0.1", &["198.51.100.1"], "198.51.100.1"),
             ("", "203.0.113.7", &[], "203.0.113.7"),
             ("", "203.0.113.7", &["198.51.100.1"], "203.0.113.7"),
             ("10.0.0.0/8", "203.0.113.7", &["198.51.100.1"], "203.0.113.7"),

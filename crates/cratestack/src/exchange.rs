@@ -167,8 +167,7 @@ pub(crate) async fn handle(api: Arc<Api>, place: Place, request: Request) -> Axu
         };
         exchange.discard(body).await;
         if let Some(tally) = &mut exchange.tally {
-            let replayed = response.headers().contains_key(&idempotency::IDEMPOTENT_REPLAYED);
-            tally.settle(response.status(), replayed).await;
+            tally.settle(response.status()).await;
             tally.tell(response.headers_mut());
         }
         if let Ok(id) = HeaderValue::from_str(&exchange.request_id) {

@@ -24,21 +24,24 @@
 
 use std::fmt::Debug;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cratestack_engine::api::Code;
 use cratestack_engine::ratelimit::{
-    Adjustment, Admission, Asked, Charge, Key, Limiter, LimiterOptions, OnFailure, RateLimitStore, Standing, Verdict,
+    Adjustment, Admission, Asked, Charge, Key, LeasedRateLimitStore, Limiter, LimiterOptions, OnFailure,
+    RateLimitStore, Standing, Verdict,
 };
 use cratestack_schema::ir::Schema;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tokio::time::Instant;
 
 use crate::address::neighbourhood;
 use crate::caller::CallerScope;
 use crate::problem::{Problem, ProblemCode};
-use crate::routes::routes;
+use crate::router::sweep;
+use crate::routes::{RouteTarget, routes};
 
 pub mod layer;
 mod policy;
@@ -58,7 +61,14 @@ pub struct RateLimits {
     costs: Arc<Costs>,
     /// Bits of an IPv6 address that are counted together.
     prefix: u8,
+    /// Set when somebody removes full buckets from the store now and then.
+    sweeping: Arc<OnceLock<()>>,
+    /// When the store was asked last whether it is ready, and whether it was.
+    readiness: Arc<Mutex<Option<(Instant, bool)>>>,
 }
+
+/// How long an answer about readiness is good enough: whoever asks all the time does not keep the store busy.
+const READINESS: Duration = Duration::from_secs(1);
 
 /// A policy with what it has counted.
 #[derive(Debug, Clone)]
@@ -74,7 +84,7 @@ struct Enforced {
 pub struct RateLimitCounts {
     /// Its name.
     pub policy: String,
-    /// Requests that it let through, though another may not have.
+    /// Requests that counted towards it.
     pub allowed: u64,
     /// Requests that it refused with a 429.
     pub limited: u64,
@@ -96,12 +106,25 @@ impl RateLimits {
         policies: impl IntoIterator<Item = RateLimitPolicy>,
         options: LimiterOptions,
     ) -> Self {
-        let enforced = |policy: RateLimitPolicy| Enforced { item: policy.item(), policy, counts: Arc::default() };
+        let mut enforced: Vec<Enforced> = Vec::new();
+        for policy in policies {
+            // Two of one name count apart.
+            let others = enforced.iter().filter(|other| other.policy.name() == policy.name()).count();
+            let policy = policy.after(others);
+            enforced.push(Enforced { item: policy.item(), policy, counts: Arc::default() });
+        }
+        let store = if store.shared() && !store.remembers() {
+            Arc::new(LeasedRateLimitStore::remembering(store))
+        } else {
+            store
+        };
         Self {
             limiter: Arc::new(Limiter::new(store, options)),
-            policies: policies.into_iter().map(enforced).collect(),
+            policies: enforced.into(),
             costs: Arc::default(),
             prefix: 64,
+            sweeping: Arc::default(),
+            readiness: Arc::default(),
         }
     }
 
@@ -153,6 +176,25 @@ impl RateLimits {
         let absent = |op: &&str| !routes.iter().any(|route| *route.op == **op);
         if let Some(op) = self.costs.routes().find(absent) {
             return Err(RateLimitError::NoRoute(op.to_owned()));
+        }
+        let tenants = schema.auth.as_ref().is_some_and(|auth| auth.tenant.is_some());
+        if let Some(policy) = policies.iter().map(|enforced| &enforced.policy).find(|policy| policy.is_by_tenant())
+            && !tenants
+        {
+            return Err(RateLimitError::NoTenants(policy.name().to_owned()));
+        }
+        for route in &routes {
+            let procedure = match route.target {
+                RouteTarget::Procedure(at) => schema.procedures.get(at),
+                RouteTarget::Model(_) | RouteTarget::Trail => None,
+            };
+            let reads = procedure.map_or(route.method.is_safe(), |procedure| !procedure.mutation);
+            let named = procedure.map_or(&[][..], |procedure| &procedure.rate_limits);
+            let cost = self.costs.of(&route.op, None);
+            let never = |policy: &&RateLimitPolicy| policy.applies(reads, named) && cost > policy.quota().burst();
+            if let Some(policy) = policies.iter().map(|enforced| &enforced.policy).find(never) {
+                return Err(RateLimitError::NeverFits { op: route.op.to_string(), policy: policy.name().to_owned() });
+            }
         }
         Ok(Self { policies, ..self })
     }
@@ -217,8 +259,38 @@ impl RateLimits {
         self.costs.of(op, items)
     }
 
+    /// Whether the store answers, as of the last second.
+    pub(crate) async fn store_is_ready(&self, patience: Duration) -> bool {
+        let now = Instant::now();
+        {
+            let mut last = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
+            match *last {
+                Some((at, ready)) if now.duration_since(at) < READINESS => return ready,
+                // Others get to hear what was known before, while this one asks.
+                Some((_, ready)) => *last = Some((now, ready)),
+                None => {}
+            }
+        }
+        let ready = matches!(tokio::time::timeout(patience, self.store().ready()).await, Ok(Ok(())));
+        *self.readiness.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, ready));
+        ready
+    }
+
+    /// Has full buckets removed from a shared store from time to time, as long as it is there.
+    fn sweep(&self) {
+        if !self.store().shared() {
+            return;
+        }
+        self.sweeping.get_or_init(|| {
+            sweep(Arc::downgrade(self.store()), "rate limits", |store| async move {
+                store.sweep().await.map_err(|down| Some(down.to_string()))
+            });
+        });
+    }
+
     /// A request that has just come.
     pub(crate) fn tally(&self, address: Option<IpAddr>, reads: bool, op: Arc<str>, named: &[String]) -> Tally {
+        self.sweep();
         Tally {
             limits: self.clone(),
             address: address.map(|address| neighbourhood(address, self.prefix)),
@@ -248,6 +320,17 @@ pub enum RateLimitError {
     /// The cost of a route that is not there.
     #[error("the schema has no route `{0}` that could cost anything")]
     NoRoute(String),
+    /// A route that costs more than a policy ever allows.
+    #[error("`{op}` costs more than the rate limit `{policy}` ever allows, so that nobody could use it")]
+    NeverFits {
+        /// The route.
+        op: String,
+        /// The policy.
+        policy: String,
+    },
+    /// A policy by tenant, where there are none.
+    #[error("the rate limit `{0}` counts by tenant, and the auth block of the schema has no field of that name")]
+    NoTenants(String),
 }
 
 /// When a policy decides.
@@ -281,51 +364,80 @@ impl Tally {
     /// Counts the request towards the policies that decide in this phase. A refusal is a problem.
     pub(crate) async fn charge(&mut self, phase: Phase, cost: u64) -> Result<(), Problem> {
         let limits = self.limits.clone();
-        let mut asked: Vec<(usize, Asked)> = Vec::new();
+        let asked = self.asks(&limits, phase, cost)?;
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let charges: Vec<Asked> = asked.iter().map(|(_, asked)| *asked).collect();
+        let Admission::Decided(taken) = limits.limiter.take(&charges).await else {
+            return Err(limits.unavailable(&asked));
+        };
+        let all = taken.allowed();
+        for ((at, asked), standing) in asked.iter().zip(taken.standings()) {
+            match standing.verdict {
+                Verdict::Allowed if all => limits.count(*at, 0),
+                Verdict::Allowed => {}
+                Verdict::Later => limits.count(*at, 1),
+                Verdict::Never => limits.count(*at, 2),
+            }
+            // Of what came with the request a part was charged then: the same again has to fit in beside it.
+            let before = self.asked.iter().position(|(other, ..)| other == at);
+            let mut standing = *standing;
+            if before.is_some() && standing.verdict == Verdict::Later {
+                standing.retry += Duration::from_nanos(asked.charge.quota.increment());
+            }
+            match before.and_then(|before| self.asked.get_mut(before)) {
+                Some(entry) => entry.2 = standing,
+                None => self.asked.push((*at, asked.charge, standing)),
+            }
+        }
+        self.asked.sort_by_key(|(at, ..)| *at);
+        if all { Ok(()) } else { Err(self.refusal(cost)) }
+    }
+
+    /// The charges of a phase, with their policies.
+    fn asks(&self, limits: &RateLimits, phase: Phase, cost: u64) -> Result<Vec<(usize, Asked)>, Problem> {
+        let mut asks = Vec::new();
         for (at, Enforced { policy, .. }) in limits.policies.iter().enumerate() {
             let before = policy.is_by_address();
-            let cost = match (phase, before) {
+            let units = match (phase, before) {
                 (Phase::Before, false) => continue,
                 (Phase::Before, true) => 1,
                 // One was taken when it came.
                 (Phase::After, true) => cost.saturating_sub(1),
                 (Phase::After, false) | (Phase::Only, _) => cost,
             };
-            if cost > 0 && policy.applies(self.reads, &self.named) {
-                let charge = Charge::new(self.key(policy)?, policy.quota()).units(cost);
-                asked.push((at, Asked { charge, on_failure: policy.when_store_fails() }));
+            if units == 0 || !policy.applies(self.reads, &self.named) {
+                continue;
             }
-        }
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let charges: Vec<Asked> = asked.iter().map(|(_, asked)| *asked).collect();
-        let Admission::Decided(taken) = limits.limiter.take(&charges).await else {
-            for (at, asked) in &asked {
-                if asked.on_failure == OnFailure::Closed {
-                    limits.count(*at, 3);
-                }
+            if cost > policy.quota().burst() {
+                limits.count(at, 2);
+                return Err(never(policy, cost));
             }
-            let problem = Problem::new(Code::Unavailable, "the rate limit cannot be checked now");
-            return Err(problem.with(header::RETRY_AFTER, HeaderValue::from_static("1")));
+            let charge = Charge::new(self.key(policy)?, policy.quota()).units(units);
+            asks.push((at, Asked { charge, on_failure: policy.when_store_fails() }));
+        }
+        Ok(asks)
+    }
+
+    /// The refusal by the policy that is in the way for the longest time.
+    fn refusal(&self, cost: u64) -> Problem {
+        let refused = self.asked.iter().filter(|(.., standing)| standing.verdict != Verdict::Allowed);
+        let worst = refused.max_by_key(|(.., standing)| (standing.verdict == Verdict::Never, standing.retry));
+        let found = worst.and_then(|(at, charge, standing)| Some((self.limits.policies.get(*at)?, charge, standing)));
+        let Some((Enforced { policy, .. }, charge, standing)) = found else {
+            return Problem::internal("a rate limit refuses without a reason");
         };
-        for ((at, asked), standing) in asked.iter().zip(taken.standings()) {
-            limits.count(
-                *at,
-                match standing.verdict {
-                    Verdict::Allowed => 0,
-                    Verdict::Later => 1,
-                    Verdict::Never => 2,
-                },
-            );
-            // What was charged when it came is part of the same.
-            let units = self.asked.iter().find(|(other, ..)| other == at).map_or(0, |(_, charge, _)| charge.cost);
-            self.asked.retain(|(other, ..)| other != at);
-            let granted = if taken.allowed() { asked.charge.cost } else { 0 };
-            self.asked.push((*at, asked.charge.units(units + granted), *standing));
+        if standing.verdict == Verdict::Never {
+            return never(policy, cost);
         }
-        self.asked.sort_by_key(|(at, ..)| *at);
-        if taken.allowed() { Ok(()) } else { Err(refusal(&limits, &asked, taken.standings())) }
+        let name = policy.name();
+        let wait = seconds(standing.retry).max(1);
+        let unit = if wait == 1 { "second" } else { "seconds" };
+        let detail = format!("the rate limit `{name}` is used up; there will be room in {wait} {unit}");
+        let problem = Problem::new(ProblemCode::RateLimited, detail);
+        let problem = Problem { internal: Some(format!("bucket {} of `{name}`", charge.key)), ..problem };
+        problem.with(header::RETRY_AFTER, HeaderValue::from(wait))
     }
 
     /// The caller, once it is known.
@@ -348,22 +460,18 @@ impl Tally {
         })
     }
 
-    /// What follows from the answer: refused credentials cost more, a replay costs as much as any other request.
-    pub(crate) async fn settle(&mut self, status: StatusCode, replayed: bool) {
+    /// What follows from the answer: refused credentials cost more.
+    pub(crate) async fn settle(&mut self, status: StatusCode) {
+        if status != StatusCode::UNAUTHORIZED {
+            return;
+        }
         let limits = self.limits.clone();
         let mut adjustments = Vec::new();
         for (at, charge, standing) in &mut self.asked {
             let Some(Enforced { policy, .. }) = limits.policies.get(*at) else { continue };
-            let units = if status == StatusCode::UNAUTHORIZED && policy.is_by_address() {
-                i64::try_from(policy.penalty()).unwrap_or(i64::MAX)
-            } else if replayed {
-                1_i64.saturating_sub(i64::try_from(charge.cost).unwrap_or(i64::MAX)).min(0)
-            } else {
-                0
-            };
-            if units != 0 {
-                let quota = policy.quota();
-                adjustments.push(Adjustment { key: charge.key, quota, units });
+            let units = i64::try_from(policy.penalty()).unwrap_or(i64::MAX);
+            if units > 0 {
+                adjustments.push(Adjustment { key: charge.key, quota: policy.quota(), units });
                 *standing = standing.adjusted(units);
             }
         }
@@ -394,6 +502,20 @@ impl Tally {
 }
 
 impl RateLimits {
+    /// The refusal while nobody can say.
+    fn unavailable(&self, asked: &[(usize, Asked)]) -> Problem {
+        let mut names = Vec::new();
+        for (at, asked) in asked.iter().filter(|(_, asked)| asked.on_failure != OnFailure::Open) {
+            self.count(*at, 3);
+            let name = self.policies.get(*at).map_or("", |enforced| enforced.policy.name());
+            names.push(format!("`{name}` for {}", asked.charge.cost));
+        }
+        let problem = Problem::new(Code::Unavailable, "the rate limit cannot be checked now");
+        let internal = format!("the store of the rate limits does not answer, and has to say of {}", names.join(", "));
+        let problem = Problem { internal: Some(internal), ..problem };
+        problem.with(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
     fn count(&self, at: usize, which: usize) {
         if let Some(count) = self.policies.get(at).and_then(|enforced| enforced.counts.get(which)) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -413,21 +535,11 @@ fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// The refusal by the policy that is in the way for the longest time.
-fn refusal(limits: &RateLimits, asked: &[(usize, Asked)], standings: &[Standing]) -> Problem {
-    let refused = asked.iter().zip(standings).filter(|(_, standing)| standing.verdict != Verdict::Allowed);
-    let worst = refused.max_by_key(|(_, standing)| (standing.verdict == Verdict::Never, standing.retry));
-    let Some(((at, asked), standing)) = worst else { return Problem::internal("a refusal without a reason") };
-    let name = limits.policies.get(*at).map_or("", |enforced| enforced.policy.name());
-    if standing.verdict == Verdict::Never {
-        return Problem::bad_request(format!(
-            "this request counts as {}, and the rate limit `{name}` never allows more than {} at once",
-            asked.charge.cost,
-            asked.charge.quota.burst()
-        ));
-    }
-    let wait = seconds(standing.retry).max(1);
-    let unit = if wait == 1 { "second" } else { "seconds" };
-    let detail = format!("the rate limit `{name}` is used up; there will be room in {wait} {unit}");
-    Problem::new(ProblemCode::RateLimited, detail).with(header::RETRY_AFTER, HeaderValue::from(wait))
+/// The refusal of what costs more than there ever is.
+fn never(policy: &RateLimitPolicy, cost: u64) -> Problem {
+    Problem::bad_request(format!(
+        "this request counts as {cost}, and the rate limit `{}` never allows more than {} at once",
+        policy.name(),
+        policy.quota().burst()
+    ))
 }

@@ -143,11 +143,6 @@ impl RouterBuilder {
             let swept = backend.sweep_keys().await;
             swept.map(|keys| u64::try_from(keys).unwrap_or(u64::MAX)).map_err(|failure| failure.internal)
         });
-        if let Some(limits) = limits.as_ref().filter(|limits| limits.store().shared()) {
-            sweep(Arc::downgrade(limits.store()), "rate limits", |store| async move {
-                store.sweep().await.map_err(|down| Some(down.to_string()))
-            });
-        }
         Api { backend, auth, config, prefix, deprecations, deliveries, limits }
     }
 }
@@ -157,7 +152,7 @@ const SWEEP: Duration = Duration::from_mins(1);
 
 /// Removes what has expired from time to time, until the router is gone. Without a runtime to do it on that is the host's
 /// to do.
-fn sweep<T, F>(of: Weak<T>, what: &'static str, batch: impl Fn(Arc<T>) -> F + Send + 'static)
+pub(crate) fn sweep<T, F>(of: Weak<T>, what: &'static str, batch: impl Fn(Arc<T>) -> F + Send + 'static)
 where
     T: ?Sized + Send + Sync + 'static,
     F: Future<Output = Result<u64, Option<String>>> + Send,

@@ -384,4 +384,16 @@ pub trait RateLimitStore: Debug + Send + Sync + 'static {
     fn shared(&self) -> bool {
         true
     }
+
+    /// Whether it remembers refusals, so that it can be asked again and again: see
+    /// [`LeasedRateLimitStore::remembering`].
+    fn remembers(&self) -> bool {
+        false
+    }
+
+    /// What it remembers of these charges, if that is a refusal: for when there is no time to ask.
+    fn remembered(&self, charges: &[Charge]) -> Option<Taken> {
+        let _ = charges;
+        None
+    }
 }

@@ -68,13 +68,9 @@ impl Exchange<'_> {
     /// The store of rate limits that refuse while it does not answer.
     pub(super) async fn store_ready(&self) -> Result<(), Problem> {
         let Some(limits) = self.api.limits.as_ref().filter(|limits| limits.needs_store()) else { return Ok(()) };
-        let probe = tokio::time::timeout(READY_TIMEOUT, limits.store().ready()).await;
-        let down = match probe {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(down)) => down.to_string(),
-            Err(_) => "no answer in time".to_owned(),
-        };
-        let problem = Problem::new(Code::Unavailable, "the store of the rate limits does not answer");
-        Err(Problem { internal: Some(down), ..problem })
+        if limits.store_is_ready(READY_TIMEOUT).await {
+            return Ok(());
+        }
+        Err(Problem::new(Code::Unavailable, "the store of the rate limits does not answer"))
     }
 }

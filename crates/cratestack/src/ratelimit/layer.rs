@@ -19,7 +19,6 @@ use crate::address::TrustedProxies;
 use crate::caller::{CallerScope, credential};
 use crate::config::HttpConfig;
 use crate::headers::{X_REQUEST_ID, request_id};
-use crate::idempotency::IDEMPOTENT_REPLAYED;
 use crate::problem::Problem;
 
 /// Limits how often the routes inside of it are asked: see the [module](super).
@@ -180,8 +179,7 @@ where
                 Ok(()) => run(Request::from_parts(head, body)).await,
                 Err(problem) => refuse(&settings, problem, &request_id(&head.headers)),
             };
-            let replayed = response.headers().contains_key(&IDEMPOTENT_REPLAYED);
-            tally.settle(response.status(), replayed).await;
+            tally.settle(response.status()).await;
             tally.tell(response.headers_mut());
             Ok(response)
         }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use cratestack_engine::ratelimit::{Key, OnFailure, Quota, QuotaError};
+use cratestack_schema::fuzzy;
 use cratestack_schema::ir::is_policy_name;
 use percent_encoding::percent_decode_str;
 
@@ -62,7 +64,7 @@ const ON_FAILURE: [(&str, OnFailure); 3] =
 /// assert_eq!((policy.name(), policy.quota().burst()), ("logins", 10));
 ///
 /// let error = "logins = 5/1m by adress".parse::<RateLimitPolicy>().unwrap_err();
-/// assert_eq!(error.to_string(), "`adress` is nothing to count by: it is `principal`, `tenant`, `address` or `route`");
+/// assert_eq!(error.to_string(), "the rate limit `logins`: `adress` is nothing to count by: did you mean `address`?");
 /// # Ok::<(), cratestack::PolicyError>(())
 /// ```
 ///
@@ -84,6 +86,8 @@ pub struct RateLimitPolicy {
     classed: bool,
     on_failure: OnFailure,
     penalty: u64,
+    /// How many others of the name come before it.
+    nth: usize,
 }
 
 /// Why there is no such policy. `Display` is for whoever wrote it.
@@ -132,6 +136,7 @@ impl RateLimitPolicy {
             classed: false,
             on_failure: OnFailure::Local,
             penalty: 0,
+            nth: 0,
         })
     }
 
@@ -158,7 +163,8 @@ impl RateLimitPolicy {
         self
     }
 
-    /// Sets what a 401 costs besides. Of policies by [address](Part::Address) alone.
+    /// Sets what a 401 costs besides, of a policy that has counted the request: by [address](Part::Address) that is
+    /// every one, by principal that of nobody whose credentials are not valid.
     #[must_use]
     pub fn unauthorized(mut self, units: u64) -> Self {
         self.penalty = units;
@@ -173,6 +179,16 @@ impl RateLimitPolicy {
     /// How much it allows.
     pub fn quota(&self) -> Quota {
         self.quota
+    }
+
+    /// Tells it from as many others of its name.
+    pub(super) fn after(self, others: usize) -> Self {
+        Self { nth: others, ..self }
+    }
+
+    /// Whether it needs callers to have tenants.
+    pub(super) fn is_by_tenant(&self) -> bool {
+        self.by.contains(&Part::Tenant)
     }
 
     /// Makes it count the procedures that name it, unless it says otherwise.
@@ -223,13 +239,18 @@ impl RateLimitPolicy {
 
     /// Its item of `RateLimit-Policy`.
     pub(super) fn item(&self) -> String {
-        let window = self.quota.capacity().div_ceil(1_000_000_000);
+        // Where a period is not divided evenly, each unit takes up to a nanosecond more, which nobody means.
+        let window = (self.quota.capacity() - (self.quota.burst() - 1)).div_ceil(1_000_000_000);
         format!("\"{}\";q={};w={window}", self.name, self.quota.burst())
     }
 
     /// What is counted of a request; `None` when that is an address, and there is none.
     pub(super) fn key(&self, caller: Option<&CallerScope>, address: Option<&str>, op: &str) -> Option<Key> {
+        let nth = self.nth.to_string();
         let mut parts: Vec<&str> = vec![&self.name];
+        if self.nth > 0 {
+            parts.extend(["again", &nth]);
+        }
         for part in &self.by {
             match (part, caller) {
                 (Part::Route, _) => parts.extend(["route", op]),
@@ -261,10 +282,19 @@ impl FromStr for RateLimitPolicy {
         let name = name.trim();
         let mut words = rest.split_whitespace();
         let rate = words.next().unwrap_or_default();
+        if !is_policy_name(name) {
+            return Err(PolicyError::Name(name.to_owned()));
+        }
+        let wrong = |text: String| Err(PolicyError::Text(format!("the rate limit `{name}`: {text}")));
+        if rate.ends_with(',') {
+            return wrong(format!("`{rate}` is no rate: between rate limits is a `;`"));
+        }
         let Some((limit, period)) =
             rate.split_once('/').and_then(|(limit, period)| Some((limit.parse::<u64>().ok()?, duration(period)?)))
         else {
-            return wrong(format!("`{rate}` is no rate: write it as `100/s` or `5/10m`"));
+            return wrong(format!(
+                "`{rate}` is no rate: write it as `100/s` or `5/10m`, with `ms`, `s`, `m`, `h` or `d`"
+            ));
         };
         let mut policy = Self::new(name, limit, period);
         let mut seen: Vec<&str> = Vec::new();
@@ -288,36 +318,63 @@ impl FromStr for RateLimitPolicy {
                     Ok(units) => policy.map(|policy| policy.unauthorized(units)),
                     Err(_) => return wrong(format!("`{value}` is no number of units that a 401 costs")),
                 },
-                "by" => parts(value).and_then(|parts| policy.map(|policy| policy.by(parts))),
-                "for" => choice(value, &Class::ALL, "no class of requests")
-                    .and_then(|class| policy.map(|policy| policy.only(class))),
-                "on-failure" => choice(value, &ON_FAILURE, "nothing to do when the store does not answer")
-                    .and_then(|what| policy.map(|policy| policy.on_failure(what))),
+                "by" => match parts(value) {
+                    Ok(parts) => policy.map(|policy| policy.by(parts)),
+                    Err(why) => return wrong(why),
+                },
+                "for" => match choice(value, &Class::ALL, "no class of requests") {
+                    Ok(class) => policy.map(|policy| policy.only(class)),
+                    Err(why) => return wrong(why),
+                },
+                "on-failure" => match choice(value, &ON_FAILURE, "nothing to do when the store does not answer") {
+                    Ok(what) => policy.map(|policy| policy.on_failure(what)),
+                    Err(why) => return wrong(why),
+                },
                 _ => return wrong(format!("`{word}` is nothing that a rate limit has: it is {WORDS}")),
             };
             policy = Ok(policy?);
         }
         let policy = policy?;
         if policy.penalty > 0 && !policy.is_by_address() {
-            return wrong(format!("`unauthorized` is for limits `by address`, and `{name}` is none"));
+            return wrong("`unauthorized` is for limits `by address`".to_owned());
+        }
+        if policy.penalty > policy.quota.burst() {
+            return wrong(format!("`unauthorized {}` is more than it ever allows", policy.penalty));
         }
         Ok(policy)
     }
 }
 
-fn choice<T: Copy>(word: &str, table: &[(&str, T)], what: &str) -> Result<T, PolicyError> {
+fn choice<T: Copy>(word: &str, table: &[(&str, T)], what: &str) -> Result<T, String> {
     let found = table.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
-    let names: Vec<String> = table.iter().map(|(name, _)| format!("`{name}`")).collect();
-    let (last, first) =
-        names.split_last().map_or((String::new(), String::new()), |(last, first)| (last.clone(), first.join(", ")));
-    found.ok_or_else(|| PolicyError::Text(format!("`{word}` is {what}: it is {first} or {last}")))
+    found.ok_or_else(|| {
+        let names = table.iter().map(|(name, _)| *name);
+        if let Some(meant) = fuzzy::nearest(word, names.clone()) {
+            return format!("`{word}` is {what}: did you mean `{meant}`?");
+        }
+        let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+        let (last, first) = names.split_last().map_or(("", String::new()), |(last, first)| (last, first.join(", ")));
+        format!("`{word}` is {what}: it is {first} or {last}")
+    })
 }
 
-fn parts(text: &str) -> Result<Vec<Part>, PolicyError> {
+fn parts(text: &str) -> Result<Vec<Part>, String> {
     if text == "nobody" {
         return Ok(Vec::new());
     }
-    text.split('+').map(|word| choice(word, &Part::ALL, "nothing to count by")).collect()
+    let mut parts = Vec::new();
+    for word in text.split('+') {
+        if word == "nobody" {
+            return Err(format!("`{text}` is nobody and somebody: `by nobody` stands alone"));
+        }
+        let part = choice(word, &Part::ALL, "nothing to count by")
+            .map_err(|why| if why.ends_with('?') { why } else { format!("{why}, several with `+`, or `nobody`") })?;
+        if parts.contains(&part) {
+            return Err(format!("`{word}` is there twice"));
+        }
+        parts.push(part);
+    }
+    Ok(parts)
 }
 
 /// `s`, `10s`, `500ms`, `5m`, `1h`, `1d`.
@@ -336,13 +393,13 @@ fn duration(text: &str) -> Option<Duration> {
     number.checked_mul(millis).map(Duration::from_millis)
 }
 
-/// Policies with `;` between them, as the command has them.
+/// Policies with `;` or ends of lines between them, as the command has them.
 ///
 /// # Errors
 /// When one is none, or two have the same name.
 pub fn policies(text: &str) -> Result<Vec<RateLimitPolicy>, PolicyError> {
     let mut all: Vec<RateLimitPolicy> = Vec::new();
-    for part in text.split(';').filter(|part| !part.trim().is_empty()) {
+    for part in text.split([';', '\n']).filter(|part| !part.trim().is_empty()) {
         let policy: RateLimitPolicy = part.parse()?;
         if all.iter().any(|other| other.name == policy.name) {
             return Err(PolicyError::Text(format!("there are two rate limits `{}`", policy.name)));
@@ -368,7 +425,9 @@ pub struct Costs(BTreeMap<String, u64>);
 
 /// A text that says of no route what it costs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no cost of a route: write `METHOD /path = UNITS`, as `GET /accounts = 5`")]
+#[error(
+    "`{0}` is no cost of a route, or there twice: write `METHOD /path = UNITS`, as `GET /accounts = 5`, with `;` between"
+)]
 pub struct CostError(String);
 
 impl FromStr for Costs {
@@ -376,12 +435,12 @@ impl FromStr for Costs {
 
     fn from_str(text: &str) -> Result<Self, CostError> {
         let mut costs = Self::default();
-        for part in text.split(';').filter(|part| !part.trim().is_empty()) {
+        for part in text.split([';', '\n']).filter(|part| !part.trim().is_empty()) {
             let wrong = || CostError(part.trim().to_owned());
             let (op, units) = part.rsplit_once('=').ok_or_else(wrong)?;
             let op = op.split_whitespace().collect::<Vec<_>>().join(" ");
             let units = units.trim().parse().ok().filter(|units| *units > 0).ok_or_else(wrong)?;
-            if op.is_empty() || costs.0.insert(op, units).is_some() {
+            if op.is_empty() || op.contains([',', '=']) || costs.0.insert(op, units).is_some() {
                 return Err(wrong());
             }
         }
@@ -445,12 +504,16 @@ impl FromStr for LimitKey {
             let Some((part, value)) = pair.split_once('=') else {
                 return Err(KeyError(format!("`{pair}` has no value: write `{pair}=..`")));
             };
-            let part = choice(part, &Part::ALL, "nothing to count by").map_err(|error| KeyError(error.to_string()))?;
+            let part = choice(part, &Part::ALL, "nothing to count by").map_err(KeyError)?;
             if values.iter().any(|(other, _)| *other == part) {
                 return Err(KeyError(format!("`{pair}` is there twice")));
             }
             let value = percent_decode_str(value).decode_utf8();
-            values.push((part, value.map_err(|_| KeyError(format!("`{pair}` is no UTF-8")))?.into_owned()));
+            let value = value.map_err(|_| KeyError(format!("`{pair}` is no UTF-8")))?.into_owned();
+            if value.is_empty() {
+                return Err(KeyError(format!("`{pair}` has no value")));
+            }
+            values.push((part, value));
         }
         Ok(Self { policy: policy.to_owned(), values })
     }
@@ -462,17 +525,22 @@ impl LimitKey {
         &self.policy
     }
 
+    /// What it says of a part.
+    pub fn value(&self, part: Part) -> Option<&str> {
+        self.values.iter().find(|(other, _)| *other == part).map(|(_, value)| value.as_str())
+    }
+
     /// The bucket, of the policy with the name. IPv6 addresses are cut to `prefix` bits.
     ///
     /// # Errors
     /// When the policy counts by something else.
     pub fn of(&self, policy: &RateLimitPolicy, prefix: u8) -> Result<Key, KeyError> {
-        let value = |part| self.values.iter().find(|(other, _)| *other == part).map(|(_, value)| value.as_str());
+        let value = |part| self.value(part);
         let address = match value(Part::Address) {
             Some(text) => {
                 let bare = text.split_once('/').map_or(text, |(address, _)| address);
-                let address = bare.parse().map_err(|_| KeyError(format!("`{text}` is no IP address")))?;
-                Some(crate::address::neighbourhood(address, prefix))
+                let address: IpAddr = bare.parse().map_err(|_| KeyError(format!("`{text}` is no IP address")))?;
+                Some(crate::address::neighbourhood(address.to_canonical(), prefix))
             }
             None => None,
         };
@@ -522,36 +590,66 @@ mod tests {
         let both = "both=1/d by route+tenant".parse::<RateLimitPolicy>().unwrap();
         assert_eq!(both.by, [Part::Tenant, Part::Route]);
         assert_eq!(policies("").unwrap(), []);
+        assert_eq!(policies("a=1/s\nb=2/s\n").unwrap().len(), 2);
+        // What a period is divided by has nothing to do with how long it is.
+        for (text, item) in
+            [("x=3/s", "q=3;w=1"), ("x=7/1m", "q=7;w=60"), ("x=1/d", "q=1;w=86400"), ("x=3/s burst 4", "q=4;w=2")]
+        {
+            assert_eq!(text.parse::<RateLimitPolicy>().unwrap().item(), format!("\"x\";{item}"));
+        }
     }
 
     #[test]
     fn what_is_no_policy_says_why() {
         let table = [
             ("api", "`api` is no rate limit: write `NAME = LIMIT/PERIOD`, as `api = 100/s`"),
-            ("api=", "`` is no rate: write it as `100/s` or `5/10m`"),
-            ("api=100", "`100` is no rate: write it as `100/s` or `5/10m`"),
-            ("api=1/x", "`1/x` is no rate: write it as `100/s` or `5/10m`"),
-            ("api=-1/s", "`-1/s` is no rate: write it as `100/s` or `5/10m`"),
+            (
+                "api=",
+                "the rate limit `api`: `` is no rate: write it as `100/s` or `5/10m`, with `ms`, `s`, `m`, `h` or `d`",
+            ),
+            (
+                "api=100",
+                "the rate limit `api`: `100` is no rate: write it as `100/s` or `5/10m`, with `ms`, `s`, `m`, `h` or `d`",
+            ),
+            (
+                "api=1/min",
+                "the rate limit `api`: `1/min` is no rate: write it as `100/s` or `5/10m`, with `ms`, `s`, `m`, `h` or `d`",
+            ),
+            ("api=1/s, b=2/s", "the rate limit `api`: `1/s,` is no rate: between rate limits is a `;`"),
             ("a b=1/s", "`a b` is no name of a rate limit: it has 1 to 64 letters, digits, `_`, `-` and `.`"),
             ("api=0/s", "the rate limit `api` is none: limit, period and burst must be more than 0"),
             ("api=1/s burst 0", "the rate limit `api` is none: limit, period and burst must be more than 0"),
-            ("api=1/s burst x", "`x` is no number of requests at once"),
+            ("api=1/s burst x", "the rate limit `api`: `x` is no number of requests at once"),
             (
                 "api=1/s burst",
-                "`burst` at the end of a rate limit has no value, or is none of `burst`, `by`, `for`, `on-failure` or `unauthorized`",
+                "the rate limit `api`: `burst` at the end of a rate limit has no value, or is none of `burst`, `by`, `for`, `on-failure` or `unauthorized`",
             ),
             (
                 "api=1/s burts 2",
-                "`burts` is nothing that a rate limit has: it is `burst`, `by`, `for`, `on-failure` or `unauthorized`",
+                "the rate limit `api`: `burts` is nothing that a rate limit has: it is `burst`, `by`, `for`, `on-failure` or `unauthorized`",
             ),
-            ("api=1/s burst 2 burst 3", "`burst` is there twice"),
-            ("api=1/s for reeds", "`reeds` is no class of requests: it is `all`, `reads`, `writes` or `named`"),
+            ("api=1/s burst 2 burst 3", "the rate limit `api`: `burst` is there twice"),
+            ("api=1/s for read", "the rate limit `api`: `read` is no class of requests: did you mean `reads`?"),
+            (
+                "api=1/s for everything",
+                "the rate limit `api`: `everything` is no class of requests: it is `all`, `reads`, `writes` or `named`",
+            ),
+            (
+                "api=1/s by ip",
+                "the rate limit `api`: `ip` is nothing to count by: it is `principal`, `tenant`, `address` or `route`, several with `+`, or `nobody`",
+            ),
+            (
+                "api=1/s by nobody+route",
+                "the rate limit `api`: `nobody+route` is nobody and somebody: `by nobody` stands alone",
+            ),
+            ("api=1/s by address+address", "the rate limit `api`: `address` is there twice"),
             (
                 "api=1/s on-failure no",
-                "`no` is nothing to do when the store does not answer: it is `local`, `closed` or `open`",
+                "the rate limit `api`: `no` is nothing to do when the store does not answer: it is `local`, `closed` or `open`",
             ),
-            ("api=1/s unauthorized 2", "`unauthorized` is for limits `by address`, and `api` is none"),
-            ("api=1/s by address unauthorized x", "`x` is no number of units that a 401 costs"),
+            ("api=1/s unauthorized 2", "the rate limit `api`: `unauthorized` is for limits `by address`"),
+            ("api=1/s by address unauthorized 2", "the rate limit `api`: `unauthorized 2` is more than it ever allows"),
+            ("api=1/s by address unauthorized x", "the rate limit `api`: `x` is no number of units that a 401 costs"),
             (
                 "api=1/101d",
                 "the rate limit `api` is none: the whole burst takes more than 100 days to come back; allow less at once, or in a shorter period",
@@ -565,7 +663,7 @@ mod tests {
 
     #[test]
     fn costs_are_read() {
-        for text in ["GET /x", "GET /x=0", "GET /x=a", "=3", "GET /x=1;GET  /x=2"] {
+        for text in ["GET /x", "GET /x=0", "GET /x=a", "=3", "GET /x=1;GET  /x=2", "GET /x=1, GET /y=2"] {
             assert!(text.parse::<Costs>().is_err(), "{text}");
         }
         assert_eq!("".parse::<Costs>().unwrap(), Costs::default());
@@ -604,6 +702,7 @@ mod tests {
             ("p:address=x", "p=1/s by address", "`x` is no IP address"),
             ("p:who=ann", "p=1/s", "`who` is nothing to count by: it is `principal`, `tenant`, `address` or `route`"),
             ("p:principal", "p=1/s", "`principal` has no value: write `principal=..`"),
+            ("p:principal=", "p=1/s", "`principal=` has no value"),
             ("p:route=a,route=b", "p=1/s", "`route=b` is there twice"),
             ("p q", "p=1/s", "`p q` is no key: write it as `api:principal=ann`"),
         ] {

@@ -173,6 +173,15 @@ pub fn grants(schema: &Schema, role: &str, namespace: &str) -> Vec<String> {
     }
     statements.push(on(&[META_TABLE.to_owned()], "SELECT"));
     statements.push(on(&[idempotency::TABLE.to_owned()], "SELECT, INSERT, UPDATE, DELETE"));
+    // Its functions may be run by everybody, and do what the table allows.
+    let limits = format!("{namespace}.{}", ident("cratestack_rate_limits"));
+    statements.push(format!(
+        "DO {};",
+        dollar_quoted(&format!(
+            " BEGIN IF to_regclass({}) IS NOT NULL THEN GRANT SELECT, INSERT, UPDATE, DELETE ON {limits} TO {role}; END IF; END ",
+            literal(&limits)
+        ))
+    ));
     let log = |log: &Log, views: &[&str]| {
         let read: Vec<String> = [log.table].iter().chain(views).map(|name| (*name).to_owned()).collect();
         let relay = [log.delivery.to_owned(), log.position.to_owned()];

@@ -16,6 +16,9 @@ const WAYS: usize = 4;
 const LINES: usize = 1 << 14;
 /// Leases that are asked for before they are needed, at once.
 const REFILLS: usize = 64;
+/// How long a refusal is remembered while the store answers: so long it may take until what is given back elsewhere is
+/// noticed here. Nanoseconds.
+const REMEMBERED: u64 = 1_000_000_000;
 
 /// Units of one key that were paid for in the shared store, and die with their time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,6 +43,8 @@ struct Lease {
     asking: u64,
     /// So many are too much until then.
     too_much: (u64, u64),
+    /// Until when nobody need ask whether they still are.
+    sure: u64,
     /// What the shared bucket had left.
     left: u64,
 }
@@ -47,7 +52,17 @@ struct Lease {
 impl Default for Lease {
     fn default() -> Self {
         let nothing = Chunk::default();
-        Self { now: nothing, next: nothing, size: 1, since: 0, had: 0, asking: 0, too_much: (u64::MAX, 0), left: 0 }
+        Self {
+            now: nothing,
+            next: nothing,
+            size: 1,
+            since: 0,
+            had: 0,
+            asking: 0,
+            too_much: (u64::MAX, 0),
+            sure: 0,
+            left: 0,
+        }
     }
 }
 
@@ -61,6 +76,19 @@ struct Line {
 impl Lease {
     fn units(&self) -> u64 {
         self.now.units + self.next.units
+    }
+
+    /// The refusal that is remembered, if it still holds.
+    fn refusal(&self, charge: &Charge, now: u64) -> Option<Standing> {
+        let (cost, until) = self.too_much;
+        let holds = (cost..=charge.quota.burst()).contains(&charge.cost) && until > now;
+        let retry = || until - now + (charge.cost - cost) * charge.quota.increment();
+        holds.then(|| Standing {
+            verdict: Verdict::Later,
+            granted: 0,
+            retry: Duration::from_nanos(retry()),
+            ..standing(charge, self)
+        })
     }
 
     /// Forgets what is too old, goes on to the next chunk, and learns how much is needed in the time of a lease.
@@ -110,8 +138,9 @@ impl Lease {
 /// used of the key in the time of a lease lately, and a fifth more, and never more than its part of *rate x lease*: a
 /// limit of fewer than `nodes` units in the time of a lease is as good as without leases.
 ///
-/// A refusal is remembered until it ends, so that an attack does not reach the shared store. Units that are
-/// [given back](RateLimitStore::adjust) are noticed by other processes after that.
+/// A refusal is remembered for a second at most, so that an attack does not reach the shared store, and for as long as it
+/// holds where the store does not answer. Units that are [given back](RateLimitStore::adjust) are noticed by other
+/// processes after that second.
 #[derive(Debug, Clone)]
 pub struct LeasedRateLimitStore {
     shared: Arc<Shared>,
@@ -132,6 +161,11 @@ impl LeasedRateLimitStore {
     /// On a shared store: chunks that live for `lease` (100 ms is usual), in one of `nodes` processes.
     pub fn new(store: Arc<dyn RateLimitStore>, lease: Duration, nodes: u64) -> Self {
         Self::with_clock(store, lease, nodes, Arc::new(SteadyClock::default()))
+    }
+
+    /// Without leases: every decision asks the store, unless it is known to be a refusal.
+    pub fn remembering(store: Arc<dyn RateLimitStore>) -> Self {
+        Self::new(store, Duration::ZERO, 1)
     }
 
     /// The same by another clock.
@@ -197,13 +231,10 @@ impl Shared {
                 let soon = lease.next.units == 0 && lease.now.units <= lease.size / 2 && lease.asking <= now;
                 return Known::Spent(standing(charge, lease), Spending { until, soon: soon && lease.size > 1 });
             }
-            let (cost, until) = lease.too_much;
-            if (cost..=charge.quota.burst()).contains(&charge.cost) && until > now {
-                let refused = Standing { verdict: Verdict::Later, granted: 0, ..standing(charge, lease) };
-                let more = (charge.cost - cost) * charge.quota.increment();
-                return Known::TooMuch(Standing { retry: Duration::from_nanos(until - now + more), ..refused });
+            match lease.refusal(charge, now) {
+                Some(refused) if lease.sure > now => Known::TooMuch(refused),
+                _ => Known::Nothing,
             }
-            Known::Nothing
         });
         known.unwrap_or(Known::Nothing)
     }
@@ -234,6 +265,7 @@ impl Shared {
                 Verdict::Later => {
                     let retry = u64::try_from(standing.retry.as_nanos()).unwrap_or(u64::MAX);
                     lease.too_much = (charge.cost, now.saturating_add(retry));
+                    lease.sure = now.saturating_add(retry.min(REMEMBERED));
                 }
                 Verdict::Allowed => lease.too_much = (u64::MAX, 0),
                 Verdict::Never => {}
@@ -314,7 +346,10 @@ impl Shared {
                 _ => asked.push(self.ask(charge, now)),
             }
         }
-        let taken = self.store.take(&asked).await?;
+        let taken = match self.store.take(&asked).await {
+            Ok(taken) => taken,
+            Err(down) => return self.remembered(charges).ok_or(down),
+        };
         let after = self.clock.nanos();
         for (charge, standing) in asked.iter().zip(taken.standings()).filter(|(charge, _)| charge.cost > 0) {
             self.keep(charge, standing, now, after);
@@ -334,6 +369,21 @@ impl Shared {
             }),
         });
         Ok(Taken { standings: standings.collect() })
+    }
+}
+
+impl Shared {
+    /// The refusal that is remembered, for when the store does not answer.
+    fn remembered(&self, charges: &[Charge]) -> Option<Taken> {
+        let now = self.clock.nanos();
+        let refusals: SmallVec<[Option<Standing>; 2]> =
+            charges.iter().map(|charge| self.with(charge.key, |lease| lease.refusal(charge, now)).flatten()).collect();
+        refusals.iter().any(Option::is_some).then(|| {
+            let known = |(charge, refusal): (&Charge, Option<Standing>)| {
+                refusal.unwrap_or_else(|| Standing::left(charge.quota, charge.quota.burst()))
+            };
+            Taken { standings: charges.iter().zip(refusals).map(known).collect() }
+        })
     }
 }
 
@@ -398,5 +448,13 @@ impl RateLimitStore for LeasedRateLimitStore {
 
     fn shared(&self) -> bool {
         self.shared.store.shared()
+    }
+
+    fn remembers(&self) -> bool {
+        true
+    }
+
+    fn remembered(&self, charges: &[Charge]) -> Option<Taken> {
+        self.shared.remembered(charges)
     }
 }

@@ -10,7 +10,8 @@ use smallvec::SmallVec;
 use super::memory::{SteadyClock, Ticks};
 use super::{Adjustment, Charge, InMemoryRateLimitStore, RateLimitStore, Standing, StoreDown, Taken};
 
-/// Failures one after the other, after which a store is not asked for a while.
+/// Failures one after the other, after which a store is not asked for a while. Of a store that is only late this is not
+/// enough: it has to be late for as long as the pause, or anybody who keeps it busy could make it count as down.
 const FAILURES: u32 = 5;
 
 /// What a limit does when its store does not answer.
@@ -39,7 +40,7 @@ pub struct Asked {
 pub enum Admission {
     /// By the store, or by what replaces it.
     Decided(Taken),
-    /// Nobody can say, and a limit is [closed](OnFailure::Closed) then.
+    /// Nobody can say, and a limit is [closed](OnFailure::Closed) then, or the request is more than this process may allow alone.
     Unavailable,
 }
 
@@ -82,6 +83,8 @@ pub struct Limiter {
     failures: AtomicU32,
     /// Until when the store is left alone; 0 when it is not.
     closed_until: AtomicU64,
+    /// When it answered last; 0 when it never has.
+    answered: AtomicU64,
     /// All.
     failed: AtomicU64,
 }
@@ -95,6 +98,7 @@ impl Limiter {
             local: OnceLock::new(),
             failures: AtomicU32::new(0),
             closed_until: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
     }
@@ -122,7 +126,8 @@ impl Limiter {
         }
         match self.in_time(self.store.take(&charges)).await {
             Some(taken) => Admission::Decided(taken),
-            None => self.without(asked),
+            // Who was refused a moment ago is not let in because the store is busy.
+            None => self.store.remembered(&charges).map_or_else(|| self.without(asked), Admission::Decided),
         }
     }
 
@@ -144,23 +149,27 @@ impl Limiter {
         if !self.may_ask() {
             return None;
         }
-        let outcome = match tokio::time::timeout(self.options.budget, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(StoreDown::new("no answer in time")),
-        };
+        let outcome = tokio::time::timeout(self.options.budget, work).await;
+        let late = outcome.is_err();
+        let outcome = outcome.unwrap_or_else(|_| Err(StoreDown::new("no answer in time")));
+        let now = self.options.clock.nanos();
         match outcome {
             Ok(answer) => {
                 self.failures.store(0, Ordering::Relaxed);
+                self.answered.store(now, Ordering::Relaxed);
                 if self.closed_until.swap(0, Ordering::Relaxed) != 0 {
-                    tracing::info!("the store of the rate limits answers again");
+                    tracing::warn!("the store of the rate limits answers again");
                 }
                 Some(answer)
             }
             Err(down) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(internal = %down, "the store of the rate limits did not answer");
-                if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
-                    let until = self.options.clock.nanos().saturating_add(self.pause());
+                let many = self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES;
+                let last = self.answered.load(Ordering::Relaxed);
+                let silent = last == 0 || now.saturating_sub(last) >= self.pause();
+                if many && (silent || !late) {
+                    let until = now.saturating_add(self.pause());
                     if self.closed_until.swap(until, Ordering::Relaxed) == 0 {
                         tracing::warn!(internal = %down, "the store of the rate limits is down: each limit does what it says for that");
                     }
@@ -187,11 +196,20 @@ impl Limiter {
 
     /// Decides without the store.
     fn without(&self, asked: &[Asked]) -> Admission {
-        if asked.iter().any(|asked| asked.on_failure == OnFailure::Closed) {
+        let nodes = self.options.nodes;
+        let beyond =
+            |charge: &Charge| charge.cost > charge.quota.share(nodes).burst() && charge.cost <= charge.quota.burst();
+        // What is more than the share of one process nobody can allow alone.
+        if asked.iter().any(|asked| match asked.on_failure {
+            OnFailure::Closed => true,
+            OnFailure::Local => beyond(&asked.charge),
+            OnFailure::Open => false,
+        }) {
             return Admission::Unavailable;
         }
         let local = asked.iter().filter(|asked| asked.on_failure == OnFailure::Local);
-        let shares: SmallVec<[Charge; 2]> = local.map(|asked| self.share(asked.charge)).collect();
+        let share = |asked: &Asked| Charge { quota: asked.charge.quota.share(nodes), ..asked.charge };
+        let shares: SmallVec<[Charge; 2]> = local.map(share).collect();
         let taken = self.local().take_now(&shares);
         let (all, mut counted) = (taken.allowed(), taken.standings().iter());
         let standings = asked.iter().filter_map(|asked| match asked.on_failure {
@@ -207,12 +225,5 @@ impl Limiter {
     fn local(&self) -> &InMemoryRateLimitStore {
         self.local
             .get_or_init(|| InMemoryRateLimitStore::with_clock(self.options.slots, Arc::clone(&self.options.clock)))
-    }
-
-    /// What this process may do of it: what costs more than its share can ever pay for, costs all of that.
-    fn share(&self, charge: Charge) -> Charge {
-        let quota = charge.quota.share(self.options.nodes);
-        let never = charge.cost > charge.quota.burst();
-        Charge { quota, ..charge.units(if never { charge.cost } else { charge.cost.min(quota.burst()) }) }
     }
 }

@@ -15,19 +15,19 @@ const TABLE: &str = "CREATE UNLOGGED TABLE IF NOT EXISTS cratestack_rate_limits 
   full_at bigint NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02)";
 
-/// Locks the rows in one order, made where there are none, and goes on when it has them all: one that was full may be removed
-/// meanwhile. Functions, because each of their statements sees what was committed before it, and a statement of its own
-/// would not see what it has waited for.
-const LOCK_ROWS: &str = "  LOOP
-    INSERT INTO cratestack_rate_limits (key, full_at)
-      SELECT asked, 0 FROM unnest(keys) AS asked
-      WHERE NOT EXISTS (SELECT FROM cratestack_rate_limits AS bucket WHERE bucket.key = asked)
-      ORDER BY asked
-      ON CONFLICT DO NOTHING;
-    PERFORM FROM cratestack_rate_limits WHERE key = ANY (keys) ORDER BY key FOR UPDATE;
-    GET DIAGNOSTICS locked = ROW_COUNT;
-    EXIT WHEN locked = cardinality(keys);
-  END LOOP;
+/// Locks the rows in one order, made where there are none. Gives up when it has not got them all: one that was full may
+/// have been removed meanwhile, and to make it now would be out of order. Functions, because each of their statements sees
+/// what was committed before it, and a statement of its own would not see what it has waited for.
+const LOCK_ROWS: &str = "  INSERT INTO cratestack_rate_limits (key, full_at)
+    SELECT asked, 0 FROM unnest(keys) AS asked
+    WHERE NOT EXISTS (SELECT FROM cratestack_rate_limits AS bucket WHERE bucket.key = asked)
+    ORDER BY asked
+    ON CONFLICT DO NOTHING;
+  PERFORM FROM cratestack_rate_limits WHERE key = ANY (keys) ORDER BY key FOR UPDATE;
+  GET DIAGNOSTICS locked = ROW_COUNT;
+  IF locked <> (SELECT count(DISTINCT asked) FROM unnest(keys) AS asked) THEN
+    RETURN NULL;
+  END IF;
   now_nanos := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000;
 ";
 
@@ -64,16 +64,20 @@ const FUNCTIONS: [(&str, &str, &str); 2] = [
 ",
     ),
     (
-        "cratestack_rate_limit_adjust(keys uuid[], capacities bigint[], changes bigint[]) RETURNS void",
+        "cratestack_rate_limit_adjust(keys uuid[], capacities bigint[], changes bigint[]) RETURNS boolean",
         "",
         "  UPDATE cratestack_rate_limits AS bucket
     SET full_at = now_nanos + greatest(0, least(
       greatest(0, least(bucket.full_at - now_nanos, capacity)) + change, capacity))
     FROM unnest(keys, capacities, changes) AS asked (key, capacity, change)
     WHERE bucket.key = asked.key;
+  RETURN true;
 ",
     ),
 ];
+
+/// How often a decision begins again, because a row was removed under its hands.
+const TRIES: usize = 5;
 
 /// What [`SqlxRateLimitStore::create_table`] runs.
 fn ddl() -> impl Iterator<Item = String> {
@@ -169,6 +173,9 @@ impl SqlxRateLimitStore {
             return Ok(idle);
         }
         let pool = self.pool.clone();
+        if pool.size() >= pool.options().get_max_connections() {
+            return pool.acquire().await.map_err(|error| down(&error));
+        }
         match tokio::spawn(async move { pool.acquire().await }).await {
             Ok(made) => made.map_err(|error| down(&error)),
             Err(_) => Err(StoreDown::new("PostgreSQL: the runtime is ending")),
@@ -188,26 +195,37 @@ impl RateLimitStore for SqlxRateLimitStore {
     fn take<'a>(&'a self, charges: &'a [Charge]) -> BoxFuture<'a, Result<Taken, StoreDown>> {
         Box::pin(async move {
             let mut connection = self.connection().await?;
-            let query = sqlx::query_scalar(TAKE)
-                .bind(uuids(charges, |charge| charge.key))
-                .bind(numbers(charges, |charge| charge.quota.increment()))
-                .bind(numbers(charges, |charge| charge.quota.capacity()))
-                .bind(numbers(charges, |charge| charge.cost))
-                .bind(numbers(charges, |charge| charge.most));
-            let debts: Vec<i64> = query.fetch_one(&mut *connection).await.map_err(|error| down(&error))?;
-            Ok(Taken::of(charges, debts.into_iter().map(|debt| u64::try_from(debt).unwrap_or_default())))
+            for _ in 0..TRIES {
+                let query = sqlx::query_scalar(TAKE)
+                    .bind(uuids(charges, |charge| charge.key))
+                    .bind(numbers(charges, |charge| charge.quota.increment()))
+                    .bind(numbers(charges, |charge| charge.quota.capacity()))
+                    .bind(numbers(charges, |charge| charge.cost))
+                    .bind(numbers(charges, |charge| charge.most));
+                let debts: Option<Vec<i64>> = query.fetch_one(&mut *connection).await.map_err(|error| down(&error))?;
+                if let Some(debts) = debts {
+                    let debts = debts.into_iter().map(|debt| u64::try_from(debt).unwrap_or_default());
+                    return Ok(Taken::of(charges, debts));
+                }
+            }
+            Err(StoreDown::new("PostgreSQL: the buckets are being removed again and again"))
         })
     }
 
     fn adjust<'a>(&'a self, adjustments: &'a [Adjustment]) -> BoxFuture<'a, Result<(), StoreDown>> {
         Box::pin(async move {
             let mut connection = self.connection().await?;
-            let query = sqlx::query(ADJUST)
-                .bind(uuids(adjustments, |adjustment| adjustment.key))
-                .bind(numbers(adjustments, |adjustment| adjustment.quota.capacity()))
-                .bind(adjustments.iter().map(|adjustment| adjustment.change()).collect::<Vec<i64>>());
-            query.execute(&mut *connection).await.map_err(|error| down(&error))?;
-            Ok(())
+            for _ in 0..TRIES {
+                let query = sqlx::query_scalar(ADJUST)
+                    .bind(uuids(adjustments, |adjustment| adjustment.key))
+                    .bind(numbers(adjustments, |adjustment| adjustment.quota.capacity()))
+                    .bind(adjustments.iter().map(|adjustment| adjustment.change()).collect::<Vec<i64>>());
+                let done: Option<bool> = query.fetch_one(&mut *connection).await.map_err(|error| down(&error))?;
+                if done.is_some() {
+                    return Ok(());
+                }
+            }
+            Err(StoreDown::new("PostgreSQL: the buckets are being removed again and again"))
         })
     }
 

@@ -146,7 +146,8 @@ impl<'a> Resolver<'a> {
         let value = given.arg("policy")?;
         let name = attributes::string(value, "the name of the policy", &mut self.diags)?;
         let problem = if !is_policy_name(name) {
-            bad(value.span, "this is no name of a rate limit").help("use 1 to 64 letters, digits, `_`, `-` and `.`")
+            bad(value.span, "this is no name of a rate limit")
+                .help("use 1 to 64 letters, digits, `_`, `-` and `.`; how much it allows is set where the service runs")
         } else if others.iter().any(|other| other == name) {
             Diagnostic::new(Code::DuplicateAttribute, given.span, format!("calls count towards `{name}` already"))
                 .help("remove one of the two")

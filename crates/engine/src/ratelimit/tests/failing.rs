@@ -82,13 +82,16 @@ async fn each_limit_does_what_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_never_be_stays_so_and_what_is_more_than_a_share_costs_all_of_it() {
+async fn what_can_never_be_stays_so_and_nobody_allows_more_than_a_share_alone() {
     let (store, _, limiter) = moody();
     store.down.store(true, Ordering::Relaxed);
     let units = |cost| Asked { charge: asked(OnFailure::Local).charge.units(cost), on_failure: OnFailure::Local };
     let Admission::Decided(taken) = limiter.take(&[units(9)]).await else { panic!("unavailable") };
     assert_eq!(taken.standings()[0].verdict, Verdict::Never);
-    assert_eq!(allowed(&limiter, units(8)).await, Some(true));
+    for _ in 0..3 {
+        assert_eq!(allowed(&limiter, units(3)).await, None);
+    }
+    assert_eq!(allowed(&limiter, units(2)).await, Some(true));
     assert_eq!(allowed(&limiter, units(1)).await, Some(false));
 }
 
@@ -118,6 +121,28 @@ async fn a_store_that_is_mute_costs_the_budget_and_soon_nothing() {
     }
     assert!(!limiter.is_broken());
     assert_eq!(allowed(&limiter, asked(OnFailure::Open)).await, Some(false), "the store counts again");
+}
+
+/// Somebody keeps it so busy that it is late, again and again: it is not down for everybody.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_late_now_and_then_is_not_left_alone() {
+    let (store, clock, limiter) = moody();
+    assert!(allowed(&limiter, asked(OnFailure::Closed)).await.is_some());
+    for _ in 0..20 {
+        store.mute.store(true, Ordering::Relaxed);
+        for _ in 0..10 {
+            assert_eq!(allowed(&limiter, asked(OnFailure::Closed)).await, None);
+            clock.add(50_000_000);
+        }
+        store.mute.store(false, Ordering::Relaxed);
+        assert!(allowed(&limiter, asked(OnFailure::Closed)).await.is_some());
+    }
+    store.mute.store(true, Ordering::Relaxed);
+    for _ in 0..21 {
+        allowed(&limiter, asked(OnFailure::Closed)).await;
+        clock.add(50_000_000);
+    }
+    assert!(limiter.is_broken());
 }
 
 #[tokio::test(start_paused = true)]
