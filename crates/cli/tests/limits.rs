@@ -261,7 +261,7 @@ async fn redis_dies_and_comes_back() {
 fn commands(url: &str, store: &str) {
     let folder = folder();
     let settings = ["--rate-limit-store", store, "--rate-limit-nodes", "1", "--rate-limit-budget", "30s"];
-    let limits = "api = 3/1h; door = 5000000/1h by address";
+    let limits = "api = 3/1h; door = 10/1h burst 20000 by address";
     let service = serve(folder.path(), url, limits, &settings);
     let bearer = bearer(r#"{"id":"ann"}"#);
     let ask = || service.request("GET", "/api/notes", &[("Authorization", &bearer)], "").status;
@@ -284,7 +284,7 @@ fn commands(url: &str, store: &str) {
     assert!(code == Some(0) && said.starts_with("api:principal=ann  0 of 3 left, one more in "), "{said}");
     let (code, said) = ratelimit(&["show", "notes.cstack", "door:address=127.0.0.1", "--format", "json"]);
     let shown: serde_json::Value = serde_json::from_str(&said).unwrap();
-    assert_eq!((code, &shown["limit"], &shown["remaining"]), (Some(0), &5_000_000.into(), &4_999_996.into()));
+    assert_eq!((code, &shown["limit"], &shown["remaining"]), (Some(0), &20_000.into(), &19_996.into()));
     assert_eq!(ratelimit(&["show", "notes.cstack", "api:principal=bob"]).1, "api:principal=bob  3 of 3 left\n");
     let (code, said) = ratelimit(&["reset", "notes.cstack", "api:principal=ann"]);
     assert_eq!((code, said.as_str()), (Some(0), "`api:principal=ann` has all of its 3 again\n"));

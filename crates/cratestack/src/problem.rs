@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
-use crate::answer::Response;
 use cratestack_engine::api::{Code, Failure, FieldError, Rejection};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+
+use crate::answer::Response;
+use crate::headers::X_REQUEST_ID;
 
 /// The media type of every refusal.
 pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -213,6 +215,16 @@ impl Problem {
         };
         // Serialising text and numbers into memory has no way to fail.
         serde_json::to_string(&body).unwrap_or_default()
+    }
+
+    /// The answer of a layer, which has nobody around it to log it and to name the request.
+    pub(crate) fn refuse(self, type_base: &str, request_id: &str) -> axum::response::Response {
+        self.log(request_id);
+        let mut response = self.into_response(type_base, request_id);
+        if let Ok(id) = HeaderValue::from_str(request_id) {
+            response.headers_mut().insert(X_REQUEST_ID, id);
+        }
+        crate::answer::sent(response)
     }
 
     /// The answer.

@@ -20,7 +20,7 @@
 //!
 //! The routes of a [schema](crate::router()) take them with
 //! [`RouterBuilder::rate_limits`](crate::RouterBuilder::rate_limits): policies by address are decided before the body is
-//! read and the caller is known, all others when the caller is. What is refused costs nothing.
+//! read and the caller is known, all others when the caller is. A refusal is counted by those by address alone.
 
 use std::fmt::Debug;
 use std::net::IpAddr;

@@ -89,7 +89,7 @@ pub use cratestack_engine::idempotency::store::IdempotencyStore;
 use cratestack_engine::sources::{Clock, Ids, RandomIds, SystemClock};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
@@ -101,7 +101,7 @@ use super::{Key, KeyError, Parts, media_type, missing, scope};
 use crate::body;
 use crate::caller::{CallerScope, credential};
 use crate::config::HttpConfig;
-use crate::headers::{X_REQUEST_ID, joined, request_id};
+use crate::headers::{joined, request_id};
 use crate::problem::Problem;
 
 mod answer;
@@ -453,7 +453,7 @@ async fn handle(settings: Arc<Settings>, handler: Handler, request: Request) -> 
     head.extensions.insert(Covered);
     let (mut identity, body) = match admitted {
         Ok(admitted) => admitted,
-        Err(problem) => return refuse(&settings, problem, &request_id),
+        Err(problem) => return problem.refuse(&settings.problem_base, &request_id),
     };
     identity.fingerprint = fingerprint(&head, &body);
     let caller = Arc::new(());
@@ -468,7 +468,7 @@ async fn handle(settings: Arc<Settings>, handler: Handler, request: Request) -> 
     drop(caller);
     answered.unwrap_or_else(|error| {
         let problem = Problem::internal(format!("the task of a request with a key has ended: {error}"));
-        refuse(&settings, problem, &request_id)
+        problem.refuse(&settings.problem_base, &request_id)
     })
 }
 
@@ -530,14 +530,4 @@ fn fingerprint(head: &http::request::Parts, body: &[u8]) -> [u8; 32] {
     }
     let if_match = joined(&head.headers, &header::IF_MATCH);
     parts.maybe(media_type(&head.headers).as_deref()).maybe(if_match.as_deref()).add(body).finish()
-}
-
-/// A refusal as the answer.
-fn refuse(settings: &Settings, problem: Problem, request_id: &str) -> Response {
-    problem.log(request_id);
-    let mut response = problem.into_response(&settings.problem_base, request_id);
-    if let Ok(id) = HeaderValue::from_str(request_id) {
-        response.headers_mut().insert(X_REQUEST_ID, id);
-    }
-    crate::answer::sent(response)
 }

@@ -10,15 +10,15 @@ use axum::response::{IntoResponse, Response};
 use cratestack_engine::ratelimit::{LimiterOptions, RateLimitStore};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use http::Method;
 use http::request::Parts;
-use http::{HeaderValue, Method};
 use tower::{Layer, Service, ServiceExt as _};
 
 use super::{Phase, RateLimitPolicy, RateLimits};
 use crate::address::TrustedProxies;
 use crate::caller::{CallerScope, credential};
 use crate::config::HttpConfig;
-use crate::headers::{X_REQUEST_ID, request_id};
+use crate::headers::request_id;
 use crate::problem::Problem;
 
 /// Limits how often the routes inside of it are asked: see the [module](super).
@@ -177,7 +177,7 @@ where
             let mut tally = settings.limits.tally(address, head.method.is_safe(), Arc::clone(&settings.route), &[]);
             let mut response = match admit(&settings, &mut tally, &head).await {
                 Ok(()) => run(Request::from_parts(head, body)).await,
-                Err(problem) => refuse(&settings, problem, &request_id(&head.headers)),
+                Err(problem) => problem.refuse(&settings.problem_base, &request_id(&head.headers)),
             };
             tally.settle(response.status()).await;
             tally.tell(response.headers_mut());
@@ -202,14 +202,4 @@ async fn admit(settings: &Settings, tally: &mut super::Tally, head: &Parts) -> R
     }
     tally.identify(caller);
     tally.charge(Phase::Only, (settings.cost)(head)).await
-}
-
-/// A refusal as the answer.
-fn refuse(settings: &Settings, problem: Problem, request_id: &str) -> Response {
-    problem.log(request_id);
-    let mut response = problem.into_response(&settings.problem_base, request_id);
-    if let Ok(id) = HeaderValue::from_str(request_id) {
-        response.headers_mut().insert(X_REQUEST_ID, id);
-    }
-    crate::answer::sent(response)
 }

@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 
 use super::answer::{Verdict, keep, mark, replay};
 use super::running::Underway;
-use super::{Crashed, Handler, Interrupted, Recovered, Recovery, Settings, refuse, target};
+use super::{Crashed, Handler, Interrupted, Recovered, Recovery, Settings, target};
 use crate::exchange::panic_text;
 use crate::problem::{Problem, ProblemCode};
 
@@ -65,7 +65,7 @@ impl Attempt {
             Ok(Entry::Replay(record)) => Ok(replay(record)),
             Err(problem) => Err(problem),
         };
-        outcome.unwrap_or_else(|problem| refuse(&self.settings, problem, &self.request_id))
+        outcome.unwrap_or_else(|problem| problem.refuse(&self.settings.problem_base, &self.request_id))
     }
 
     /// Gets the reservation, or hears why there is none.
