@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use servers::{Database, Redis};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use support::{Server, bearer, command, request, text};
 
 const SCHEMA: &str = r#"
@@ -371,4 +372,16 @@ async fn buckets_are_shown_and_filled_in_postgresql() {
     assert!(said.contains("the database has no table for rate limits") && said.contains("--apply"), "{said}");
     commands(&url, "database");
     Server::start(folder.path(), &[&without[..], &["--database", &url], &limits].concat()).stop();
+
+    // The role that serves may count, and not make the table.
+    let role = format!("limits_{}", uuid::Uuid::now_v7().simple());
+    let output = support::run(folder.path(), &["migrate", "grants", "notes.cstack", "--role", &role]);
+    let mut owner = sqlx::PgConnection::connect(&url).await.unwrap();
+    owner.execute(AssertSqlSafe(text(&output.stdout))).await.unwrap();
+    let take = "SELECT cratestack_rate_limit_take(ARRAY[gen_random_uuid()], '{1000}', '{1000}', '{1}', '{1}')";
+    owner.execute(AssertSqlSafe(format!("SET ROLE {role}"))).await.unwrap();
+    let debts: Vec<i64> = sqlx::query_scalar(take).fetch_one(&mut owner).await.unwrap();
+    assert_eq!(debts, [0]);
+    assert!(owner.execute("DROP TABLE cratestack_rate_limits").await.is_err());
+    owner.execute(AssertSqlSafe(format!("RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}"))).await.unwrap();
 }
