@@ -38,7 +38,7 @@ fn idle(settings: &Settings, store: &Store) -> Result<(), Failure> {
     const SHARED: [&str; 3] = ["rate-limit-lease", "rate-limit-nodes", "rate-limit-budget"];
     let shared = "are of a store that processes share: `--rate-limit-store database`, or the URL of a Redis";
     let (keys, of): (Vec<&str>, &str) = match store {
-        Store::Memory(_) => {
+        Store::Memory => {
             (SHARED.into_iter().chain(["rate-limit-deployment", "rate-limit-connections"]).collect(), shared)
         }
         Store::Redis(_) => (vec!["rate-limit-connections"], "are PostgreSQL's: `--rate-limit-store database`"),
@@ -52,7 +52,7 @@ fn idle(settings: &Settings, store: &Store) -> Result<(), Failure> {
             let what = key.trim_start_matches("rate-limit-");
             let what = if what.ends_with('s') { what.to_owned() } else { format!("{what}s") };
             let kept = match store {
-                Store::Memory(_) => "in memory",
+                Store::Memory => "in memory",
                 Store::Redis(_) => "in Redis",
                 Store::Postgres(..) => "in the database",
             };
@@ -67,7 +67,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where buckets are kept.
 enum Store {
-    Memory(usize),
+    Memory,
     Redis(Box<RedisRateLimitStore>),
     /// How to connect, and with how many connections at most.
     Postgres(Box<PgConnectOptions>, u32),
@@ -120,7 +120,7 @@ impl Limits {
             wrong("rate-limit-costs", &error).help("write `METHOD /path = UNITS` with `;` between them")
         })?;
         let store = store(settings, schema, database)?;
-        let shared = !matches!(store, Store::Memory(_));
+        let shared = !matches!(store, Store::Memory);
         let lease = settings.time("rate-limit-lease");
         idle(settings, &store)?;
         let local = policies.iter().any(|policy| policy.when_store_fails() == OnFailure::Local);
@@ -132,14 +132,22 @@ impl Limits {
                 .help("it is 1 to 128; networks that one customer gets have 64, 56 or 48")
         })?;
         let standard = LimiterOptions::default();
+        let slots = settings.number("rate-limit-slots").unwrap_or(standard.slots);
+        if slots > InMemoryRateLimitStore::MOST {
+            return Err(Failure::new(format!("{} is more than 1 GiB of memory", settings.from("rate-limit-slots")))
+                .help(format!(
+                    "it is {} at most; four times the keys in use are enough",
+                    InMemoryRateLimitStore::MOST
+                )));
+        }
         let options = LimiterOptions {
             budget: settings.time("rate-limit-budget").unwrap_or(standard.budget),
             nodes: nodes.unwrap_or(standard.nodes),
-            slots: settings.number("rate-limit-slots").unwrap_or(standard.slots),
+            slots,
             ..standard
         };
         let named = match &store {
-            Store::Memory(_) => "the memory of each process",
+            Store::Memory => "the memory of each process",
             Store::Redis(_) => "Redis",
             Store::Postgres(..) => "the database",
         };
@@ -162,7 +170,7 @@ impl Limits {
     pub(crate) async fn open(self, ui: Ui, make: bool) -> Result<RateLimits, Failure> {
         let named = self.named;
         let store: Arc<dyn RateLimitStore> = match self.store {
-            Store::Memory(slots) => Arc::new(InMemoryRateLimitStore::new(slots)),
+            Store::Memory => Arc::new(InMemoryRateLimitStore::new(self.options.slots)),
             Store::Redis(store) => Arc::new(*store),
             Store::Postgres(options, connections) => {
                 let store = postgres(&options, connections);
@@ -227,9 +235,7 @@ async fn patient<T>(work: impl Future<Output = Result<T, StoreDown>>) -> Result<
 
 fn store(settings: &Settings, schema: &Schema, database: Locate<'_>) -> Result<Store, Failure> {
     match settings.text("rate-limit-store") {
-        None | Some("memory") => {
-            Ok(Store::Memory(settings.number("rate-limit-slots").unwrap_or(InMemoryRateLimitStore::SLOTS)))
-        }
+        None | Some("memory") => Ok(Store::Memory),
         Some("database") => {
             let Database::Postgres(url) = database()? else {
                 return Err(Failure::new(format!(
@@ -330,7 +336,7 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
         real(&schema, &key).map_err(|why| bad(&why))?;
         let charge = Charge::new(key.of(policy, limits.prefix).map_err(|error| bad(&error))?, policy.quota()).units(0);
         let store: Box<dyn RateLimitStore> = match limits.store {
-            Store::Memory(_) => {
+            Store::Memory => {
                 return Err(Failure::new("each process keeps these limits in its own memory, where nobody else can look").help(
                     "`--rate-limit-store database`, or the URL of a Redis, is where processes count together; a restart \
                      of the service gives everything back",

@@ -85,6 +85,7 @@ fn settings_that_mean_nothing_are_refused() {
         (with(&["--rate-limit-store", "redis://127.0.0.1:1"]), "how many processes share the rate limits"),
         (with(&["--rate-limit-store", "rediss://h"]), "asks for TLS"),
         (with(&["--rate-limit-deployment", "x"]), "the limits are kept in memory"),
+        (with(&["--rate-limit-slots", "4000000000"]), "more than 1 GiB of memory"),
         (with(&["--rate-limit-nodes", "3"]), "the limits are kept in memory"),
         (with(&["--rate-limit-connections", "3"]), "the limits are kept in memory"),
         (with(&["--rate-limit-budget", "3s"]), "budgets are of a store that processes share"),

@@ -39,7 +39,7 @@
 //! | a UUID of version 7, older than the retention | 422 `idempotency_key_expired`, never executed |
 //! | the same, more than 5 minutes ahead | 400 `idempotency_key_invalid` |
 //! | a body over the limit | 413, nothing is reserved |
-//! | credentials, and no [`CallerScope`](crate::CallerScope) | 500; the log says what the host has to do |
+//! | credentials, and no [`CallerScope`] | 500; the log says what the host has to do |
 //! | the first with its key | runs, on a task of its own that goes on when the caller hangs up |
 //! | the same once more, done | the status, body and some headers of before, with `Idempotent-Replayed: true` |
 //! | the same once more, under way | waits (5 s), then 409 `idempotency_in_flight` with `Retry-After` |

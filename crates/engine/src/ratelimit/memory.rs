@@ -55,8 +55,10 @@ pub struct InMemoryRateLimitStore {
 impl InMemoryRateLimitStore {
     /// Slots that suit most: 16 MiB.
     pub const SLOTS: usize = 1 << 20;
+    /// The most that it may have: 1 GiB.
+    pub const MOST: usize = 1 << 26;
 
-    /// A store with so many slots at least: the next power of two.
+    /// A store with so many slots at least: the next power of two, [`Self::MOST`] at most.
     pub fn new(slots: usize) -> Self {
         Self::with_clock(slots, Arc::new(SteadyClock::default()))
     }
@@ -69,7 +71,7 @@ impl InMemoryRateLimitStore {
         let secret = u128::from_ne_bytes(octets);
         #[expect(clippy::cast_possible_truncation, reason = "the halves are meant")]
         let secret = [secret as u64, (secret >> 64) as u64];
-        Self { table: Table::new(slots, secret), clock }
+        Self { table: Table::new(slots.min(Self::MOST), secret), clock }
     }
 
     /// Slots that it has.
