@@ -1,4 +1,4 @@
-//! The program `redis-server` or `valkey-server`, which tests of the idempotency store start for themselves: they stop and
+//! The program `redis-server` or `valkey-server`, which tests of the stores of keys and of rate limits start for themselves: they stop and
 //! restart it.
 
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub(crate) fn program() -> Result<PathBuf, String> {
     }
     if !run::install("redis-server")? {
         return Err(format!(
-            "neither `redis-server` nor `valkey-server` is installed, and tests of the idempotency store need one\n\
+            "neither `redis-server` nor `valkey-server` is installed, and tests of stores need one\n\
              install it:   sudo apt-get install redis-server      (or your system's package)\n\
              or name one:  {PROGRAM}=/path/to/redis-server cargo xtask test\n\
              or leave it out: cargo xtask test --only sqlite"

@@ -22,7 +22,9 @@ use base64::Engine as _;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 use cratestack_engine::json::Json;
+use cratestack_engine::sql::Dialect;
 use cratestack_schema::fuzzy;
+use cratestack_schema::ir::Provider;
 
 use crate::settings::{Scope, Setting, Sources};
 use crate::ui::{Color, Failure, Style, Ui};
@@ -180,6 +182,19 @@ fn command() -> Command {
                 .subcommand_required(true)
                 .arg_required_else_help(true)
                 .subcommand(
+                    Command::new("sql")
+                        .about("Print all of the SQL that an empty database needs to serve a schema")
+                        .after_help(SQL)
+                        .arg(file("the schema file"))
+                        .arg(
+                            Arg::new("provider")
+                                .long("provider")
+                                .value_name("DATABASE")
+                                .help("for which database; default: the one of the schema's datasource")
+                                .value_parser(["postgresql", "sqlite"]),
+                        ),
+                )
+                .subcommand(
                     Command::new("grants")
                         .about("Print what a PostgreSQL role needs to serve a schema, and no more")
                         .after_help(GRANTS)
@@ -229,6 +244,13 @@ fn command() -> Command {
         )
 }
 
+const SQL: &str = "\
+It is one transaction, and what `cratestack serve --apply` would do itself.
+
+Examples:
+  cratestack migrate sql bank.cstack --provider postgresql | psql -v ON_ERROR_STOP=1 postgres://owner@db/bank
+  cratestack migrate sql bank.cstack --provider sqlite | sqlite3 bank.db";
+
 const GRANTS: &str = "\
 Make the tables with another role, their owner: only that one can change them, the audit trail or the outbox. Run this
 when they are there, and again after each change of the schema. A role that is not there yet is made without a password.
@@ -237,9 +259,31 @@ Example:
   cratestack migrate grants bank.cstack --role bank_app | psql -v ON_ERROR_STOP=1 postgres://owner@db/bank";
 
 fn migrate(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
-    let Some(("grants", args)) = args.subcommand() else {
-        return Err(Failure::new("no command was given").help("`cratestack migrate --help` lists the commands"));
+    match args.subcommand() {
+        Some(("sql", args)) => sql(ui, args),
+        Some(("grants", args)) => grants(ui, args),
+        _ => Err(Failure::new("no command was given").help("`cratestack migrate --help` lists the commands")),
+    }
+}
+
+fn sql(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
+    let Some(schema) = schema::load(ui, string(args, "file"))? else { return Ok(Outcome::Findings) };
+    let own = schema.datasource.as_ref().map(|datasource| datasource.provider);
+    let dialect = match (string(args, "provider"), own) {
+        ("postgresql", _) | ("", Some(Provider::Postgresql)) => Dialect::Postgres,
+        ("sqlite", _) | ("", Some(Provider::Sqlite)) => Dialect::Sqlite,
+        _ => {
+            return Err(Failure::new("it is not said for which database")
+                .help("the schema has no datasource: add `--provider postgresql` or `--provider sqlite`"));
+        }
     };
+    let script = cratestack_engine::migrate::script(&schema, dialect)
+        .map_err(|error| Failure::new(error.to_string()).help(error.help()))?;
+    ui.say(script.trim_end());
+    Ok(Outcome::Clean)
+}
+
+fn grants(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     let Some(schema) = schema::load(ui, string(args, "file"))? else { return Ok(Outcome::Findings) };
     let (role, namespace) = (string(args, "role"), string(args, "namespace"));
     if role.is_empty() || namespace.is_empty() {

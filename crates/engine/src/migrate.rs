@@ -271,6 +271,31 @@ pub async fn apply_create(
     db.end(done).await
 }
 
+/// What [`apply_create`] does, as the text of one transaction for an empty database: for whoever applies it by other means.
+/// A server takes the database for its own afterwards. The key of cursors is made by the database that runs it.
+///
+/// # Errors
+/// [`Error::Damaged`] when the schema cannot be written as JSON.
+pub fn script(schema: &Schema, dialect: Dialect) -> Result<String, Error> {
+    let (json, fingerprint) = (json(schema)?, schema.fingerprint());
+    let key = match dialect {
+        // Two UUIDs have 244 random bits, and need no extension.
+        Dialect::Postgres => "encode(sha256((gen_random_uuid()::text || gen_random_uuid()::text)::bytea), 'hex')",
+        Dialect::Sqlite => "lower(hex(randomblob(32)))",
+    };
+    let rows = [
+        ("ddl", literal(DDL_VERSION)),
+        ("schema", literal(&json)),
+        ("fingerprint", literal(&fingerprint)),
+        ("cursor_key", key.to_owned()),
+    ];
+    let table = ident(META_TABLE);
+    let row = |(name, value)| format!("INSERT INTO {table} (name, value) VALUES ({}, {value})", literal(name));
+    let statements = ddl::create(schema, dialect).into_iter().chain(rows.into_iter().map(row));
+    let statements: Vec<String> = std::iter::once("BEGIN".to_owned()).chain(statements).collect();
+    Ok(format!("{};\nCOMMIT;\n", statements.join(";\n")))
+}
+
 /// What [`apply_diff`] would do to bring the database to `schema`; changes nothing. No steps, losses and refusals when
 /// only rules and other matters of the engine differ.
 pub async fn plan(db: &mut Db<'_>, schema: &Schema) -> Result<Plan, Error> {
