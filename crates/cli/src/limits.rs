@@ -175,7 +175,7 @@ impl Limits {
             Store::Postgres(options, connections) => {
                 let store = postgres(&options, connections);
                 if make {
-                    patient(store.create_table()).await.map_err(|down| unreachable(named, &down))?;
+                    store.create_table().await.map_err(|down| unreachable(named, &down))?;
                 } else if !patient(store.has_table()).await.map_err(|down| unreachable(named, &down))? {
                     return Err(Failure::new("the database has no table for rate limits")
                         .help("`cratestack serve --apply` makes it, and leaves everything else as it is"));

@@ -192,6 +192,11 @@ fn command() -> Command {
                                 .value_name("DATABASE")
                                 .help("for which database; default: the one of the schema's datasource")
                                 .value_parser(["postgresql", "sqlite"]),
+                        )
+                        .arg(
+                            Arg::new("rate-limits").long("rate-limits").action(ArgAction::SetTrue).help(
+                                "and the table of rate limits, for `rate-limit-store = \"database\"` (PostgreSQL)",
+                            ),
                         ),
                 )
                 .subcommand(
@@ -245,11 +250,12 @@ fn command() -> Command {
 }
 
 const SQL: &str = "\
-It is one transaction, and what `cratestack serve --apply` would do itself.
+It is one transaction for an empty database, and what `cratestack serve --apply` would do itself. Whatever runs it has
+to stop at the first error.
 
 Examples:
   cratestack migrate sql bank.cstack --provider postgresql | psql -v ON_ERROR_STOP=1 postgres://owner@db/bank
-  cratestack migrate sql bank.cstack --provider sqlite | sqlite3 bank.db";
+  cratestack migrate sql bank.cstack --provider sqlite | sqlite3 -bail bank.db";
 
 const GRANTS: &str = "\
 Make the tables with another role, their owner: only that one can change them, the audit trail or the outbox. Run this
@@ -279,7 +285,18 @@ fn sql(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     };
     let script = cratestack_engine::migrate::script(&schema, dialect)
         .map_err(|error| Failure::new(error.to_string()).help(error.help()))?;
-    ui.say(script.trim_end());
+    let limits = match (args.get_flag("rate-limits"), dialect) {
+        (false, _) => String::new(),
+        (true, Dialect::Postgres) => {
+            let statements: Vec<String> = cratestack_engine::ratelimit::ddl().collect();
+            format!("{};\n", statements.join(";\n"))
+        }
+        (true, Dialect::Sqlite) => {
+            return Err(Failure::new("SQLite has no table of rate limits")
+                .help("one process serves an SQLite file, and its memory is the store: leave `--rate-limits` out"));
+        }
+    };
+    ui.say(&format!("{script}{limits}"));
     Ok(Outcome::Clean)
 }
 

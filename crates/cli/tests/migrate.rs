@@ -107,6 +107,13 @@ async fn the_sql_of_a_schema_makes_the_same_postgresql_database() {
     assert!(ours.len() > 40, "{ours:?}");
     assert_eq!(ours, theirs);
     works(folder.path(), &by_hand.url());
+    // With the table of rate limits, for a service that may not make it.
+    let output =
+        support::run(folder.path(), &["migrate", "sql", "shop.cstack", "--provider", "postgresql", "--rate-limits"]);
+    let more = text(&output.stdout).split_once("COMMIT;").unwrap().1.to_owned();
+    owner.execute(AssertSqlSafe(more)).await.unwrap();
+    let limits = ["--rate-limits", "api = 9/s", "--rate-limit-store", "database", "--rate-limit-nodes", "1"];
+    Server::start(folder.path(), &[&SERVE[..], &["--database", &by_hand.url()], &limits].concat()).stop();
 }
 
 #[test]

@@ -271,9 +271,14 @@ impl RateLimits {
                 None => {}
             }
         }
-        let ready = matches!(tokio::time::timeout(patience, self.store().ready()).await, Ok(Ok(())));
-        *self.readiness.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, ready));
-        ready
+        // On a task of its own: who asked may give up, and what is found out is for all.
+        let (store, readiness) = (Arc::clone(self.store()), Arc::clone(&self.readiness));
+        let asked = tokio::spawn(async move {
+            let ready = matches!(tokio::time::timeout(patience, store.ready()).await, Ok(Ok(())));
+            *readiness.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), ready));
+            ready
+        });
+        asked.await.unwrap_or(false)
     }
 
     /// Has full buckets removed from a shared store from time to time, as long as it is there.
@@ -488,7 +493,7 @@ impl Tally {
             let Some(Enforced { policy, item, .. }) = self.limits.policies.get(*at) else { continue };
             list(&mut policies, item);
             // What others have used is not told, but to whom it is in the way.
-            if policy.is_somebodys() || standing.verdict != Verdict::Allowed {
+            if standing.known && (policy.is_somebodys() || standing.verdict != Verdict::Allowed) {
                 let wait = if standing.verdict == Verdict::Later { standing.retry } else { standing.next() };
                 list(&mut states, &format!("\"{}\";r={};t={}", policy.name(), standing.remaining(), seconds(wait)));
             }

@@ -59,7 +59,7 @@ mod tests;
 pub use self::lease::LeasedRateLimitStore;
 pub use self::limiter::{Admission, Asked, Limiter, LimiterOptions, OnFailure};
 pub use self::memory::{InMemoryRateLimitStore, SteadyClock, Ticks};
-pub use self::postgres::SqlxRateLimitStore;
+pub use self::postgres::{SqlxRateLimitStore, ddl};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisRateLimitStore;
 pub use crate::idempotency::store::StoreDown;
@@ -236,6 +236,8 @@ pub struct Standing {
     pub granted: u64,
     /// Until the same would be allowed; 0 when it was.
     pub retry: Duration,
+    /// Whether anybody knows what is left.
+    pub known: bool,
     quota: Quota,
     /// Nanoseconds in which the bucket will be full.
     debt: u64,
@@ -262,13 +264,13 @@ impl Standing {
             Decision::Later { nanos } => (Verdict::Later, 0, debt, nanos),
             Decision::Never => (Verdict::Never, 0, debt, 0),
         };
-        Self { verdict, granted, retry: Duration::from_nanos(retry), quota: charge.quota, debt }
+        Self { verdict, granted, retry: Duration::from_nanos(retry), known: true, quota: charge.quota, debt }
     }
 
     /// Of a bucket that nobody has asked: as many units are left, and none was taken.
     fn left(quota: Quota, remaining: u64) -> Self {
         let debt = quota.burst.saturating_sub(remaining) * quota.increment;
-        Self { verdict: Verdict::Allowed, granted: 0, retry: Duration::ZERO, quota, debt }
+        Self { verdict: Verdict::Allowed, granted: 0, retry: Duration::ZERO, known: true, quota, debt }
     }
 
     /// Units that are left.

@@ -243,10 +243,22 @@ impl RateLimitStore for Mute {
     }
 }
 
+/// A clock that goes on when it is looked at.
+#[derive(Debug)]
+struct Running(std::sync::atomic::AtomicU64);
+
+impl cratestack::engine::ratelimit::Ticks for Running {
+    fn nanos(&self) -> u64 {
+        self.0.fetch_add(300_000_000, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_store_each_policy_does_what_it_says() {
     let of = |text: &str| {
-        let options = LimiterOptions { nodes: 3, slots: 64, ..LimiterOptions::default() };
+        // Late for a second after four answers.
+        let clock = Arc::new(Running(std::sync::atomic::AtomicU64::new(1)));
+        let options = LimiterOptions { nodes: 3, slots: 64, clock, ..LimiterOptions::default() };
         let layer = RateLimitLayer::with_options(Mute, [policy(text)], options);
         (layer.limits().clone(), app(layer))
     };

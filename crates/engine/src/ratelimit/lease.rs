@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::memory::{SteadyClock, Ticks};
 use super::{Adjustment, BoxFuture, Charge, Key, RateLimitStore, Standing, StoreDown, Taken, Verdict};
+use crate::sources::{Ids as _, RandomIds};
 
 /// Leases of a line.
 const WAYS: usize = 4;
@@ -47,6 +48,8 @@ struct Lease {
     sure: u64,
     /// What the shared bucket had left.
     left: u64,
+    /// When somebody asked for it last.
+    touched: u64,
 }
 
 impl Default for Lease {
@@ -62,6 +65,7 @@ impl Default for Lease {
             too_much: (u64::MAX, 0),
             sure: 0,
             left: 0,
+            touched: 0,
         }
     }
 }
@@ -76,6 +80,12 @@ struct Line {
 impl Lease {
     fn units(&self) -> u64 {
         self.now.units + self.next.units
+    }
+
+    /// What is lost when it is forgotten: units, then a refusal, then the memory of who came lately.
+    fn worth(&self, now: u64) -> (u64, bool, u64) {
+        let live = |chunk: &Chunk| if chunk.until > now { chunk.units } else { 0 };
+        (live(&self.now) + live(&self.next), self.too_much.1 > now, self.touched)
     }
 
     /// The refusal that is remembered, if it still holds.
@@ -154,6 +164,8 @@ struct Shared {
     nodes: u64,
     clock: Arc<dyn Ticks>,
     lines: Box<[Mutex<Line>]>,
+    /// What the places of keys are mixed with, so that nobody can choose keys of one line.
+    secret: u64,
     refills: Arc<Semaphore>,
 }
 
@@ -173,7 +185,10 @@ impl LeasedRateLimitStore {
         let lease = u64::try_from(lease.min(super::LONGEST).as_nanos()).unwrap_or(u64::MAX).max(1);
         let lines = (0..LINES).map(|_| Mutex::default()).collect();
         let refills = Arc::new(Semaphore::new(REFILLS));
-        Self { shared: Arc::new(Shared { store, lease, nodes: nodes.max(1), clock, lines, refills }) }
+        let mut octets = [0; 8];
+        RandomIds::default().random(&mut octets);
+        let secret = u64::from_ne_bytes(octets) | 1;
+        Self { shared: Arc::new(Shared { store, lease, nodes: nodes.max(1), clock, lines, secret, refills }) }
     }
 }
 
@@ -201,14 +216,14 @@ impl Shared {
 
     /// Does something with the lease of a key.
     fn with<T>(&self, key: Key, work: impl FnOnce(&mut Lease) -> T) -> Option<T> {
-        #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
-        let line = self.lines.get((key.0 >> 64) as usize % self.lines.len())?;
+        let line = (((key.0 >> 64) as u64).wrapping_mul(self.secret) >> 32) as usize % self.lines.len();
+        let (line, now) = (self.lines.get(line)?, self.clock.nanos());
         let mut line = line.lock().unwrap_or_else(PoisonError::into_inner);
         let Line { keys, leases } = &mut *line;
         let found = keys.iter().position(|other| *other == Some(key));
         let at = found.or_else(|| {
             // The one that loses least.
-            let loss = |(key, lease): (&Option<Key>, &Lease)| key.map_or(0, |_| lease.units() + 1);
+            let loss = |(key, lease): (&Option<Key>, &Lease)| key.map(|_| lease.worth(now));
             keys.iter().zip(leases.iter()).map(loss).enumerate().min_by_key(|(_, loss)| *loss).map(|(at, _)| at)
         })?;
         let lease = leases.get_mut(at)?;
@@ -216,6 +231,7 @@ impl Shared {
             *keys.get_mut(at)? = Some(key);
             *lease = Lease::default();
         }
+        lease.touched = now;
         Some(work(lease))
     }
 
@@ -247,11 +263,12 @@ impl Shared {
     fn ask(&self, charge: &Charge, now: u64) -> Charge {
         let largest = self.largest(charge);
         let most = self.with(charge.key, |lease| {
-            if lease.asking > now {
+            let size = lease.size.min(largest);
+            if lease.asking > now || size <= charge.cost {
                 return charge.cost;
             }
             lease.asking = now.saturating_add(self.lease);
-            lease.size.min(largest)
+            size
         });
         Charge { most: most.unwrap_or(0).max(charge.cost), ..*charge }
     }
@@ -259,7 +276,10 @@ impl Shared {
     /// Writes down what the store said to [`Self::ask`], which was at `asked`.
     fn keep(&self, charge: &Charge, standing: &Standing, asked: u64, now: u64) {
         self.with(charge.key, |lease| {
-            lease.asking = 0;
+            // Who got no more than it needed has not asked for all.
+            if charge.most > charge.cost {
+                lease.asking = 0;
+            }
             lease.left = standing.remaining();
             match standing.verdict {
                 Verdict::Later => {
@@ -290,6 +310,9 @@ impl Shared {
         let (shared, charge) = (Arc::clone(self), charge.units(0));
         let asked = self.clock.nanos();
         let charge = self.ask(&charge, asked);
+        if charge.most == 0 {
+            return;
+        }
         runtime.spawn(async move {
             if let Ok(taken) = shared.store.take(&[charge]).await
                 && let Some(standing) = taken.standings().first()
@@ -326,7 +349,7 @@ impl Shared {
             Known::Spent(standing, _) if refused => Standing { granted: 0, ..*standing },
             Known::Spent(standing, _) | Known::TooMuch(standing) => *standing,
             // Nobody has asked it, since another one refuses.
-            Known::Nothing => Standing::left(charge.quota, charge.quota.burst()),
+            Known::Nothing => Standing { known: false, ..Standing::left(charge.quota, charge.quota.burst()) },
         });
         Spent::Decided(Taken { standings: standings.collect() })
     }
@@ -380,7 +403,8 @@ impl Shared {
             charges.iter().map(|charge| self.with(charge.key, |lease| lease.refusal(charge, now)).flatten()).collect();
         refusals.iter().any(Option::is_some).then(|| {
             let known = |(charge, refusal): (&Charge, Option<Standing>)| {
-                refusal.unwrap_or_else(|| Standing::left(charge.quota, charge.quota.burst()))
+                let unknown = || Standing { known: false, ..Standing::left(charge.quota, charge.quota.burst()) };
+                refusal.unwrap_or_else(unknown)
             };
             Taken { standings: charges.iter().zip(refusals).map(known).collect() }
         })

@@ -72,6 +72,27 @@ impl Default for LimiterOptions {
     }
 }
 
+/// A request that asks. Where it was to find out for all, and gives up before it has, the next one may.
+struct Probe<'a> {
+    closed_until: &'a AtomicU64,
+    /// What was set before, and what it has set.
+    of: Option<(u64, u64)>,
+}
+
+impl Probe<'_> {
+    fn done(mut self) {
+        self.of = None;
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        if let Some((before, now)) = self.of {
+            let _others_have = self.closed_until.compare_exchange(now, before, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A store that always answers in time, by itself or by the rule of each limit.
 #[derive(Debug)]
 pub struct Limiter {
@@ -83,8 +104,8 @@ pub struct Limiter {
     failures: AtomicU32,
     /// Until when the store is left alone; 0 when it is not.
     closed_until: AtomicU64,
-    /// When it answered last; 0 when it never has.
-    answered: AtomicU64,
+    /// When it failed first, since it answered; 0 when it has answered.
+    failing: AtomicU64,
     /// All.
     failed: AtomicU64,
 }
@@ -98,7 +119,7 @@ impl Limiter {
             local: OnceLock::new(),
             failures: AtomicU32::new(0),
             closed_until: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
+            failing: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
     }
@@ -146,17 +167,16 @@ impl Limiter {
 
     /// Asks the store, if it is worth trying.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, StoreDown>>) -> Option<T> {
-        if !self.may_ask() {
-            return None;
-        }
+        let probe = self.may_ask()?;
         let outcome = tokio::time::timeout(self.options.budget, work).await;
+        probe.done();
         let late = outcome.is_err();
         let outcome = outcome.unwrap_or_else(|_| Err(StoreDown::new("no answer in time")));
         let now = self.options.clock.nanos();
         match outcome {
             Ok(answer) => {
                 self.failures.store(0, Ordering::Relaxed);
-                self.answered.store(now, Ordering::Relaxed);
+                self.failing.store(0, Ordering::Relaxed);
                 if self.closed_until.swap(0, Ordering::Relaxed) != 0 {
                     tracing::warn!("the store of the rate limits answers again");
                 }
@@ -166,8 +186,11 @@ impl Limiter {
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(internal = %down, "the store of the rate limits did not answer");
                 let many = self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES;
-                let last = self.answered.load(Ordering::Relaxed);
-                let silent = last == 0 || now.saturating_sub(last) >= self.pause();
+                let since = match self.failing.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => now,
+                    Err(since) => since,
+                };
+                let silent = now.saturating_sub(since) >= self.pause();
                 if many && (silent || !late) {
                     let until = now.saturating_add(self.pause());
                     if self.closed_until.swap(until, Ordering::Relaxed) == 0 {
@@ -184,14 +207,16 @@ impl Limiter {
     }
 
     /// One request tries when the pause is over, and the others wait for how that ends.
-    fn may_ask(&self) -> bool {
+    fn may_ask(&self) -> Option<Probe<'_>> {
         let until = self.closed_until.load(Ordering::Relaxed);
         if until == 0 {
-            return true;
+            return Some(Probe { closed_until: &self.closed_until, of: None });
         }
         let now = self.options.clock.nanos();
         let next = now.saturating_add(self.pause());
-        now >= until && self.closed_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let won = now >= until
+            && self.closed_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        won.then(|| Probe { closed_until: &self.closed_until, of: Some((until, next)) })
     }
 
     /// Decides without the store.
@@ -216,6 +241,7 @@ impl Limiter {
             OnFailure::Local => counted.next().copied(),
             OnFailure::Open | OnFailure::Closed => Some(Standing {
                 granted: if all { asked.charge.cost } else { 0 },
+                known: false,
                 ..Standing::left(asked.charge.quota, asked.charge.quota.burst().saturating_sub(asked.charge.cost))
             }),
         });

@@ -79,8 +79,8 @@ const FUNCTIONS: [(&str, &str, &str); 2] = [
 /// How often a decision begins again, because a row was removed under its hands.
 const TRIES: usize = 5;
 
-/// What [`SqlxRateLimitStore::create_table`] runs.
-fn ddl() -> impl Iterator<Item = String> {
+/// What [`SqlxRateLimitStore::create_table`] runs, for whoever applies it by other means.
+pub fn ddl() -> impl Iterator<Item = String> {
     let functions = FUNCTIONS.iter().map(|(head, variables, body)| {
         format!(
             "CREATE OR REPLACE FUNCTION {head} LANGUAGE plpgsql AS $cratestack$
@@ -143,6 +143,7 @@ impl SqlxRateLimitStore {
         let work = async {
             let mut transaction = self.pool.begin().await?;
             sqlx::query("SET LOCAL lock_timeout = '60s'").execute(&mut *transaction).await?;
+            sqlx::query("SET LOCAL statement_timeout = '90s'").execute(&mut *transaction).await?;
             // `IF NOT EXISTS` looks before it locks.
             sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *transaction).await?;
             for sql in ddl() {

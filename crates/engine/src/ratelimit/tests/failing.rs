@@ -101,10 +101,19 @@ async fn a_store_that_is_mute_costs_the_budget_and_soon_nothing() {
     store.mute.store(true, Ordering::Relaxed);
     let start = tokio::time::Instant::now();
     for _ in 0..5 {
+        assert!(!limiter.is_broken());
         assert_eq!(allowed(&limiter, asked(OnFailure::Open)).await, Some(true));
+        clock.add(250_000_000);
     }
     assert!(limiter.is_broken());
     assert_eq!((start.elapsed().as_millis() / 5, store.asked.load(Ordering::Relaxed)), (5, 5));
+    clock.add(750_000_000);
+    // Who gives up has found out nothing, and the next one tries.
+    let gone = tokio::time::timeout(Duration::from_millis(1), limiter.take(&[asked(OnFailure::Open)])).await;
+    assert!(gone.is_err());
+    store.asked.store(4, Ordering::Relaxed);
+    allowed(&limiter, asked(OnFailure::Open)).await;
+    assert_eq!(store.asked.load(Ordering::Relaxed), 5);
     for _ in 0..1000 {
         assert_eq!(allowed(&limiter, asked(OnFailure::Open)).await, Some(true));
     }
@@ -113,7 +122,7 @@ async fn a_store_that_is_mute_costs_the_budget_and_soon_nothing() {
     clock.add(1_000_000_000);
     allowed(&limiter, asked(OnFailure::Open)).await;
     allowed(&limiter, asked(OnFailure::Open)).await;
-    assert_eq!((store.asked.load(Ordering::Relaxed), limiter.failed()), (6, 6));
+    assert_eq!((store.asked.load(Ordering::Relaxed), limiter.failed()), (6, 7));
     store.mute.store(false, Ordering::Relaxed);
     clock.add(1_000_000_000);
     for _ in 0..8 {
