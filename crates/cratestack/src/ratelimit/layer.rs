@@ -14,7 +14,7 @@ use http::Method;
 use http::request::Parts;
 use tower::{Layer, Service, ServiceExt as _};
 
-use super::{Phase, RateLimitPolicy, RateLimits};
+use super::{Class, Phase, RateLimitPolicy, RateLimits};
 use crate::address::TrustedProxies;
 use crate::caller::{CallerScope, credential};
 use crate::config::HttpConfig;
@@ -37,7 +37,8 @@ use crate::problem::Problem;
 /// | that costs more than a limit ever allows | 400 `bad_request` |
 /// | while the store does not answer | what each policy [says](super::RateLimitPolicy::on_failure): counted here, 503, or let through |
 ///
-/// Policies of class [`Named`](super::Class::Named) are for procedures, and count nothing here.
+/// Policies of class [`Named`](super::Class::Named) are for procedures: a layer that has one answers with a 500, whose
+/// cause is in the log.
 #[derive(Clone)]
 pub struct RateLimitLayer {
     settings: Settings,
@@ -188,6 +189,13 @@ where
 }
 
 async fn admit(settings: &Settings, tally: &mut super::Tally, head: &Parts) -> Result<(), Problem> {
+    if let Some(policy) = settings.limits.policies().find(|policy| policy.class() == Class::Named) {
+        return Err(Problem::internal(format!(
+            "the rate limit `{}` of a `RateLimitLayer` is for procedures that name it, and a layer has none: let it count \
+             another class of requests",
+            policy.name()
+        )));
+    }
     let caller = head.extensions.get::<CallerScope>().cloned();
     let by_caller = || settings.limits.policies().any(RateLimitPolicy::is_by_caller);
     if caller.is_none()

@@ -282,6 +282,15 @@ async fn without_a_store_each_policy_does_what_it_says() {
     assert_eq!(policy("x = 1/s on-failure closed"), policy("x = 1/s").on_failure(OnFailure::Closed));
 }
 
+/// Nothing would count it.
+#[tokio::test]
+async fn a_limit_of_procedures_has_none_in_a_layer() {
+    let app = app(layer(&["transfers = 5/1h for named"]));
+    let refused = send(&app, by("ann", None)).await;
+    assert_eq!(refused.status, 500);
+    assert!(!refused.body.contains("transfers"));
+}
+
 /// An inner layer's limits are not taken away.
 #[tokio::test]
 async fn layers_in_layers() {
