@@ -110,7 +110,7 @@ impl Limits {
         };
         let policies = cratestack::policies(text).map_err(|error| {
             wrong("rate-limits", &error).help(
-                "write `NAME = LIMIT/PERIOD [burst N] [by PART] [for CLASS] [on-failure WHAT]` with `;` between them",
+                "write `NAME = LIMIT/PERIOD [burst N] [by PART+PART] [for CLASS] [on-failure WHAT] [unauthorized N]` with `;` between them",
             )
         })?;
         if policies.is_empty() {

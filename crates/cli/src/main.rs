@@ -250,8 +250,8 @@ fn command() -> Command {
 }
 
 const SQL: &str = "\
-It is one transaction for an empty database, and what `cratestack serve --apply` would do itself. Whatever runs it has
-to stop at the first error.
+It is one transaction for an empty database (and one for the table of rate limits), and what `cratestack serve --apply`
+would do itself. Whatever runs it has to stop at the first error.
 
 Examples:
   cratestack migrate sql bank.cstack --provider postgresql | psql -v ON_ERROR_STOP=1 postgres://owner@db/bank
@@ -289,14 +289,14 @@ fn sql(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
         (false, _) => String::new(),
         (true, Dialect::Postgres) => {
             let statements: Vec<String> = cratestack_engine::ratelimit::ddl().collect();
-            format!("{};\n", statements.join(";\n"))
+            format!("BEGIN;\n{};\nCOMMIT;\n", statements.join(";\n"))
         }
         (true, Dialect::Sqlite) => {
             return Err(Failure::new("SQLite has no table of rate limits")
                 .help("one process serves an SQLite file, and its memory is the store: leave `--rate-limits` out"));
         }
     };
-    ui.say(&format!("{script}{limits}"));
+    ui.say(format!("{script}{limits}").trim_end());
     Ok(Outcome::Clean)
 }
 

@@ -267,7 +267,12 @@ impl Standing {
         Self { verdict, granted, retry: Duration::from_nanos(retry), known: true, quota: charge.quota, debt }
     }
 
-    /// Of a bucket that nobody has asked: as many units are left, and none was taken.
+    /// Of a bucket that nobody can ask.
+    fn unknown(quota: Quota) -> Self {
+        Self { known: false, ..Self::left(quota, quota.burst) }
+    }
+
+    /// Of a bucket that has as many units, of which none was taken.
     fn left(quota: Quota, remaining: u64) -> Self {
         let debt = quota.burst.saturating_sub(remaining) * quota.increment;
         Self { verdict: Verdict::Allowed, granted: 0, retry: Duration::ZERO, known: true, quota, debt }

@@ -667,6 +667,7 @@ mod tests {
             assert!(text.parse::<Costs>().is_err(), "{text}");
         }
         assert_eq!("".parse::<Costs>().unwrap(), Costs::default());
+        assert_eq!("GET /x=2\nGET /y=3\n".parse::<Costs>().unwrap().of("GET /y", None), 3);
         assert_eq!(Costs::default().of("POST /a/batch", Some(0)), 1);
     }
 

@@ -349,7 +349,7 @@ impl Shared {
             Known::Spent(standing, _) if refused => Standing { granted: 0, ..*standing },
             Known::Spent(standing, _) | Known::TooMuch(standing) => *standing,
             // Nobody has asked it, since another one refuses.
-            Known::Nothing => Standing { known: false, ..Standing::left(charge.quota, charge.quota.burst()) },
+            Known::Nothing => Standing::unknown(charge.quota),
         });
         Spent::Decided(Taken { standings: standings.collect() })
     }
@@ -403,8 +403,7 @@ impl Shared {
             charges.iter().map(|charge| self.with(charge.key, |lease| lease.refusal(charge, now)).flatten()).collect();
         refusals.iter().any(Option::is_some).then(|| {
             let known = |(charge, refusal): (&Charge, Option<Standing>)| {
-                let unknown = || Standing { known: false, ..Standing::left(charge.quota, charge.quota.burst()) };
-                refusal.unwrap_or_else(unknown)
+                refusal.unwrap_or_else(|| Standing::unknown(charge.quota))
             };
             Taken { standings: charges.iter().zip(refusals).map(known).collect() }
         })

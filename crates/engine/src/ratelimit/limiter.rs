@@ -49,7 +49,8 @@ pub enum Admission {
 pub struct LimiterOptions {
     /// How long it may take for an answer. Default 5 ms.
     pub budget: Duration,
-    /// How long it is left alone after five failures one after the other. Then one request tries. Default 1 s.
+    /// How long it is left alone after five errors one after the other, or when it was late for as long as this. Then one
+    /// request tries. Default 1 s.
     pub pause: Duration,
     /// Processes that share the limits, at most: each has this part of them while the store does not answer. Default 1.
     pub nodes: u64,
@@ -241,8 +242,7 @@ impl Limiter {
             OnFailure::Local => counted.next().copied(),
             OnFailure::Open | OnFailure::Closed => Some(Standing {
                 granted: if all { asked.charge.cost } else { 0 },
-                known: false,
-                ..Standing::left(asked.charge.quota, asked.charge.quota.burst().saturating_sub(asked.charge.cost))
+                ..Standing::unknown(asked.charge.quota)
             }),
         });
         Admission::Decided(Taken { standings: standings.collect() })
