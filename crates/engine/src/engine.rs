@@ -14,7 +14,7 @@
 
 mod cache;
 mod denials;
-mod futures;
+pub(crate) mod futures;
 mod keyed;
 pub mod procedures;
 pub mod purge;

@@ -36,6 +36,7 @@ pub mod isolated;
 pub mod json;
 mod logs;
 pub mod migrate;
+pub mod migrations;
 pub mod outbox;
 pub mod output;
 pub mod plan;

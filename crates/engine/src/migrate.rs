@@ -271,6 +271,33 @@ pub async fn apply_create(
     db.end(done).await
 }
 
+/// Notes that the database carries `schema` now, in the transaction that is under way: whoever calls it has brought it there.
+///
+/// # Errors
+/// [`Error::Damaged`] when what it carried was written by another version of CrateStack.
+pub(crate) async fn carry(db: &mut Db<'_>, schema: &Schema) -> Result<(), Error> {
+    let (json, fingerprint) = (json(schema)?, schema.fingerprint());
+    if !tables(db).await?.iter().any(|table| table == META_TABLE) {
+        let made = db.execute(&ddl::create_meta(schema, db.dialect())).await;
+        made.map_err(|fault| fault.while_doing("record which schema the database carries"))?;
+    }
+    match db.meta("ddl").await?.as_deref() {
+        Some(DDL_VERSION) => {}
+        Some(_) => return Err(Error::Damaged("it was written by another version of CrateStack".to_owned())),
+        None => db.set_meta("ddl", DDL_VERSION).await?,
+    }
+    if db.meta("cursor_key").await?.is_none() {
+        db.set_meta("cursor_key", &hex(&new_cursor_key()?)).await?;
+    }
+    db.set_meta("schema", &json).await?;
+    db.set_meta("fingerprint", &fingerprint).await
+}
+
+/// The tables and views of the database, ours included, but for those of the records of migrations.
+pub(crate) async fn tables(db: &mut Db<'_>) -> Result<Vec<String>, Error> {
+    db.tables().await
+}
+
 /// What [`apply_create`] does, as the text of one transaction for an empty database: for whoever applies it by other means.
 /// A server takes the database for its own afterwards. The key of cursors is made by the database that runs it.
 ///
@@ -587,14 +614,15 @@ impl Db<'_> {
         let sql = match self {
             Self::Sqlite(_) => {
                 "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
-                 ORDER BY name"
+                 AND name NOT LIKE 'cratestack\\_migration%' ESCAPE '\\' ORDER BY name"
             }
-            // Tables of extensions belong to nobody here, and rate limits may count before there is a schema.
+            // Tables of extensions belong to nobody here, and rate limits may count before there is a schema; so may
+            // migrations be recorded.
             Self::Postgres(_) => {
                 "SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace \
                  AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT EXISTS (SELECT FROM pg_depend d \
                  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
-                 AND c.relname <> 'cratestack_rate_limits' ORDER BY c.relname"
+                 AND c.relname <> 'cratestack_rate_limits' AND c.relname NOT LIKE 'cratestack\\_migration%' ORDER BY c.relname"
             }
         };
         let names = self.texts(sql).await.map_err(|error| error.while_doing("list the tables of the database"))?;

@@ -279,9 +279,13 @@ pub(crate) fn prepared<T, E: Into<OpenError>>(
     path: &Path,
     prepare: impl FnOnce(&mut Connection) -> Result<T, E>,
 ) -> Result<T, OpenError> {
+    prepare(&mut writer(path)?).map_err(E::into)
+}
+
+/// Opens (and creates) the file at `path` as the writer does. Blocks.
+pub(crate) fn writer(path: &Path) -> Result<Connection, OpenError> {
     make_directory(Some(path))?;
-    let mut connection = opened(Some(path), Role::Writer)?;
-    prepare(&mut connection).map_err(E::into)
+    opened(Some(path), Role::Writer)
 }
 
 fn opened(path: Option<&Path>, role: Role) -> Result<Connection, OpenError> {

@@ -1,0 +1,993 @@
+//! The runner: one at a time, step by step, and each step seen to be done.
+
+use std::time::Duration;
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::ledger::{self, Ledger, MigrationStatus, StepState};
+use super::session::{Refusal, Session, Target, texts};
+use super::split::Effect;
+use super::{Migration, MigrationError, Phase, Prepared, Step};
+use crate::engine::futures::now;
+use crate::migrate::{self, Db};
+use crate::sql::Dialect;
+
+/// The bounds of a runner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunnerOptions {
+    /// How long a statement that needs a lock waits for it at first, and so how long others may wait behind it. Default
+    /// 100 ms.
+    pub lock_timeout: Duration,
+    /// What that grows to, doubling with every fifth try after the twentieth. Default 2 s.
+    pub longest_lock_timeout: Duration,
+    /// How long a lock is tried for in all. Default 10 min.
+    pub patience: Duration,
+    /// How long it is waited while another runner is at it. Default 1 h.
+    pub wait: Duration,
+    /// How long a runner that is not heard of keeps others away. Default 15 s; at least 100 ms.
+    pub lease: Duration,
+}
+
+impl Default for RunnerOptions {
+    fn default() -> Self {
+        Self {
+            lock_timeout: Duration::from_millis(100),
+            longest_lock_timeout: Duration::from_secs(2),
+            patience: Duration::from_mins(10),
+            wait: Duration::from_hours(1),
+            lease: Duration::from_secs(15),
+        }
+    }
+}
+
+impl RunnerOptions {
+    /// Of a try, from 1.
+    fn lock_timeout(&self, tries: u32) -> Duration {
+        let doublings = tries.saturating_sub(16) / 5;
+        self.lock_timeout.saturating_mul(1 << doublings.min(16)).min(self.longest_lock_timeout.max(self.lock_timeout))
+    }
+}
+
+/// What a runner is at.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Another runner has the lease.
+    Waiting {
+        /// Who.
+        holder: &'a str,
+    },
+    /// A migration begins, or goes on.
+    Migration {
+        /// Its id.
+        id: &'a str,
+        /// Which one of those to run, from 1.
+        number: usize,
+        /// How many there are to run.
+        total: usize,
+    },
+    /// A step begins.
+    Step {
+        /// Of this migration.
+        id: &'a str,
+        /// Which one, from 1.
+        step: usize,
+        /// How many there are.
+        steps: usize,
+        /// Its name, or the beginning of its first statement.
+        title: &'a str,
+    },
+    /// Sessions that have locks of its tables, before anything is tried.
+    Preflight {
+        /// Who.
+        by: &'a [String],
+    },
+    /// A lock was not to be had, and is tried for again.
+    Blocked {
+        /// Who has it, where that is known.
+        by: &'a [String],
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// An index is being built.
+    Progress {
+        /// What is done.
+        phase: &'a str,
+        /// How much of it is done.
+        done: u64,
+        /// How much there is; 0 where that is not known.
+        total: u64,
+        /// Who is waited for.
+        waits_for: &'a [String],
+    },
+    /// An index that was half made is removed.
+    Cleaned {
+        /// Its name.
+        index: &'a str,
+    },
+    /// A step was done, and is not recorded yet.
+    Written {
+        /// Of this migration.
+        id: &'a str,
+        /// Which one, from 1.
+        step: usize,
+    },
+    /// A step is done and recorded.
+    Done {
+        /// Of this migration.
+        id: &'a str,
+        /// Which one, from 1.
+        step: usize,
+    },
+    /// A migration is applied.
+    Applied {
+        /// Its id.
+        id: &'a str,
+    },
+}
+
+/// Told what a runner is at.
+pub type Report<'a> = &'a mut (dyn FnMut(&Event<'_>) + Send);
+
+/// What was applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The migrations that this runner has brought to their end.
+    pub ids: Vec<String>,
+    /// Whether it has waited for another one.
+    pub waited: bool,
+}
+
+/// The right to run migrations.
+#[derive(Debug)]
+pub(super) struct Lease {
+    token: String,
+    epoch: i64,
+    length: Duration,
+    extended: Instant,
+}
+
+impl Lease {
+    /// A condition that holds while the lease is this runner's; the parameters are `$1` and `$2`.
+    const OWN: &'static str = "id = 1 AND token = $1 AND epoch = CAST($2 AS bigint)";
+
+    /// Extends it where that is due. `false`: somebody else has it.
+    pub(super) async fn extend(&mut self, watch: &mut sqlx::PgConnection) -> Result<bool, Refusal> {
+        if self.extended.elapsed() < self.length / 3 {
+            return Ok(true);
+        }
+        let sql = self.extension(Dialect::Postgres);
+        let own = !texts(watch, &sql, &[Some(&self.token), Some(&self.epoch.to_string())]).await?.is_empty();
+        self.extended = Instant::now();
+        Ok(own)
+    }
+
+    fn extension(&self, dialect: Dialect) -> String {
+        let until = ledger::in_seconds(dialect, self.length.as_secs_f64());
+        format!("UPDATE cratestack_migration_lease SET expires_at = {until} WHERE {} RETURNING holder", Self::OWN)
+    }
+}
+
+/// Makes the tables of the records, where they are not there yet: `cratestack_migrations`, `cratestack_migration_steps` and
+/// `cratestack_migration_lease`. [`apply_pending`] does so by itself.
+///
+/// # Errors
+/// When the database cannot be reached, or they cannot be made.
+pub async fn ensure_migrations_table(target: &dyn Target) -> Result<(), MigrationError> {
+    let mut session = Session::open(&target.place()?).await?;
+    let done = ensure(&mut session).await;
+    session.close().await;
+    done
+}
+
+async fn ensure(session: &mut Session) -> Result<(), MigrationError> {
+    if ledger::is_there(session).await? {
+        return Ok(());
+    }
+    let failed = |refusal: Refusal| refusal.while_doing("make the migrations table");
+    let begin = match session.dialect() {
+        // Of several who make a table at once, PostgreSQL lets some fail.
+        Dialect::Postgres => {
+            format!("BEGIN; SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock({})", migrate::LOCK)
+        }
+        Dialect::Sqlite => "BEGIN IMMEDIATE".to_owned(),
+    };
+    let statements = ledger::ddl(session.dialect()).join(";\n");
+    let made = session.batch(&format!("{begin};\n{statements};\nCOMMIT")).await;
+    if made.is_err() {
+        let _ended = session.batch("ROLLBACK").await;
+    }
+    made.map_err(failed)
+}
+
+/// Applies the migrations that a database does not have yet, with the standard options.
+///
+/// # Errors
+/// [`MigrationError::Drift`] where the history is another one, and before anything is run. What was recorded as done stays
+/// done; a step that failed has left nothing.
+pub async fn apply_pending(target: &dyn Target, migrations: &[Migration]) -> Result<Applied, MigrationError> {
+    apply_pending_with(target, migrations, &RunnerOptions::default(), &mut |_| ()).await
+}
+
+/// The same with other options, and with reports.
+///
+/// # Errors
+/// As for [`apply_pending`].
+pub async fn apply_pending_with(
+    target: &dyn Target,
+    migrations: &[Migration],
+    options: &RunnerOptions,
+    report: Report<'_>,
+) -> Result<Applied, MigrationError> {
+    let place = target.place()?;
+    let migrations = Prepared::all(migrations, place.dialect())?;
+    let mut session = Session::open(&place).await?;
+    let done = apply(&mut session, &migrations, options, report).await;
+    session.close().await;
+    done
+}
+
+async fn apply(
+    session: &mut Session,
+    migrations: &[Prepared],
+    options: &RunnerOptions,
+    report: Report<'_>,
+) -> Result<Applied, MigrationError> {
+    ensure(session).await?;
+    let mut applied = Applied::default();
+    if pending(session, migrations).await?.1.is_empty() {
+        return Ok(applied);
+    }
+    let mut lease = acquire(session, options, &mut applied.waited, report).await?;
+    let done = run_all(session, migrations, options, &mut lease, &mut applied, report).await;
+    let released = release(session, &lease).await;
+    done?;
+    released.map_err(|refusal| refusal.while_doing("give the lease back"))?;
+    Ok(applied)
+}
+
+/// What was recorded, and what is to be run.
+async fn pending<'m>(
+    session: &mut Session,
+    migrations: &'m [Prepared],
+) -> Result<(Ledger, Vec<&'m Prepared>), MigrationError> {
+    let ledger = Ledger::load(session).await?;
+    if let Some(drift) = ledger.drift(migrations) {
+        return Err(MigrationError::Drift(drift));
+    }
+    let pending = migrations.iter().filter(|migration| !ledger.is_applied(&migration.id)).collect();
+    Ok((ledger, pending))
+}
+
+async fn run_all(
+    session: &mut Session,
+    migrations: &[Prepared],
+    options: &RunnerOptions,
+    lease: &mut Lease,
+    applied: &mut Applied,
+    report: Report<'_>,
+) -> Result<(), MigrationError> {
+    // Again: others may have done it meanwhile.
+    let (ledger, pending) = pending(session, migrations).await?;
+    let total = pending.len();
+    for (at, migration) in pending.into_iter().enumerate() {
+        report(&Event::Migration { id: &migration.id, number: at + 1, total });
+        let mut runner = Runner { session, migration, options, lease, report };
+        runner.run(&ledger).await?;
+        report(&Event::Applied { id: &migration.id });
+        applied.ids.push(migration.id.clone());
+    }
+    Ok(())
+}
+
+/// Takes the lease, as soon as nobody has it.
+async fn acquire(
+    session: &mut Session,
+    options: &RunnerOptions,
+    waited: &mut bool,
+    report: Report<'_>,
+) -> Result<Lease, MigrationError> {
+    const POLL: Duration = Duration::from_millis(200);
+    let begun = Instant::now();
+    let (dialect, length) = (session.dialect(), options.lease.max(Duration::from_millis(100)));
+    let token = Uuid::now_v7().to_string();
+    let sql = format!(
+        "UPDATE cratestack_migration_lease SET holder = $1, token = $2, application = $3, epoch = epoch + 1, \
+         expires_at = {until} WHERE id = 1 AND (token IS NULL OR expires_at <= {now}) RETURNING CAST(epoch AS text)",
+        until = ledger::in_seconds(dialect, length.as_secs_f64()),
+        now = ledger::now(dialect),
+    );
+    let holder = holder();
+    let application = match session {
+        Session::Postgres(postgres) => Some(postgres.application.clone()),
+        Session::Sqlite(_) => None,
+    };
+    let failed = |refusal: Refusal| refusal.while_doing("take the lease of the migrations");
+    loop {
+        evict(session).await.map_err(failed)?;
+        let taken = match session.query(&sql, &[Some(&holder), Some(&token), application.as_deref()]).await {
+            Err(refusal) if refusal.passes() => Vec::new(),
+            taken => taken.map_err(failed)?,
+        };
+        if let Some(epoch) = taken.into_iter().flatten().flatten().next() {
+            let epoch = epoch.parse().unwrap_or_default();
+            return Ok(Lease { token, epoch, length, extended: Instant::now() });
+        }
+        *waited = true;
+        let row =
+            session.query("SELECT holder FROM cratestack_migration_lease WHERE id = 1", &[]).await.map_err(failed)?;
+        let other = row.into_iter().flatten().flatten().next().unwrap_or_else(|| "another runner".to_owned());
+        if begun.elapsed() >= options.wait {
+            return Err(MigrationError::Busy { holder: other, waited: options.wait });
+        }
+        report(&Event::Waiting { holder: &other });
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Ends what the sessions of a runner whose lease is over still do: it can record nothing any more.
+async fn evict(session: &mut Session) -> Result<(), Refusal> {
+    if session.dialect() == Dialect::Sqlite {
+        return Ok(());
+    }
+    let sql = "SELECT CAST(pg_terminate_backend(pid) AS text) FROM pg_stat_activity WHERE datname = current_database() \
+               AND application_name = (SELECT application FROM cratestack_migration_lease \
+               WHERE token IS NOT NULL AND expires_at <= clock_timestamp())";
+    match session.query(sql, &[]).await {
+        // Another role's: it is fenced all the same.
+        Err(refusal) if refusal.code == "42501" => Ok(()),
+        done => done.map(|_| ()),
+    }
+}
+
+/// This process, for people.
+fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
+    let host = host.map(|host| format!(" on `{}`", host.trim())).unwrap_or_default();
+    format!("the process {}{host}", std::process::id())
+}
+
+async fn release(session: &mut Session, lease: &Lease) -> Result<(), Refusal> {
+    let sql = format!(
+        "UPDATE cratestack_migration_lease SET token = NULL, holder = NULL, application = NULL WHERE {}",
+        Lease::OWN
+    );
+    session.query(&sql, &[Some(&lease.token), Some(&lease.epoch.to_string())]).await.map(|_| ())
+}
+
+/// At one migration.
+struct Runner<'r> {
+    session: &'r mut Session,
+    migration: &'r Prepared,
+    options: &'r RunnerOptions,
+    lease: &'r mut Lease,
+    report: Report<'r>,
+}
+
+/// Where a step failed.
+enum Stop {
+    /// At the statement of that number, with who was in the way.
+    At(usize, Refusal, Vec<String>),
+    /// Elsewhere.
+    Error(MigrationError),
+}
+
+impl From<MigrationError> for Stop {
+    fn from(error: MigrationError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Runner<'_> {
+    async fn run(&mut self, ledger: &Ledger) -> Result<(), MigrationError> {
+        let (migration, steps) = (self.migration, self.migration.steps.len());
+        if steps == 0 {
+            return self.record_empty().await;
+        }
+        for (at, step) in migration.steps.iter().enumerate() {
+            let number = at + 1;
+            let recorded = ledger.steps_of(&migration.id).find(|record| record.step == number);
+            let state = recorded.map(|record| record.state);
+            if state == Some(StepState::Done) {
+                continue;
+            }
+            (self.report)(&Event::Step { id: &migration.id, step: number, steps, title: &step.title() });
+            if let Session::Postgres(postgres) = self.session {
+                postgres.settle().await.map_err(|refusal| refusal.while_doing("prepare the session"))?;
+            }
+            if step.transaction {
+                self.transaction(step, number).await?;
+            } else {
+                self.outside(step, number, state.is_some()).await?;
+            }
+            (self.report)(&Event::Done { id: &migration.id, step: number });
+        }
+        Ok(())
+    }
+
+    /// Nothing for this database.
+    async fn record_empty(&mut self) -> Result<(), MigrationError> {
+        self.session.batch(self.begin()).await.map_err(|refusal| refusal.while_doing("begin a transaction"))?;
+        let done = async {
+            self.finish().await?;
+            self.fence().await
+        }
+        .await;
+        self.end(done).await
+    }
+
+    fn begin(&self) -> &'static str {
+        match self.session.dialect() {
+            Dialect::Postgres => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            Dialect::Sqlite => "BEGIN IMMEDIATE",
+        }
+    }
+
+    /// Commits, or takes everything back.
+    async fn end<T>(&mut self, done: Result<T, MigrationError>) -> Result<T, MigrationError> {
+        match done {
+            Ok(value) => match self.session.batch("COMMIT").await {
+                Ok(()) => Ok(value),
+                Err(refusal) => {
+                    let _ended = self.session.batch("ROLLBACK").await;
+                    Err(refusal.while_doing("commit"))
+                }
+            },
+            Err(error) => {
+                let _ended = self.session.batch("ROLLBACK").await;
+                Err(error)
+            }
+        }
+    }
+
+    fn failed(&self, step: &Step, number: usize, statement: usize, refusal: Refusal) -> MigrationError {
+        MigrationError::Statement {
+            id: self.migration.id.clone(),
+            step: number,
+            steps: self.migration.steps.len(),
+            line: step.statements.get(statement).map_or(1, |statement| statement.line),
+            message: refusal.message,
+            code: refusal.code,
+        }
+    }
+
+    /// Runs a step as one transaction, its record included, in short tries.
+    async fn transaction(&mut self, step: &Step, number: usize) -> Result<(), MigrationError> {
+        self.preflight(step).await?;
+        let (begun, mut tries, mut autovacuum) = (Instant::now(), 0, false);
+        loop {
+            tries += 1;
+            match self.attempt(step, number, tries, autovacuum).await {
+                Ok(()) => return Ok(()),
+                Err(Stop::Error(error)) => return Err(error),
+                Err(Stop::At(_, refusal, by)) if refusal.passes() => {
+                    if begun.elapsed() >= self.options.patience {
+                        return Err(MigrationError::Blocked {
+                            id: self.migration.id.clone(),
+                            step: number,
+                            steps: self.migration.steps.len(),
+                            patience: self.options.patience,
+                            tries,
+                            by,
+                        });
+                    }
+                    // It is ended for others' sake, but only when they have waited for the server's `deadlock_timeout`.
+                    autovacuum = by.iter().any(|session| session.contains("autovacuum worker"));
+                    (self.report)(&Event::Blocked { by: &by, tries });
+                    self.pause(tries).await?;
+                }
+                Err(Stop::At(statement, refusal, _)) => return Err(self.failed(step, number, statement, refusal)),
+            }
+        }
+    }
+
+    /// A random part of a time that doubles up to two seconds, outside of any transaction.
+    async fn pause(&mut self, tries: u32) -> Result<(), MigrationError> {
+        let mut octets = [0; 4];
+        let part = if SystemRandom::new().fill(&mut octets).is_ok() { u32::from_be_bytes(octets) } else { u32::MAX };
+        let most = self.options.lock_timeout.saturating_mul(1 << tries.min(5)).min(Duration::from_secs(2));
+        tokio::time::sleep(most.mul_f64(f64::from(part) / f64::from(u32::MAX))).await;
+        self.extend().await
+    }
+
+    async fn extend(&mut self) -> Result<(), MigrationError> {
+        let own = match self.session {
+            Session::Postgres(postgres) => self.lease.extend(&mut postgres.watch).await,
+            // A step extends it with its record, and nobody else can write before that.
+            Session::Sqlite(_) => Ok(true),
+        };
+        match own {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(MigrationError::Fenced),
+            Err(refusal) => Err(refusal.while_doing("extend the lease of the migrations")),
+        }
+    }
+
+    /// Says who is in the way, before anybody waits behind this runner.
+    async fn preflight(&mut self, step: &Step) -> Result<(), MigrationError> {
+        let Session::Postgres(postgres) = self.session else { return Ok(()) };
+        let tables: Vec<String> = step.statements.iter().flat_map(super::Statement::tables).collect();
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let by = postgres.preflight(&tables).await.map_err(|refusal| refusal.while_doing("look for locks"))?;
+        if !by.is_empty() {
+            (self.report)(&Event::Preflight { by: &by });
+        }
+        Ok(())
+    }
+
+    /// One try of a step.
+    async fn attempt(&mut self, step: &Step, number: usize, tries: u32, autovacuum: bool) -> Result<(), Stop> {
+        let keys = !step.statements.iter().any(super::Statement::drops_a_table);
+        self.foreign_keys(keys).await?;
+        let done = self.whole(step, number, tries, autovacuum).await;
+        if done.is_err() {
+            let _ended = self.session.batch("ROLLBACK").await;
+        }
+        self.foreign_keys(true).await?;
+        done
+    }
+
+    /// SQLite removes the rows of a table that is dropped one by one, and those that refer to them, unless foreign keys are
+    /// off; the switch does nothing inside a transaction.
+    async fn foreign_keys(&mut self, on: bool) -> Result<(), MigrationError> {
+        if self.session.dialect() == Dialect::Postgres {
+            return Ok(());
+        }
+        let doing = "switch foreign keys";
+        let failed = |refusal: Refusal| refusal.while_doing(doing);
+        self.session
+            .batch(&format!("PRAGMA foreign_keys = {}", if on { "ON" } else { "OFF" }))
+            .await
+            .map_err(failed)?;
+        let is = self.session.query("PRAGMA foreign_keys", &[]).await.map_err(failed)?;
+        if is == [[Some(u8::from(on).to_string())]] {
+            return Ok(());
+        }
+        let message = "the connection does not do it".to_owned();
+        Err(MigrationError::Database { doing: doing.to_owned(), message })
+    }
+
+    async fn whole(&mut self, step: &Step, number: usize, tries: u32, autovacuum: bool) -> Result<(), Stop> {
+        let last = step.statements.len().saturating_sub(1);
+        self.session.batch(self.begin()).await.map_err(|refusal| Stop::At(0, refusal, Vec::new()))?;
+        self.limit_waits(tries, autovacuum).await.map_err(|refusal| Stop::At(0, refusal, Vec::new()))?;
+        for (at, statement) in step.statements.iter().enumerate() {
+            let (done, by) = self.execute(&statement.sql).await;
+            done.map_err(|refusal| Stop::At(at, refusal, by))?;
+        }
+        self.check_references().await?;
+        self.own_settings(tries).await.map_err(|refusal| Stop::At(last, refusal, Vec::new()))?;
+        self.record(step, number).await?;
+        (self.report)(&Event::Written { id: &self.migration.id, step: number });
+        self.fence().await?;
+        self.session.batch("COMMIT").await.map_err(|refusal| Stop::At(last, refusal, Vec::new()))
+    }
+
+    async fn limit_waits(&mut self, tries: u32, autovacuum: bool) -> Result<(), Refusal> {
+        if self.session.dialect() == Dialect::Sqlite {
+            return Ok(());
+        }
+        let least = if autovacuum { Duration::from_millis(1200) } else { Duration::ZERO };
+        let wait = self.options.lock_timeout(tries).max(least);
+        self.session.batch(&format!("SET LOCAL lock_timeout = {}", wait.as_millis())).await
+    }
+
+    /// The records are the runner's, whoever and wherever the statements have made it.
+    async fn own_settings(&mut self, tries: u32) -> Result<(), Refusal> {
+        if self.session.dialect() == Dialect::Postgres {
+            self.session.batch("RESET SESSION AUTHORIZATION; RESET ALL").await?;
+        }
+        self.limit_waits(tries, false).await
+    }
+
+    async fn execute(&mut self, sql: &str) -> (Result<(), Refusal>, Vec<String>) {
+        match self.session {
+            Session::Postgres(postgres) => postgres.watched(sql, self.lease, self.report).await,
+            Session::Sqlite(_) => (self.session.batch(sql).await, Vec::new()),
+        }
+    }
+
+    async fn check_references(&mut self) -> Result<(), MigrationError> {
+        if self.session.dialect() == Dialect::Postgres {
+            return Ok(());
+        }
+        let sql = "SELECT DISTINCT \"table\" || '` of rows of `' || \"parent\" FROM pragma_foreign_key_check LIMIT 5";
+        let broken =
+            self.session.query(sql, &[]).await.map_err(|refusal| refusal.while_doing("check the references"))?;
+        let broken: Vec<String> = broken.into_iter().flatten().flatten().map(|pair| format!("`{pair}`")).collect();
+        if broken.is_empty() {
+            return Ok(());
+        }
+        let message = format!("there would be references without rows: in {}", broken.join(", "));
+        Err(MigrationError::Database { doing: "keep the references whole".to_owned(), message })
+    }
+
+    /// That the lease is still this runner's, to the end of the transaction.
+    async fn fence(&mut self) -> Result<(), MigrationError> {
+        let sql = self.lease.extension(self.session.dialect());
+        let epoch = self.lease.epoch.to_string();
+        let own = self.session.query(&sql, &[Some(&self.lease.token), Some(&epoch)]).await;
+        self.lease.extended = Instant::now();
+        match own {
+            Ok(rows) if rows.is_empty() => Err(MigrationError::Fenced),
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(refusal.while_doing("extend the lease of the migrations")),
+        }
+    }
+
+    /// Records that a step is done, and with the last one that the migration is.
+    async fn record(&mut self, step: &Step, number: usize) -> Result<(), MigrationError> {
+        self.begun().await?;
+        self.note(step, number, StepState::Done, None).await?;
+        if number == self.migration.steps.len() { self.finish().await } else { Ok(()) }
+    }
+
+    /// Records that a migration was begun.
+    async fn begun(&mut self) -> Result<(), MigrationError> {
+        let Prepared { id, description, checksum, .. } = self.migration;
+        let now = ledger::now(self.session.dialect());
+        let sql = format!(
+            "INSERT INTO cratestack_migrations (id, description, checksum, baseline, started_at) \
+             VALUES ($1, $2, $3, {}, {now}) ON CONFLICT (id) DO UPDATE SET description = excluded.description, \
+             checksum = excluded.checksum",
+            if self.session.dialect() == Dialect::Postgres { "false" } else { "0" }
+        );
+        self.write(&sql, &[Some(id), Some(description), Some(checksum)]).await
+    }
+
+    async fn finish(&mut self) -> Result<(), MigrationError> {
+        self.begun().await?;
+        let now = ledger::now(self.session.dialect());
+        let sql = format!("UPDATE cratestack_migrations SET applied_at = {now} WHERE id = $1");
+        self.write(&sql, &[Some(&self.migration.id)]).await?;
+        match &self.migration.schema {
+            Some(schema) => carry(self.session, schema).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Records how a step stands.
+    async fn note(
+        &mut self,
+        step: &Step,
+        number: usize,
+        state: StepState,
+        error: Option<&str>,
+    ) -> Result<(), MigrationError> {
+        let now = ledger::now(self.session.dialect());
+        let finished = if state == StepState::Running { "NULL" } else { now };
+        // What was begun is counted once.
+        let attempts = if state == StepState::Running || step.transaction { "+ 1" } else { "" };
+        let sql = format!(
+            "INSERT INTO cratestack_migration_steps AS old (migration, step, phase, name, state, checksum, sql, lease_epoch, \
+             error, attempts, started_at, finished_at) VALUES ($1, CAST($2 AS integer), $3, $4, $5, $6, $7, \
+             CAST($8 AS bigint), $9, 1, {now}, {finished}) ON CONFLICT (migration, step) DO UPDATE SET phase = excluded.phase, \
+             name = excluded.name, state = excluded.state, checksum = excluded.checksum, sql = excluded.sql, \
+             lease_epoch = excluded.lease_epoch, error = excluded.error, attempts = old.attempts {attempts}, \
+             finished_at = excluded.finished_at"
+        );
+        let (number, epoch, normal) = (number.to_string(), self.lease.epoch.to_string(), step.normal());
+        let binds = [
+            Some(self.migration.id.as_str()),
+            Some(&number),
+            Some(step.phase.name()),
+            step.name.as_deref(),
+            Some(state.name()),
+            Some(&step.digest),
+            Some(&normal),
+            Some(&epoch),
+            error,
+        ];
+        self.write(&sql, &binds).await
+    }
+
+    async fn write(&mut self, sql: &str, binds: &[Option<&str>]) -> Result<(), MigrationError> {
+        let written = self.session.query(sql, binds).await;
+        written.map(|_| ()).map_err(|refusal| refusal.while_doing("record what was applied"))
+    }
+
+    /// A transaction of records alone.
+    async fn recorded(
+        &mut self,
+        step: &Step,
+        number: usize,
+        state: StepState,
+        error: Option<&str>,
+    ) -> Result<(), MigrationError> {
+        self.session.batch(self.begin()).await.map_err(|refusal| refusal.while_doing("begin a transaction"))?;
+        let done = async {
+            if state == StepState::Done {
+                self.record(step, number).await?;
+            } else {
+                self.begun().await?;
+                self.note(step, number, state, error).await?;
+            }
+            self.fence().await
+        }
+        .await;
+        self.end(done).await
+    }
+
+    /// Runs a statement outside of a transaction: begun, done, seen to be done, recorded. What an earlier runner has left
+    /// half done is removed first.
+    async fn outside(&mut self, step: &Step, number: usize, resumed: bool) -> Result<(), MigrationError> {
+        let effect = step.statements.first().map_or(Effect::Other, super::Statement::effect);
+        let idempotent = matches!(effect, Effect::Index { if_not_exists: true, .. });
+        self.recorded(step, number, StepState::Running, None).await?;
+        // Only what this migration may have done itself counts as done: another index of that name is an error.
+        if (resumed || idempotent || step.done_when.is_some()) && self.is_done(step, &effect).await? == Some(true) {
+            return self.recorded(step, number, StepState::Done, None).await;
+        }
+        let (begun, mut tries) = (Instant::now(), 0);
+        loop {
+            tries += 1;
+            let (done, by) = self.once(step, &effect, tries).await;
+            let Err(refusal) = done else { break };
+            // Where the connection is gone, so is everything that could be done about it.
+            let _rest_is_for_the_next = self.clean(&effect).await;
+            if refusal.passes() && begun.elapsed() < self.options.patience {
+                (self.report)(&Event::Blocked { by: &by, tries });
+                self.pause(tries).await?;
+                continue;
+            }
+            let _first_error_counts = self.recorded(step, number, StepState::Failed, Some(&refusal.message)).await;
+            self.extend().await?;
+            return Err(self.failed(step, number, 0, refusal));
+        }
+        if self.is_done(step, &effect).await? == Some(false) {
+            let message = "the statement was run, and the catalog does not show what it is for".to_owned();
+            let _first_error_counts = self.recorded(step, number, StepState::Failed, Some(&message)).await;
+            let (id, steps) = (self.migration.id.clone(), self.migration.steps.len());
+            return Err(MigrationError::Undone { id, step: number, steps, message });
+        }
+        (self.report)(&Event::Written { id: &self.migration.id, step: number });
+        self.recorded(step, number, StepState::Done, None).await
+    }
+
+    async fn clean(&mut self, effect: &Effect) -> Result<(), Refusal> {
+        match self.session {
+            Session::Postgres(postgres) => postgres.clean(effect, self.lease, self.report).await,
+            Session::Sqlite(_) => Ok(()),
+        }
+    }
+
+    async fn once(&mut self, step: &Step, effect: &Effect, tries: u32) -> (Result<(), Refusal>, Vec<String>) {
+        let prepared = async {
+            self.clean(effect).await?;
+            if self.session.dialect() == Dialect::Postgres {
+                // These wait without keeping anybody from work, and a limit would leave them half done.
+                let patient = matches!(
+                    effect,
+                    Effect::Index { .. } | Effect::NoIndex { .. } | Effect::Reindex { .. } | Effect::Valid { .. }
+                );
+                let wait = if patient { 0 } else { self.options.lock_timeout(tries).as_millis() };
+                self.session.batch(&format!("SET lock_timeout = {wait}; SET statement_timeout = 0")).await?;
+            }
+            Ok(())
+        };
+        if let Err(refusal) = prepared.await {
+            return (Err(refusal), Vec::new());
+        }
+        let sql = step.statements.first().map_or("", |statement| &statement.sql);
+        self.execute(sql).await
+    }
+
+    /// Whether a step is to be seen as done; `None` where that cannot be seen.
+    async fn is_done(&mut self, step: &Step, effect: &Effect) -> Result<Option<bool>, MigrationError> {
+        let failed = |refusal: Refusal| refusal.while_doing("see whether a step is done");
+        if let Some(query) = &step.done_when {
+            let rows = match self.session {
+                Session::Postgres(_) => format!("SELECT 'x' FROM ({query}) AS done (it) WHERE it"),
+                Session::Sqlite(_) => format!("SELECT 'x' WHERE ({query})"),
+            };
+            return Ok(Some(!self.session.query(&rows, &[]).await.map_err(failed)?.is_empty()));
+        }
+        match self.session {
+            Session::Postgres(postgres) => postgres.is_done(effect).await.map_err(failed),
+            Session::Sqlite(_) => Ok(None),
+        }
+    }
+}
+
+/// Notes which schema a database carries now.
+async fn carry(session: &mut Session, schema: &cratestack_schema::ir::Schema) -> Result<(), MigrationError> {
+    match session {
+        Session::Postgres(postgres) => Ok(migrate::carry(&mut Db::Postgres(&mut postgres.ddl), schema).await?),
+        Session::Sqlite(connection) => {
+            let schema = schema.clone();
+            let carried = Session::blocking(connection, move |connection| {
+                Ok(now(migrate::carry(&mut Db::Sqlite(connection), &schema)))
+            });
+            carried.await.map_err(|refusal| refusal.while_doing("record which schema the database carries"))??;
+            Ok(())
+        }
+    }
+}
+
+/// How each migration stands, in the order of their ids.
+///
+/// # Errors
+/// [`MigrationError::Drift`] where the history is another one; [`survey`] says how all of them stand even then.
+pub async fn status(target: &dyn Target, migrations: &[Migration]) -> Result<Vec<MigrationStatus>, MigrationError> {
+    let (statuses, drift) = survey(target, migrations).await?;
+    drift.map_or(Ok(statuses), |drift| Err(MigrationError::Drift(drift)))
+}
+
+/// How each migration stands, and how the history differs. Changes nothing.
+///
+/// # Errors
+/// When the database cannot be reached, or a migration cannot be read.
+pub async fn survey(
+    target: &dyn Target,
+    migrations: &[Migration],
+) -> Result<(Vec<MigrationStatus>, Option<ledger::Drift>), MigrationError> {
+    let place = target.place()?;
+    let prepared = Prepared::all(migrations, place.dialect())?;
+    let ledger = if place.is_absent() {
+        Ledger::default()
+    } else {
+        let mut session = Session::open(&place).await?;
+        let ledger = Ledger::load(&mut session).await;
+        session.close().await;
+        ledger?
+    };
+    Ok((ledger.statuses(&prepared), ledger.drift(&prepared)))
+}
+
+/// What [`apply_pending`] would run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Of the migration.
+    pub id: String,
+    /// What it is for.
+    pub description: String,
+    /// The steps that are not done, in their order.
+    pub steps: Vec<PlannedStep>,
+}
+
+/// A step that would be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedStep {
+    /// Which one, from 1.
+    pub number: usize,
+    /// When it is run.
+    pub phase: Phase,
+    /// Its name, or the beginning of its first statement.
+    pub title: String,
+    /// Whether it is one transaction.
+    pub transaction: bool,
+    /// Its statements.
+    pub statements: Vec<String>,
+}
+
+/// What [`apply_pending`] would run now. Changes nothing.
+///
+/// # Errors
+/// As for [`status`].
+pub async fn plan(target: &dyn Target, migrations: &[Migration]) -> Result<Vec<Plan>, MigrationError> {
+    let place = target.place()?;
+    let prepared = Prepared::all(migrations, place.dialect())?;
+    let statuses = status(target, migrations).await?;
+    let open =
+        |migration: &Prepared| statuses.iter().find(|status| status.id == migration.id && !status.state.is_clean());
+    let plan = |migration: Prepared| {
+        let status = open(&migration)?;
+        let steps = migration.steps.iter().zip(&status.steps).enumerate();
+        let steps =
+            steps.filter(|(_, (_, status))| status.state != StepState::Done).map(|(at, (step, _))| PlannedStep {
+                number: at + 1,
+                phase: step.phase,
+                title: step.title(),
+                transaction: step.transaction,
+                statements: step.statements.iter().map(|statement| statement.sql.clone()).collect(),
+            });
+        let steps = steps.collect();
+        Some(Plan { id: migration.id, description: migration.description, steps })
+    };
+    Ok(prepared.into_iter().filter_map(plan).collect())
+}
+
+/// Marks migrations as applied without running them, up to one of them or all: for a database that has what they make
+/// already. Gives the ids of those that were marked.
+///
+/// # Errors
+/// [`MigrationError::Baseline`] for an empty database, one that lacks tables of the schema that it would carry, and a
+/// migration that is not there; [`MigrationError::Drift`] as ever.
+pub async fn baseline(
+    target: &dyn Target,
+    migrations: &[Migration],
+    to: Option<&str>,
+) -> Result<Vec<String>, MigrationError> {
+    let place = target.place()?;
+    let prepared = Prepared::all(migrations, place.dialect())?;
+    if place.is_absent() {
+        return Err(MigrationError::Baseline("there is no such database".to_owned()));
+    }
+    let upto = match to {
+        None => prepared.len(),
+        Some(id) => {
+            1 + prepared
+                .iter()
+                .position(|migration| migration.id == id)
+                .ok_or_else(|| MigrationError::Baseline(format!("there is no migration `{id}`")))?
+        }
+    };
+    let mut session = Session::open(&place).await?;
+    let done = mark(&mut session, &prepared, upto).await;
+    session.close().await;
+    done
+}
+
+async fn mark(session: &mut Session, all: &[Prepared], upto: usize) -> Result<Vec<String>, MigrationError> {
+    // Before the tables of the records are there.
+    let tables = match session {
+        Session::Postgres(postgres) => migrate::tables(&mut Db::Postgres(&mut postgres.ddl)).await?,
+        Session::Sqlite(connection) => {
+            let tables =
+                Session::blocking(connection, |connection| Ok(now(migrate::tables(&mut Db::Sqlite(connection)))));
+            tables.await.map_err(|refusal| refusal.while_doing("list the tables of the database"))??
+        }
+    };
+    if tables.is_empty() {
+        return Err(MigrationError::Baseline("the database is empty: `apply` runs the migrations".to_owned()));
+    }
+    ensure(session).await?;
+    let mut waited = false;
+    let options = RunnerOptions { wait: Duration::ZERO, ..RunnerOptions::default() };
+    let mut lease = acquire(session, &options, &mut waited, &mut |_| ()).await?;
+    let done = async {
+        let ledger = Ledger::load(session).await?;
+        // What is marked may be anything that nobody has recorded; the rest must be as ever.
+        let (given, later) = all.split_at(upto);
+        if let Some(drift) = ledger.drift(all).filter(|_| !ledger.is_empty()) {
+            return Err(MigrationError::Drift(drift));
+        }
+        if let Some(begun) =
+            later.iter().chain(given).find(|one| ledger.steps_of(&one.id).any(|_| !ledger.is_applied(&one.id)))
+        {
+            return Err(MigrationError::Baseline(format!(
+                "the migration `{}` was begun: `apply` goes on with it",
+                begun.id
+            )));
+        }
+        let new: Vec<&Prepared> = given.iter().filter(|migration| !ledger.is_applied(&migration.id)).collect();
+        let carried = new.iter().rev().find_map(|migration| migration.schema.as_ref());
+        if let Some(schema) = carried {
+            let missing = crate::ddl::missing_tables(schema, session.dialect(), &tables);
+            if !missing.is_empty() {
+                let listed = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+                return Err(MigrationError::Baseline(format!(
+                    "the database lacks tables that the schema needs: {listed}"
+                )));
+            }
+        }
+        for migration in &new {
+            let options = RunnerOptions::default();
+            let mut runner = Runner { session, migration, options: &options, lease: &mut lease, report: &mut |_| () };
+            runner.mark().await?;
+        }
+        Ok(new.into_iter().map(|migration| migration.id.clone()).collect())
+    }
+    .await;
+    let _ends_by_itself = release(session, &lease).await;
+    done
+}
+
+impl Runner<'_> {
+    /// Records a migration as applied.
+    async fn mark(&mut self) -> Result<(), MigrationError> {
+        self.session.batch(self.begin()).await.map_err(|refusal| refusal.while_doing("begin a transaction"))?;
+        let done = async {
+            self.finish().await?;
+            let yes = if self.session.dialect() == Dialect::Postgres { "true" } else { "1" };
+            let sql = format!("UPDATE cratestack_migrations SET baseline = {yes} WHERE id = $1");
+            self.write(&sql, &[Some(&self.migration.id)]).await?;
+            self.fence().await
+        }
+        .await;
+        self.end(done).await
+    }
+}

@@ -1,0 +1,250 @@
+//! Locks of others, long builds, and poolers: PostgreSQL alone.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use super::*;
+
+/// How long something may take before the test has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn execute(connection: &mut PgConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
+}
+
+fn notes() -> Migration {
+    two().remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_do_not_stall_behind_a_runner_that_waits_for_a_long_reader() {
+    let Some(house) = House::postgres().await else { return };
+    house.apply(&[notes()]).await.unwrap();
+    let database = house.postgres.as_ref().unwrap();
+    let (mut reader, mut writer) = (database.connect().await, database.connect().await);
+    execute(&mut reader, "BEGIN; SELECT * FROM notes").await;
+    // All the time, and what each waits for longest.
+    let (stop, longest, count) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let writing = tokio::spawn({
+        let (stop, longest, count) = (Arc::clone(&stop), Arc::clone(&longest), Arc::clone(&count));
+        async move {
+            while !stop.load(Ordering::SeqCst) {
+                let begun = Instant::now();
+                execute(&mut writer, "INSERT INTO notes (id, text) SELECT coalesce(max(id), 0) + 1, 'x' FROM notes")
+                    .await;
+                longest.fetch_max(u64::try_from(begun.elapsed().as_micros()).unwrap(), Ordering::SeqCst);
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    let (told, mut tries) = tokio::sync::mpsc::unbounded_channel();
+    let runner = tokio::spawn({
+        let (database, migrations) = (house.database.clone(), two());
+        async move {
+            let mut report = |event: &Event<'_>| {
+                if let Event::Blocked { by, tries } = event {
+                    let _gone = told.send((*tries, by.to_vec()));
+                }
+            };
+            apply_pending_with(&database, &migrations, &RunnerOptions::default(), &mut report).await
+        }
+    });
+    let mut last = (0, Vec::new());
+    while last.0 < 4 {
+        last = tokio::time::timeout(PATIENCE, tries.recv()).await.unwrap().unwrap();
+    }
+    assert!(last.1[0].contains("idle in transaction"), "{last:?}");
+    assert!(!runner.is_finished());
+    execute(&mut reader, "COMMIT").await;
+    assert_eq!(tokio::time::timeout(PATIENCE, runner).await.unwrap().unwrap().unwrap().ids, ["0002_more"]);
+    stop.store(true, Ordering::SeqCst);
+    writing.await.unwrap();
+    let longest = Duration::from_micros(longest.load(Ordering::SeqCst));
+    println!("{} writes, the longest took {longest:?}", count.load(Ordering::SeqCst));
+    let most = RunnerOptions::default().lock_timeout + Duration::from_millis(50);
+    assert!(longest <= most, "a writer waited for {longest:?}");
+}
+
+#[tokio::test]
+async fn a_lock_that_is_never_to_be_had_ends_in_an_error_that_names_who_has_it() {
+    let Some(house) = House::postgres().await else { return };
+    house.apply(&[notes()]).await.unwrap();
+    let mut reader = house.postgres.as_ref().unwrap().connect().await;
+    execute(&mut reader, "SET application_name = 'nightly report'; BEGIN; SELECT * FROM notes").await;
+    let options = RunnerOptions {
+        patience: Duration::from_millis(200),
+        lock_timeout: Duration::from_millis(120),
+        ..RunnerOptions::default()
+    };
+    let mut warned = Vec::new();
+    // A moment passes before a transaction counts as a long one.
+    let old = "SELECT pid::text FROM pg_stat_activity WHERE application_name = 'nightly report' AND clock_timestamp() - xact_start > interval '1 second'";
+    while house.texts(old).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let mut report = |event: &Event<'_>| {
+        if let Event::Preflight { by } = event {
+            warned.extend(by.to_vec());
+        }
+    };
+    let error = apply_pending_with(&house.database, &two(), &options, &mut report).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("migration `0002_more`, step 1 of 1: no lock within 200ms ("), "{text}");
+    assert!(text.contains("; it is held by session ") && text.contains("(nightly report, "), "{text}");
+    assert!(warned.len() == 1 && warned[0].contains("nightly report"), "{warned:?}");
+    assert_eq!(house.states(&two()).await[1].1, "pending");
+}
+
+#[tokio::test]
+async fn an_index_of_a_million_rows_shows_how_far_it_is() {
+    let Some(house) = House::postgres().await else { return };
+    let fill = Migration::new(
+        "1",
+        "a million rows",
+        "CREATE TABLE a AS SELECT i AS id, md5(i::text) AS text FROM generate_series(1, 1000000) AS i",
+    );
+    let index = Migration::new(
+        "2",
+        "an index",
+        "-- cratestack: no-transaction\nCREATE INDEX CONCURRENTLY a_by_text ON a (text)",
+    );
+    let mut seen = Vec::new();
+    let mut report = |event: &Event<'_>| {
+        if let Event::Progress { phase, done, total, .. } = event {
+            seen.push(((*phase).to_owned(), *done, *total));
+        }
+    };
+    apply_pending_with(&house.database, &[fill, index], &RunnerOptions::default(), &mut report).await.unwrap();
+    let counted = seen.iter().filter(|(_, done, total)| *total > 0 && done <= total).count();
+    assert!(counted > 1, "{seen:?}");
+    assert!(seen.iter().any(|(phase, ..)| phase.starts_with("building index")), "{seen:?}");
+    assert!(house.catalog().await.iter().any(|line| line.starts_with("index ") && !line.ends_with("INVALID")));
+}
+
+#[tokio::test]
+async fn an_index_that_cannot_be_unique_leaves_nothing_invalid() {
+    let Some(house) = House::postgres().await else { return };
+    let table = Migration::new("1", "doubles", "CREATE TABLE a (id integer); INSERT INTO a VALUES (1), (1)");
+    let index =
+        Migration::new("2", "unique", "-- cratestack: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY one ON a (id)");
+    let migrations = [table, index];
+    let error = house.apply(&migrations).await.unwrap_err();
+    assert!(error.to_string().contains("could not create unique index"), "{error}");
+    assert!(!error.to_string().contains("(1)"), "{error}");
+    assert_eq!(house.texts("SELECT count(*)::text FROM pg_index WHERE indrelid = 'a'::regclass").await, ["0"]);
+    assert_eq!(house.states(&migrations).await[1].1, "failed");
+    house.run("DELETE FROM a WHERE ctid = (SELECT min(ctid) FROM a)").await;
+    house.apply(&migrations).await.unwrap();
+    assert_eq!(
+        house.texts("SELECT count(*)::text FROM pg_index WHERE indrelid = 'a'::regclass AND indisvalid").await,
+        ["1"]
+    );
+}
+
+#[tokio::test]
+async fn an_index_of_another_is_an_error_and_an_invalid_one_is_built_again() {
+    let Some(house) = House::postgres().await else { return };
+    let table = Migration::new("1", "a table", "CREATE TABLE a (id integer); INSERT INTO a VALUES (1), (1)");
+    house.apply(std::slice::from_ref(&table)).await.unwrap();
+    let mut connection = house.postgres.as_ref().unwrap().connect().await;
+    // As somebody has left it who tried by hand.
+    sqlx::raw_sql("CREATE UNIQUE INDEX CONCURRENTLY one ON a (id)").execute(&mut connection).await.unwrap_err();
+    let index = |sql: &'static str| [table.clone(), Migration::new("2", "an index", sql)];
+    let plain = index("-- cratestack: no-transaction\nCREATE INDEX CONCURRENTLY one ON a (id)");
+    house.apply(&plain).await.unwrap();
+    assert_eq!(house.texts("SELECT indisvalid::text FROM pg_index WHERE indrelid = 'a'::regclass").await, ["true"]);
+    let again =
+        Migration::new("3", "the same name", "-- cratestack: no-transaction\nCREATE INDEX CONCURRENTLY one ON a (id)");
+    let error = house.apply(&[plain.to_vec(), vec![again]].concat()).await.unwrap_err();
+    assert!(error.to_string().ends_with("relation \"one\" already exists"), "{error}");
+    let lenient = Migration::new(
+        "3",
+        "if it is missing",
+        "-- cratestack: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS one ON a (id)",
+    );
+    let rest =
+        "-- cratestack: no-transaction\nREINDEX INDEX CONCURRENTLY one;\nDROP INDEX CONCURRENTLY one;\nVACUUM a;";
+    let rest = Migration::new("4", "others", rest);
+    house.apply(&[plain.to_vec(), vec![lenient, rest]].concat()).await.unwrap();
+    assert_eq!(house.texts("SELECT count(*)::text FROM pg_index WHERE indrelid = 'a'::regclass").await, ["0"]);
+}
+
+/// `pgbouncer`, which gives each transaction another session.
+struct Pooler {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Pooler {
+    async fn start(database: &PgDatabase, mode: &str) -> Self {
+        let program = std::env::var("CRATESTACK_TEST_PGBOUNCER")
+            .expect("set CRATESTACK_TEST_PGBOUNCER to the program `pgbouncer`, or CRATESTACK_TEST_ONLY=sqlite");
+        let folder = tempfile::tempdir().unwrap();
+        let options: sqlx::postgres::PgConnectOptions = database.url.parse().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (host, user) = (options.get_host(), options.get_username());
+        let authority = database.url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
+        let credentials = authority.rsplit_once('@').map_or("", |(credentials, _)| credentials);
+        let password =
+            credentials.split_once(':').map(|(_, password)| format!(" password={password}")).unwrap_or_default();
+        let text = format!(
+            "[databases]\n* = host={host} port={} user={user}{password}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             auth_type = any\npool_mode = {mode}\nunix_socket_dir =\nlogfile = {folder}/log\npidfile = {folder}/pid\n\
+             ignore_startup_parameters = extra_float_digits,statement_timeout\n",
+            options.get_port(),
+            folder = folder.path().display(),
+        );
+        let file = folder.path().join("pgbouncer.ini");
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(program);
+        command.arg("-q").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
+        // It does not run as root.
+        #[cfg(unix)]
+        if std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
+            use std::os::unix::process::CommandExt as _;
+            std::os::unix::fs::chown(folder.path(), Some(65534), Some(65534)).unwrap();
+            std::os::unix::fs::chown(&file, Some(65534), Some(65534)).unwrap();
+            command.uid(65534).gid(65534);
+        }
+        let child = command.spawn().unwrap();
+        let pooler = Self { child, port, _folder: folder };
+        let up = async {
+            while PgConnection::connect(&pooler.url(database)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, up).await.expect("pgbouncer does not answer");
+        pooler
+    }
+
+    fn url(&self, database: &PgDatabase) -> String {
+        let options: sqlx::postgres::PgConnectOptions = database.url.parse().unwrap();
+        let name = options.get_database().unwrap();
+        format!("postgres://{}@127.0.0.1:{}/{name}?sslmode=disable", options.get_username(), self.port)
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_pooler_of_transactions_is_refused_and_one_of_sessions_is_not() {
+    let Some(house) = House::postgres().await else { return };
+    let database = house.postgres.as_ref().unwrap();
+    let pooler = Pooler::start(database, "transaction").await;
+    let error = apply_pending(&Database::Postgres(pooler.url(database)), &two()).await.unwrap_err();
+    assert!(matches!(error, MigrationError::Pooler), "{error:?}");
+    assert!(house.catalog().await.is_empty());
+    drop(pooler);
+    let pooler = Pooler::start(database, "session").await;
+    assert_eq!(apply_pending(&Database::Postgres(pooler.url(database)), &two()).await.unwrap().ids.len(), 2);
+}
