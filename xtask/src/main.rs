@@ -5,9 +5,8 @@
 mod ci;
 mod expansion;
 mod links;
-mod nats;
 mod postgres;
-mod redis;
+mod programs;
 mod run;
 mod tests;
 
@@ -28,6 +27,7 @@ environment:
                                            tests make databases `cratestack_test_<n>` in it
   CRATESTACK_TEST_NATS                     use this program `nats-server` in place of the installed one
   CRATESTACK_TEST_REDIS                    use this program `redis-server` or `valkey-server` in place of the installed one
+  CRATESTACK_TEST_PGBOUNCER                use this program `pgbouncer` in place of the installed one
   UPDATE_EXPECT=1                          rewrite the expected transcripts from SQLite over HTTP";
 
 fn main() -> ExitCode {
@@ -62,7 +62,7 @@ fn bench_limits(args: &[String]) -> Result<(), String> {
     run::cargo(["build", "--release", "--package", "cratestack-bench"], &[])?;
     let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
     let mut command = std::process::Command::new(std::path::Path::new(&target).join("release/bench"));
-    run::shown(command.arg("limits").args(args).env("BENCH_REDIS", redis::program()?))
+    run::shown(command.arg("limits").args(args).env("BENCH_REDIS", programs::REDIS.find()?))
 }
 
 /// Benchmarks need an optimised build and a PostgreSQL with fsync on, which must be a private one: its tables are

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::postgres::Server;
-use crate::{nats, redis, run};
+use crate::{programs, run};
 
 /// What nothing in the workspace turns on, and is to be tested all the same. `nats` is on: the command has it.
 pub(crate) const FEATURES: [&str; 2] = ["--features", "cratestack/redis"];
@@ -30,8 +30,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), String> {
     run(sqlite_only, &filters)
 }
 
-/// Runs unit tests, the corpus and documentation tests. Without `sqlite_only` a missing server of PostgreSQL, NATS or
-/// Redis is a failure.
+/// Runs unit tests, the corpus and documentation tests. Without `sqlite_only` a missing server is a failure.
 pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
     // The lines that the README prints are run as they stand.
     if !run::succeeds(Command::new("curl").arg("--version")) && !run::install("curl")? {
@@ -41,11 +40,13 @@ pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
     }
     let server = if sqlite_only { None } else { Some(Server::get()?) };
     let env = match &server {
-        Some(server) => vec![
-            ("CRATESTACK_TEST_POSTGRES", server.url.clone()),
-            (nats::PROGRAM, nats::program()?.to_string_lossy().into_owned()),
-            (redis::PROGRAM, redis::program()?.to_string_lossy().into_owned()),
-        ],
+        Some(server) => {
+            let mut env = vec![("CRATESTACK_TEST_POSTGRES", server.url.clone())];
+            for program in [&programs::NATS, &programs::REDIS, &programs::PGBOUNCER] {
+                env.push((program.variable, program.find()?.to_string_lossy().into_owned()));
+            }
+            env
+        }
         None => vec![("CRATESTACK_TEST_ONLY", "sqlite".to_owned())],
     };
     // Each suite runs even if the one before it failed: one run tells everything.

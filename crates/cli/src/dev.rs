@@ -92,7 +92,8 @@ impl Dev {
         let (app, mut deliveries) = self.app(&engine)?;
         let current = Switch::new(app);
         let stop = serve::shutdown()?;
-        let address = serve::announce(self.ui, &listener)?;
+        let address = serve::address(&listener)?;
+        serve::announce(self.ui, address);
         self.introduce(&engine, &format!("http://{address}")).await;
         let gate = Arc::clone(&self.gate);
         let pass = axum::middleware::from_fn(move |request: Request, next: Next| {

@@ -7,6 +7,7 @@ mod database;
 mod dev;
 mod idempotency;
 mod limits;
+mod migrate;
 mod new;
 mod purge;
 mod sample;
@@ -22,9 +23,7 @@ use base64::Engine as _;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 use cratestack_engine::json::Json;
-use cratestack_engine::sql::Dialect;
 use cratestack_schema::fuzzy;
-use cratestack_schema::ir::Provider;
 
 use crate::settings::{Scope, Setting, Sources};
 use crate::ui::{Color, Failure, Style, Ui};
@@ -74,7 +73,7 @@ fn run(ui: Ui, matches: &ArgMatches) -> Result<Outcome, Failure> {
         Some(("purge", args)) => purge::run(ui, args),
         Some(("idempotency", args)) => idempotency::run(ui, args),
         Some(("ratelimit", args)) => limits::run(ui, args),
-        Some(("migrate", args)) => migrate(ui, args),
+        Some(("migrate", args)) => migrate::run(ui, args),
         Some(("completions", args)) => {
             if let Some(shell) = args.get_one::<Shell>("shell") {
                 // Not straight to stdout: a reader that has seen enough would be a panic there.
@@ -176,50 +175,7 @@ fn command() -> Command {
         .subcommand(idempotency::command(&file("the schema file that the database was made from"), &config))
         .subcommand(limits::command(&file("the schema file"), &config))
         .subcommand(purge::command(&file("the schema file that the database was made from"), &config))
-        .subcommand(
-            Command::new("migrate")
-                .about("Look after the tables of a database")
-                .subcommand_required(true)
-                .arg_required_else_help(true)
-                .subcommand(
-                    Command::new("sql")
-                        .about("Print all of the SQL that an empty database needs to serve a schema")
-                        .after_help(SQL)
-                        .arg(file("the schema file"))
-                        .arg(
-                            Arg::new("provider")
-                                .long("provider")
-                                .value_name("DATABASE")
-                                .help("for which database; default: the one of the schema's datasource")
-                                .value_parser(["postgresql", "sqlite"]),
-                        )
-                        .arg(
-                            Arg::new("rate-limits").long("rate-limits").action(ArgAction::SetTrue).help(
-                                "and the table of rate limits, for `rate-limit-store = \"database\"` (PostgreSQL)",
-                            ),
-                        ),
-                )
-                .subcommand(
-                    Command::new("grants")
-                        .about("Print what a PostgreSQL role needs to serve a schema, and no more")
-                        .after_help(GRANTS)
-                        .arg(file("the schema file"))
-                        .arg(
-                            Arg::new("role")
-                                .long("role")
-                                .value_name("ROLE")
-                                .help("the role that the service logs in as")
-                                .default_value("cratestack_app"),
-                        )
-                        .arg(
-                            Arg::new("namespace")
-                                .long("namespace")
-                                .value_name("SCHEMA")
-                                .help("the PostgreSQL schema that the tables are in")
-                                .default_value("public"),
-                        ),
-                ),
-        )
+        .subcommand(migrate::command(&file("the schema file"), &config))
         .subcommand(
             Command::new("explain")
                 .about("Explain a diagnostic code, with an example and its mend")
@@ -247,68 +203,6 @@ fn command() -> Command {
                 .about("Print a shell's completion script")
                 .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell))),
         )
-}
-
-const SQL: &str = "\
-It is one transaction for an empty database (and one for the table of rate limits), and what `cratestack serve --apply`
-would do itself. Whatever runs it has to stop at the first error.
-
-Examples:
-  cratestack migrate sql bank.cstack --provider postgresql | psql -v ON_ERROR_STOP=1 postgres://owner@db/bank
-  cratestack migrate sql bank.cstack --provider sqlite | sqlite3 -bail bank.db";
-
-const GRANTS: &str = "\
-Make the tables with another role, their owner: only that one can change them, the audit trail or the outbox. Run this
-when they are there, and again after each change of the schema. A role that is not there yet is made without a password.
-
-Example:
-  cratestack migrate grants bank.cstack --role bank_app | psql -v ON_ERROR_STOP=1 postgres://owner@db/bank";
-
-fn migrate(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
-    match args.subcommand() {
-        Some(("sql", args)) => sql(ui, args),
-        Some(("grants", args)) => grants(ui, args),
-        _ => Err(Failure::new("no command was given").help("`cratestack migrate --help` lists the commands")),
-    }
-}
-
-fn sql(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
-    let Some(schema) = schema::load(ui, string(args, "file"))? else { return Ok(Outcome::Findings) };
-    let own = schema.datasource.as_ref().map(|datasource| datasource.provider);
-    let dialect = match (string(args, "provider"), own) {
-        ("postgresql", _) | ("", Some(Provider::Postgresql)) => Dialect::Postgres,
-        ("sqlite", _) | ("", Some(Provider::Sqlite)) => Dialect::Sqlite,
-        _ => {
-            return Err(Failure::new("it is not said for which database")
-                .help("the schema has no datasource: add `--provider postgresql` or `--provider sqlite`"));
-        }
-    };
-    let script = cratestack_engine::migrate::script(&schema, dialect)
-        .map_err(|error| Failure::new(error.to_string()).help(error.help()))?;
-    let limits = match (args.get_flag("rate-limits"), dialect) {
-        (false, _) => String::new(),
-        (true, Dialect::Postgres) => {
-            let statements: Vec<String> = cratestack_engine::ratelimit::ddl().collect();
-            format!("BEGIN;\n{};\nCOMMIT;\n", statements.join(";\n"))
-        }
-        (true, Dialect::Sqlite) => {
-            return Err(Failure::new("SQLite has no table of rate limits")
-                .help("one process serves an SQLite file, and its memory is the store: leave `--rate-limits` out"));
-        }
-    };
-    ui.say(format!("{script}{limits}").trim_end());
-    Ok(Outcome::Clean)
-}
-
-fn grants(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
-    let Some(schema) = schema::load(ui, string(args, "file"))? else { return Ok(Outcome::Findings) };
-    let (role, namespace) = (string(args, "role"), string(args, "namespace"));
-    if role.is_empty() || namespace.is_empty() {
-        return Err(Failure::new("a role and a schema of PostgreSQL have names")
-            .help("leave `--role` out for `cratestack_app`, and `--namespace` for `public`"));
-    }
-    ui.say(&format!("BEGIN;\n{}\nCOMMIT;", cratestack_engine::audit::grants(&schema, role, namespace).join("\n")));
-    Ok(Outcome::Clean)
 }
 
 /// The token that `DevAuth` accepts for these claims.

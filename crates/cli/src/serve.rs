@@ -8,10 +8,12 @@ use axum::Router;
 use axum::http;
 use clap::ArgMatches;
 use cratestack::{
-    AuthError, AuthProvider, Claims, DevAuth, HttpConfig, IdempotencyConfig, NoAuth, RateLimits, ServerConfig,
+    AuthError, AuthProvider, Claims, DevAuth, HttpConfig, IdempotencyConfig, NoAuth, RateLimits, ServerConfig, Switch,
 };
 use cratestack_engine::api::AuthMethod;
 use cratestack_engine::migrate::State;
+use cratestack_engine::migrations::{self, Event, Migration, RunnerOptions};
+use cratestack_engine::sql::Dialect;
 use cratestack_engine::{Database, Engine};
 use cratestack_schema::ir::{Schema, UrlSource};
 
@@ -19,7 +21,7 @@ use crate::limits;
 use crate::settings::{Scope, Settings, Sources};
 use crate::sinks::Sinks;
 use crate::ui::{self, Failure, Style, Ui};
-use crate::{Outcome, database, schema, sinks};
+use crate::{Outcome, database, migrate, schema, sinks};
 
 /// The API's place below the root.
 pub(crate) const MOUNT: &str = "/api";
@@ -45,30 +47,87 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
     let database = locate(&settings, &schema)?;
     let sinks = Sinks::open(&settings, &schema)?;
     let limits = limits::serving(&settings, &schema, &database)?;
+    let migrations = migrate::given(&settings)?;
+    if migrations.is_some() && settings.is_set("migrations") && database == Database::SqliteMemory {
+        return Err(Failure::new(format!("{} is set, and the database is in memory", settings.from("migrations")))
+            .help("it begins empty each time, with the tables of the schema; name a file or a server"));
+    }
     runtime()?.block_on(async {
         // The address first: a port that is taken must not cost a migration.
         let listener = listen(&settings).await?;
-        prepare(ui, &settings, &database, &schema).await?;
+        let address = address(&listener)?;
+        let front = Front::open(listener, &settings)?;
+        let ready = front.meanwhile(prepare(ui, &settings, &database, &schema, migrations.as_deref(), &front)).await;
+        ready?;
         let limits = match limits {
             Some(limits) => Some(limits.open(ui, settings.switch("apply")).await?),
             None => None,
         };
         let waiting = rust_procedures(&schema);
-        let options = database::options(&settings)?;
+        let mut options = database::options(&settings)?;
+        if let Some(migrations) = migrations.filter(|_| database != Database::SqliteMemory) {
+            let dialect = if matches!(database, Database::Postgres(_)) { Dialect::Postgres } else { Dialect::Sqlite };
+            options.migrations = migrations::needed(&migrations, dialect).map_err(|error| migrate::failure(&error))?;
+        }
         let engine = database::engine(schema, &database, options).await?;
         for procedure in waiting {
             ui.warn(&procedure);
         }
         let (app, deliveries) = app(&engine, auth, &settings, &sinks, limits.as_ref())?;
-        // Whoever reads that it listens may also stop it.
-        let stop = shutdown()?;
-        announce(ui, &listener)?;
-        let served = cratestack::serve(listener, app, server(&settings), stop).await;
+        front.switch.set(app);
+        announce(ui, address);
+        let served = front.ended().await;
         sinks::stop(&engine, &deliveries).await;
         engine.close().await;
-        served.map_err(|error| Failure::new(format!("the server stopped: {error}")))?;
+        served?;
         Ok(Outcome::Clean)
     })
+}
+
+/// What listens from the start: before the service can work it says why it cannot.
+struct Front {
+    switch: Switch,
+    server: tokio::sync::Mutex<tokio::task::JoinHandle<std::io::Result<()>>>,
+    why: Arc<Mutex<String>>,
+}
+
+impl Front {
+    fn open(listener: tokio::net::TcpListener, settings: &Settings) -> Result<Self, Failure> {
+        let server = server(settings);
+        let why = Arc::new(Mutex::new("the service is starting".to_owned()));
+        let told = Arc::clone(&why);
+        let why_not = move || told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let switch = Switch::new(cratestack::not_ready(&server.problem_base, why_not));
+        // Whoever reads that it listens may also stop it.
+        let stop = shutdown()?;
+        let server = tokio::spawn(cratestack::serve(listener, switch.router(), server, stop));
+        Ok(Self { switch, server: tokio::sync::Mutex::new(server), why })
+    }
+
+    fn say(&self, why: String) {
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Does `work`, unless somebody ends the service.
+    async fn meanwhile(&self, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+        tokio::select! {
+            done = work => done,
+            ended = self.ended() => {
+                ended?;
+                Err(Failure::new("it was ended before it could serve")
+                    .help("what was recorded of migrations stays done; the next start goes on from there"))
+            }
+        }
+    }
+
+    /// Until the service is ended.
+    async fn ended(&self) -> Result<(), Failure> {
+        let stopped = |error: &dyn std::fmt::Display| Failure::new(format!("the server stopped: {error}"));
+        match (&mut *self.server.lock().await).await {
+            Ok(served) => served.map_err(|error| stopped(&error)),
+            Err(error) => Err(stopped(&error)),
+        }
+    }
 }
 
 fn provider(settings: &Settings, schema: &Schema) -> Result<Auth, Failure> {
@@ -112,27 +171,75 @@ pub(crate) fn locate(settings: &Settings, schema: &Schema) -> Result<Database, F
     }
 }
 
-/// Makes sure that the database carries the schema.
-async fn prepare(ui: Ui, settings: &Settings, database: &Database, schema: &Schema) -> Result<(), Failure> {
+/// Makes sure that the database has its migrations and carries the schema.
+async fn prepare(
+    ui: Ui,
+    settings: &Settings,
+    database: &Database,
+    schema: &Schema,
+    migrations: Option<&[Migration]>,
+    front: &Front,
+) -> Result<(), Failure> {
     if *database == Database::SqliteMemory {
         return Ok(());
     }
+    if let Some(migrations) = migrations {
+        migrated(ui, settings, database, migrations, front).await?;
+    }
     let mut connection = database::Connection::open(database).await?;
-    match database::state(&mut connection).await? {
-        State::Empty if settings.switch("apply") => {
-            database::create(ui, &mut connection, schema).await?;
+    let state = database::state(&mut connection).await?;
+    match (state, migrations) {
+        (State::Applied(_), _) => {}
+        (State::Empty | State::Foreign(_), Some(_)) => {
+            return Err(Failure::new(
+                "the migrations are applied, and none of them says which schema the database carries",
+            )
+            .help("`cratestack migrate new NAME FILE` makes one with its `schema.json`"));
         }
-        State::Empty => {
+        (State::Empty, None) if !settings.switch("apply") => {
             return Err(Failure::new(format!("{} carries no schema yet", database::name(database)))
                 .help("add `--apply` to create it in the empty database"));
         }
-        State::Foreign(_) => {
-            // The same sentence that an attempt to create would give.
+        // Of tables that are somebody else's, the same sentence that an attempt to create would give.
+        (State::Empty | State::Foreign(_), None) => {
             database::create(ui, &mut connection, schema).await?;
         }
-        State::Applied(_) => {}
     }
     connection.close().await;
+    Ok(())
+}
+
+/// Applies what is pending if that was asked for, or says what is.
+async fn migrated(
+    ui: Ui,
+    settings: &Settings,
+    database: &Database,
+    migrations: &[Migration],
+    front: &Front,
+) -> Result<(), Failure> {
+    let statuses = migrations::status(database, migrations).await.map_err(|error| migrate::failure(&error))?;
+    let pending: Vec<&str> =
+        statuses.iter().filter(|status| !status.state.is_clean()).map(|status| status.id.as_str()).collect();
+    if pending.is_empty() {
+        return Ok(());
+    }
+    if !settings.switch("apply") {
+        let more = if pending.len() > 3 { format!(" and {} more", pending.len() - 3) } else { String::new() };
+        let named: Vec<String> = pending.iter().take(3).map(|id| format!("`{id}`")).collect();
+        let are = if pending.len() == 1 { "a migration is" } else { "migrations are" };
+        return Err(Failure::new(format!("{are} pending: {}{more}", named.join(", ")))
+            .help("run `cratestack migrate apply`, or add `--apply` to do it at the start"));
+    }
+    front.say("migrations are being applied".to_owned());
+    let heard = |event: &Event<'_>| match event {
+        Event::Step { id, step, steps, .. } => {
+            front.say(format!("migrations are being applied: `{id}`, step {step} of {steps}"));
+        }
+        Event::Waiting { .. } => front.say("another process is applying migrations".to_owned()),
+        _ => {}
+    };
+    migrate::bring(ui, database, migrations, &RunnerOptions::default(), heard).await?;
+    front.say("the service is starting".to_owned());
     Ok(())
 }
 
@@ -184,11 +291,14 @@ pub(crate) async fn listen(settings: &Settings) -> Result<tokio::net::TcpListene
     })
 }
 
+/// Where it listens.
+pub(crate) fn address(listener: &tokio::net::TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(|error| Failure::new(format!("cannot listen: {error}")))
+}
+
 /// The line that scripts wait for.
-pub(crate) fn announce(ui: Ui, listener: &tokio::net::TcpListener) -> Result<SocketAddr, Failure> {
-    let address = listener.local_addr().map_err(|error| Failure::new(format!("cannot listen: {error}")))?;
+pub(crate) fn announce(ui: Ui, address: SocketAddr) {
     ui.say(&format!("listening on {}", ui.paint(Style::Bold, &format!("http://{address}"))));
-    Ok(address)
 }
 
 /// The bounds of the server.

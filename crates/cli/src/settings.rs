@@ -131,7 +131,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
 }
 
 /// The settings that have nothing to do with sinks.
-static SETTINGS: [Setting; 42] = [
+static SETTINGS: [Setting; 43] = [
     setting(
         "database",
         "URL",
@@ -148,7 +148,22 @@ static SETTINGS: [Setting; 42] = [
         Some("127.0.0.1:8080"),
         "address to listen on; port 0 takes a free one",
     ),
-    setting("apply", "", Kind::Switch, Scope::Serve, None, "create the schema if the database is empty"),
+    setting(
+        "apply",
+        "",
+        Kind::Switch,
+        Scope::Serve,
+        None,
+        "apply pending migrations first; without migrations, create the schema if the database is empty",
+    ),
+    setting(
+        "migrations",
+        "DIR",
+        Kind::Text,
+        Scope::Serve,
+        Some("migrations"),
+        "folder of the migrations that the database must have; `none`: there are none, whatever is there",
+    ),
     setting(
         "auth",
         "PROVIDER",
@@ -569,7 +584,8 @@ fn size(text: &str) -> Option<usize> {
         .and_then(|octets| usize::try_from(octets).ok())
 }
 
-fn time(text: &str) -> Option<Duration> {
+/// A duration: `500ms`, `30s`, `5m`, `24h`, `31d`.
+pub(crate) fn time(text: &str) -> Option<Duration> {
     scaled(text, &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)])
         .map(Duration::from_millis)
 }

@@ -127,3 +127,326 @@ fn it_has_to_be_known_for_which_database() {
     let output = support::run(folder.path(), &["migrate", "sql", "shop.cstack"]);
     assert!(output.status.success() && text(&output.stdout).contains("STRICT"), "{output:?}");
 }
+
+/// A folder with the schema, and its tables as the first migration.
+fn begun() -> tempfile::TempDir {
+    let folder = folder();
+    let made = done(folder.path(), &["migrate", "new", "Create the tables", "shop.cstack"]);
+    assert!(
+        made.contains(
+            "_create_the_tables` with `plan.toml`, `expand.postgres.sql`, `expand.sqlite.sql`, `schema.json`"
+        ),
+        "{made}"
+    );
+    folder
+}
+
+/// What a command says that goes well.
+fn done(folder: &Path, args: &[&str]) -> String {
+    let output = support::run(folder, args);
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    text(&output.stdout)
+}
+
+/// What a command says that does not, and its exit code.
+fn refused(folder: &Path, args: &[&str]) -> (i32, String) {
+    let output = support::run(folder, args);
+    assert!(!output.status.success(), "{args:?}: {output:?}");
+    (output.status.code().unwrap(), text(&output.stderr))
+}
+
+/// A migration by hand, after all others.
+fn add(folder: &Path, id: &str, sql: &str) -> std::path::PathBuf {
+    let made = folder.join("migrations").join(id);
+    std::fs::create_dir_all(&made).unwrap();
+    std::fs::write(made.join("expand.sql"), sql).unwrap();
+    made
+}
+
+/// The folders of migrations, in order.
+fn ids(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder.join("migrations")).unwrap();
+    let mut ids: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    ids.sort();
+    ids
+}
+
+/// URLs of empty databases, and what keeps them.
+async fn databases(folder: &Path) -> Vec<(String, Option<Database>)> {
+    let sqlite = (format!("sqlite:{}/by-migrations.db", folder.display()), None);
+    let postgres = Database::new().await.map(|database| (database.url(), Some(database)));
+    std::iter::once(sqlite).chain(postgres).collect()
+}
+
+#[tokio::test]
+async fn a_history_is_applied_shown_and_served() {
+    let folder = begun();
+    let folder = folder.path();
+    let [first] = &ids(folder)[..] else { panic!("one") };
+    for (url, _kept) in databases(folder).await {
+        let serve = [&SERVE[..], &["--database", &url]].concat();
+        let migrate = |command: &'static str| vec!["migrate", command, "--database", &url];
+        let output = support::run(folder, &migrate("status"));
+        assert_eq!(
+            (output.status.code(), text(&output.stdout).starts_with("pending      ")),
+            (Some(1), true),
+            "{output:?}"
+        );
+        let (code, why) = refused(folder, &serve);
+        assert_eq!(code, 2);
+        assert!(
+            why.starts_with(&format!(
+                "error: a migration is pending: `{first}`\n  help: run `cratestack migrate apply`"
+            )),
+            "{why}"
+        );
+        let planned = done(folder, &[&migrate("apply")[..], &["--dry-run"]].concat());
+        assert!(
+            planned.starts_with(&format!(
+                "-- migration {first}: Create the tables\n-- step 1 (expand, one transaction)\n"
+            ))
+        );
+        assert_eq!(done(folder, &migrate("apply")), format!("applied {first}\n"));
+        assert_eq!(
+            done(folder, &migrate("apply")),
+            "there is nothing to apply: the database has the one migration that there is\n"
+        );
+        assert!(done(folder, &migrate("status")).starts_with(&format!("applied      {first}  Create the tables  20")));
+        let json: serde_json::Value =
+            serde_json::from_str(&done(folder, &[&migrate("status")[..], &["--format", "json"]].concat())).unwrap();
+        assert_eq!(json["migrations"][0]["steps"][0]["state"], "done");
+        works(folder, &url);
+    }
+}
+
+#[tokio::test]
+async fn another_history_stops_apply_status_and_serve() {
+    let folder = begun();
+    let folder = folder.path();
+    let second = add(folder, "29990101T000000_note", "CREATE TABLE note (id integer)");
+    for (url, _kept) in databases(folder).await {
+        done(folder, &["migrate", "apply", "--database", &url]);
+        let stops = |message: &str| {
+            for (command, code) in [(&["migrate", "apply"][..], 2), (&["migrate", "status"], 1), (&SERVE, 2)] {
+                let (exit, why) = refused(folder, &[command, &["--database", &url]].concat());
+                assert!(
+                    exit == code && why.contains(message) && why.contains("\n  help: "),
+                    "{command:?}: {exit} {why}"
+                );
+            }
+            let (_, why) = refused(folder, &[&SERVE[..], &["--database", &url, "--apply"]].concat());
+            assert!(why.contains(message), "{why}");
+        };
+        std::fs::write(second.join("expand.sql"), "CREATE TABLE note (id bigint)").unwrap();
+        stops("the migration `29990101T000000_note` was edited after it was applied at 20");
+        std::fs::write(second.join("expand.sql"), "-- a comment\ncreate table note (id integer);").unwrap();
+        let older = add(folder, "20000101T000000_older", "SELECT 1");
+        stops(
+            "the migration `20000101T000000_older` (`older`) was not applied, and stands before `29990101T000000_note`, which was",
+        );
+        std::fs::remove_dir_all(older).unwrap();
+        std::fs::rename(&second, folder.join("away")).unwrap();
+        stops("the migration `29990101T000000_note` (`note`) was applied at 20");
+        std::fs::rename(folder.join("away"), &second).unwrap();
+        works(folder, &url);
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_applies_first_says_so_and_then_serves() {
+    let Some(database) = Database::new().await else { return };
+    let folder = begun();
+    let folder = folder.path();
+    add(folder, "29990101T000000_slow", "SELECT 1;\n-- cratestack: step\nSELECT pg_advisory_xact_lock(7)");
+    let mut holder = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+    holder.execute("SELECT pg_advisory_lock(7)").await.unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let starting = std::thread::spawn({
+        let (folder, url, address) = (folder.to_owned(), database.url(), address.clone());
+        move || {
+            let args = ["serve", "shop.cstack", "--addr", &address, "--auth", "dev", "--allow-dev-auth", "--apply"];
+            Server::start(&folder, &[&args[..], &["--database", &url]].concat())
+        }
+    });
+    let address = address.parse().unwrap();
+    let waits = r#""detail":"migrations are being applied: `29990101T000000_slow`, step 2 of 2""#;
+    servers::until("the service says what it is at", async || {
+        support::request(address, "GET", "/readyz", &[], "").is_ok_and(|answer| answer.body.contains(waits))
+    })
+    .await;
+    let ready = support::request(address, "GET", "/readyz", &[], "").unwrap();
+    assert_eq!(ready.status, 503);
+    assert!(
+        ready.body.contains(r#""code":"unavailable""#) && ready.head.to_lowercase().contains("retry-after: 1"),
+        "{ready:?}"
+    );
+    assert_eq!(support::request(address, "GET", "/livez", &[], "").unwrap().body, r#"{"status":"live"}"#);
+    assert_eq!(support::request(address, "GET", "/api/orders", &[], "").unwrap().status, 503);
+    holder.execute("SELECT pg_advisory_unlock(7)").await.unwrap();
+    let server = starting.join().unwrap();
+    assert_eq!(server.request("GET", "/readyz", &[], "").status, 200);
+    // A database that has lost one, as from an older backup, is not what this service needs.
+    holder
+        .execute("UPDATE cratestack_migrations SET checksum = 'other' WHERE id = '29990101T000000_slow'")
+        .await
+        .unwrap();
+    let answer = server.request("GET", "/readyz", &[], "");
+    assert!(
+        answer.status == 503 && answer.body.contains("`29990101T000000_slow` was applied in another version"),
+        "{answer:?}"
+    );
+    holder.execute("DELETE FROM cratestack_migrations WHERE id = '29990101T000000_slow'").await.unwrap();
+    let answer = server.request("GET", "/readyz", &[], "");
+    assert!(
+        answer.status == 503 && answer.body.contains("the migration `29990101T000000_slow` is pending"),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_is_ended_while_it_applies_leaves_what_is_done() {
+    let Some(database) = Database::new().await else { return };
+    let folder = begun();
+    add(folder.path(), "29990101T000000_slow", "SELECT pg_advisory_xact_lock(7)");
+    let mut holder = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+    holder.execute("SELECT pg_advisory_lock(7)").await.unwrap();
+    let mut child = support::command(folder.path())
+        .args([&SERVE[..], &["--apply", "--database", &database.url()]].concat())
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory'";
+    servers::until("it waits", async || holder.fetch_optional(waiting).await.unwrap().is_some()).await;
+    let sent = std::process::Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap();
+    assert!(sent.success());
+    let mut why = String::new();
+    std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut why).unwrap();
+    assert!(why.contains("it was ended before it could serve"), "{why}");
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+    let applied = "SELECT count(*) FROM cratestack_migrations WHERE applied_at IS NOT NULL";
+    assert_eq!(holder.fetch_one(applied).await.unwrap().get::<i64, _>(0), 1);
+}
+
+#[tokio::test]
+async fn a_database_that_is_in_use_is_marked_once() {
+    let folder = begun();
+    let folder = folder.path();
+    let [first] = &ids(folder)[..] else { panic!("one") };
+    for (url, _kept) in databases(folder).await {
+        // As it was before there were migrations.
+        let plain = [&SERVE[..], &["--database", &url, "--migrations", "none", "--apply"]].concat();
+        Server::start(folder, &plain).stop();
+        let (code, why) = refused(folder, &["migrate", "apply", "--database", &url]);
+        assert!(code == 2 && why.contains("already exists"), "{why}");
+        assert_eq!(done(folder, &["migrate", "baseline", "--database", &url]), format!("marked as applied {first}\n"));
+        assert_eq!(
+            done(folder, &["migrate", "baseline", "--database", &url]),
+            "there is nothing to mark: all of them are applied\n"
+        );
+        assert!(done(folder, &["migrate", "status", "--database", &url]).starts_with("baseline "));
+        works(folder, &url);
+    }
+}
+
+#[test]
+fn what_cannot_be_is_said_with_the_next_step() {
+    let empty = folder();
+    let (code, why) = refused(empty.path(), &["migrate", "apply", "--database", "sqlite:a.db"]);
+    assert!(code == 2 && why.starts_with("error: there is no folder `migrations`\n  help: "), "{why}");
+    let (_, why) = refused(empty.path(), &["migrate", "status"]);
+    assert!(why.starts_with("error: no database is named\n"), "{why}");
+    let (_, why) = refused(empty.path(), &["migrate", "new", "!!"]);
+    assert!(why.starts_with("error: a name has 1 to 100 letters and digits\n"), "{why}");
+    let folder = begun();
+    let folder = folder.path();
+    let memory = [&SERVE[..], &["--database", "sqlite::memory:", "--migrations", "migrations"]].concat();
+    let (_, why) = refused(folder, &memory);
+    assert!(why.starts_with("error: `--migrations` is set, and the database is in memory\n"), "{why}");
+    let (_, why) = refused(folder, &["migrate", "apply", "--database", "sqlite::memory:"]);
+    assert!(why.starts_with("error: a database in memory has no migrations\n"), "{why}");
+    add(folder, "29990101T000000_bad", "SELECT 1;\nCOMMIT");
+    let (_, why) = refused(folder, &["migrate", "apply", "--database", "sqlite:a.db"]);
+    let wanted = "error: migration `29990101T000000_bad`, expand, line 2: `COMMIT` ends or begins a transaction\n  help: remove it";
+    assert!(why.starts_with(wanted), "{why}");
+    let (_, why) = refused(folder, &["migrate", "new", "next"]);
+    assert!(why.starts_with("error: the last migration, `29990101T000000_bad`, comes after `"), "{why}");
+    std::fs::remove_dir_all(folder.join("migrations")).unwrap();
+    add(folder, "1", "CREATE TABLE a (id integer)");
+    let (_, why) = refused(folder, &[&SERVE[..], &["--database", "sqlite:b.db", "--apply"]].concat());
+    assert!(
+        why.contains(
+            "error: the migrations are applied, and none of them says which schema the database carries\n  help: "
+        ),
+        "{why}"
+    );
+}
+
+#[tokio::test]
+async fn a_change_of_the_schema_is_drafted_in_the_next_migration() {
+    let folder = begun();
+    let folder = folder.path();
+    // Not in the same second, by its name.
+    let old = ids(folder).remove(0);
+    let migrations = folder.join("migrations");
+    std::fs::rename(migrations.join(&old), migrations.join("20000101T000000_first")).unwrap();
+    let databases = databases(folder).await;
+    for (url, _) in &databases {
+        done(folder, &["migrate", "apply", "--database", url]);
+        works(folder, url);
+    }
+    let changed = SCHEMA
+        .replace("  version Int     @version\n", "  version Int     @version\n  nick    String?\n")
+        .replace("amount     Decimal(18, 2) @range(min: 0) @db_enforce", "amount     Decimal(18, 2) @range(min: 0)");
+    std::fs::write(folder.join("shop.cstack"), changed).unwrap();
+    for (url, _) in &databases {
+        let (_, why) = refused(folder, &[&SERVE[..], &["--database", url]].concat());
+        assert!(why.contains("carries another version of the schema"), "{why}");
+    }
+    done(folder, &["migrate", "new", "nicknames", "shop.cstack", "--provider", "both"]);
+    let new = migrations.join(ids(folder).remove(1));
+    let sql = std::fs::read_to_string(new.join("expand.postgres.sql")).unwrap();
+    assert!(sql.starts_with("-- A draft: ") && sql.contains("ADD COLUMN \"nick\" text"), "{sql}");
+    for (url, _) in &databases {
+        done(folder, &["migrate", "apply", "--database", url]);
+        let server = Server::start(folder, &[&SERVE[..], &["--database", url]].concat());
+        let bearer = bearer(r#"{"id":"ann"}"#);
+        let page = server.request("GET", "/api/customers", &[("Authorization", &bearer)], "");
+        assert!(
+            page.status == 200 && page.body.contains(r#""name":"Bo""#) && page.body.contains(r#""nick":null"#),
+            "{page:?}"
+        );
+    }
+    // The same schema once more is no change.
+    let made = done(folder, &["migrate", "new", "zz later", "shop.cstack", "--migrations", "elsewhere"]);
+    assert!(made.contains("schema.json"), "{made}");
+}
+
+#[tokio::test]
+async fn a_long_build_shows_how_far_it_is_on_a_terminal() {
+    let Some(database) = Database::new().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    add(
+        folder.path(),
+        "1",
+        "CREATE TABLE a AS SELECT i AS id, md5(i::text) AS text FROM generate_series(1, 1000000) AS i",
+    );
+    add(folder.path(), "2", "-- cratestack: no-transaction\nCREATE INDEX CONCURRENTLY a_by_text ON a (text)");
+    let program = env!("CARGO_BIN_EXE_cratestack");
+    let mut command = std::process::Command::new("script");
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CRATESTACK_")) {
+        command.env_remove(name);
+    }
+    let output = command
+        .args(["-qec", &format!("{program} migrate apply --database {}", database.url()), "/dev/null"])
+        .current_dir(folder.path())
+        .output()
+        .expect("the program `script` of util-linux");
+    let shown = text(&output.stdout);
+    assert!(output.status.success() && shown.contains("2\r\n"), "{shown:?}");
+    assert!(shown.contains("migrating [") && shown.contains(" building index"), "{shown:?}");
+    // And nothing of it where nobody looks.
+    let quiet = support::run(folder.path(), &["migrate", "apply", "--database", &database.url()]);
+    assert_eq!(text(&quiet.stderr), "");
+}

@@ -176,6 +176,9 @@ pub use cratestack_engine::idempotency::store::{IdempotencyStore, SqliteIdempote
 pub use cratestack_engine::isolated::{
     IsolationLevel, PgTx, TxError, TxOptions, run_in_isolated_tx, run_in_isolated_tx_with,
 };
+pub use cratestack_engine::migrations::{
+    self, Migration, MigrationError, MigrationStatus, apply_pending, ensure_migrations_table, status,
+};
 #[cfg(feature = "redis")]
 pub use cratestack_engine::ratelimit::RedisRateLimitStore;
 pub use cratestack_engine::ratelimit::{
@@ -183,7 +186,7 @@ pub use cratestack_engine::ratelimit::{
 };
 pub use cratestack_engine::sql::Dialect;
 pub use cratestack_engine::{self as engine, Engine};
-pub use cratestack_macros::include_schema;
+pub use cratestack_macros::{include_migrations, include_schema};
 pub use cratestack_schema as schema;
 pub use deliveries::Deliveries;
 pub use idempotency::layer::{Crashed, IdempotencyLayer, Interrupted, NoEffect, Recovered};
@@ -195,7 +198,7 @@ pub use ratelimit::{
 pub use router::{RouterBuilder, router};
 pub use routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 pub use rust_decimal::Decimal;
-pub use server::{Switch, interrupted, serve};
+pub use server::{Switch, interrupted, not_ready, serve};
 pub use typed::{Change, Children, Error, Filter, Page, RequestContext, Written};
 pub use uuid::Uuid;
 pub use values::now;

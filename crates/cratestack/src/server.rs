@@ -28,6 +28,8 @@ use tokio::time::{Instant, Sleep};
 use tower::util::Oneshot;
 use tower::{Service, ServiceExt as _};
 
+use cratestack_engine::api::Code;
+
 use crate::answer::sent;
 use crate::config::ServerConfig;
 use crate::headers::{X_REQUEST_ID, host_fault, request_id};
@@ -255,6 +257,23 @@ impl Service<Request> for Switch {
         let router = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         router.oneshot(request)
     }
+}
+
+/// What is served while a service cannot work yet, to be [exchanged](Switch) for the service: `/livez` answers as ever,
+/// and everything else is a 503 (`unavailable`) with the sentence of `why`. `problem_base` is that of
+/// [`ServerConfig::problem_base`].
+pub fn not_ready(problem_base: &str, why: impl Fn() -> String + Clone + Send + Sync + 'static) -> Router {
+    let base: Arc<str> = problem_base.into();
+    let refuse = move |request: Request| {
+        let (base, detail) = (Arc::clone(&base), why());
+        async move {
+            let problem = Problem::new(Code::Unavailable, detail);
+            let problem = problem.with(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            problem.refuse(&base, &request_id(request.headers()))
+        }
+    };
+    let live = || async { ([(header::CACHE_CONTROL, "no-store")], axum::Json(serde_json::json!({"status": "live"}))) };
+    Router::new().route("/livez", axum::routing::get(live)).fallback(refuse)
 }
 
 /// Resolves on SIGTERM or Ctrl-C, to end [`serve`] in good order. Signals count from the call on, not from the first poll.

@@ -50,6 +50,7 @@ use crate::input;
 use crate::json::{Json, push_pointer};
 use crate::logs;
 use crate::migrate::{self, Db, State};
+use crate::migrations;
 use crate::plan::write::{self, Dependents, Form, Kind, Plan, Verdict, VersionTest};
 use crate::plan::{Values, key_text, key_values};
 use crate::policy::{AtomKey, Decision, Policies, View};
@@ -102,6 +103,9 @@ pub struct Options {
     /// Keys of list cursors: the first seals, all of them open. Empty: the database's own key, which every node that
     /// serves the database shares.
     pub cursor_keys: Vec<[u8; 32]>,
+    /// Migrations that the database must have for the service to be [ready](Engine::ready): their ids and
+    /// [checksums](crate::migrations::Migration::checksum).
+    pub migrations: Vec<(String, String)>,
 }
 
 impl std::default::Default for Options {
@@ -115,6 +119,7 @@ impl std::default::Default for Options {
             ids: Arc::new(RandomIds::default()),
             service: "cratestack".to_owned(),
             cursor_keys: Vec::new(),
+            migrations: Vec::new(),
         }
     }
 }
@@ -152,6 +157,8 @@ struct Core {
     store: Store,
     /// Gives a row if the database carries the schema.
     carried: Arc<Template>,
+    /// Tells which migrations it has.
+    migrated: Arc<Template>,
     /// For each model whether a write to it may end up in the audit trail or the outbox.
     trailed: Vec<bool>,
     /// For each model whether PostgreSQL can record the answer to a write in its statement.
@@ -212,6 +219,7 @@ impl Engine {
             }),
             store,
             carried: migrate::carried(&schema),
+            migrated: migrations::applied(),
             trailed: schema.models().map(|(id, _)| logs::reaches(&schema, id)).collect(),
             keeps: schema.models().map(|(_, model)| write::keeps(&schema, model)).collect(),
             trail_reads: Semaphore::new(TRAIL_READS),
@@ -385,28 +393,58 @@ impl Engine {
         input::principal(&self.core.schema, claims)
     }
 
-    /// Whether the database answers, and still carries the schema: somebody may have changed it under a running server,
-    /// which is then no more ready than one that starts.
+    /// Whether the database answers, still carries the schema and has the migrations that are needed: somebody may have
+    /// changed it under a running server, which is then no more ready than one that starts.
     pub async fn ready(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let carried = Statement { template: Arc::clone(&self.core.carried), binds: Vec::new() };
-        let rows = match &self.core.store {
-            Store::Postgres(pool) => match pool.session(deadline.into()).await {
-                Ok(mut session) => session.fetch(&carried, &mut NoPages).await,
-                Err(error) => Err(error),
-            },
-            Store::Sqlite(database) => {
-                database.read(deadline, move |session| now(session.fetch(&carried, &mut NoPages))).await
-            }
-        };
-        let unavailable = |detail, internal| Err(Failure::new(Code::Unavailable, detail).with_internal(internal));
+        let rows = self.fetch_now(&self.core.carried).await;
+        let unavailable =
+            |detail, internal: String| Err(Failure::new(Code::Unavailable, detail).with_internal(internal));
         match rows {
             Err(error) => unavailable("the database does not answer", error.message),
-            Ok(rows) if !rows.is_empty() => Ok(()),
+            Ok(rows) if !rows.is_empty() => self.migrated().await,
             Ok(_) => unavailable(
                 "the database carries another version of the schema",
                 format!("expected the fingerprint `{}`", self.core.schema.fingerprint()),
             ),
+        }
+    }
+
+    /// Those that a later version of the service has added are none of this one's business.
+    async fn migrated(&self) -> Result<(), Failure> {
+        let wanted = &self.core.options.migrations;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let unavailable = |detail: String| Err(Failure::new(Code::Unavailable, detail));
+        let rows = match self.fetch_now(&self.core.migrated).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                return Err(Failure::new(Code::Unavailable, "the database does not say which migrations it has")
+                    .with_internal(error.message));
+            }
+        };
+        let recorded = migrations::recorded(&rows);
+        for (id, checksum) in wanted {
+            match recorded.iter().find(|(recorded, _)| recorded == id) {
+                None => return unavailable(format!("the migration `{id}` is pending")),
+                Some((_, recorded)) if recorded != checksum => {
+                    return unavailable(format!("the migration `{id}` was applied in another version"));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a statement without parameters, soon or not at all.
+    async fn fetch_now(&self, template: &Arc<Template>) -> Result<Rows, StoreError> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let statement = Statement { template: Arc::clone(template), binds: Vec::new() };
+        match &self.core.store {
+            Store::Postgres(pool) => pool.session(deadline.into()).await?.fetch(&statement, &mut NoPages).await,
+            Store::Sqlite(database) => {
+                database.read(deadline, move |session| now(session.fetch(&statement, &mut NoPages))).await
+            }
         }
     }
 

@@ -50,6 +50,7 @@ mod tests;
 
 pub use files::{FilesError, from_files, from_folder};
 pub use ledger::{Change, Drift, MigrationState, MigrationStatus, StepState, StepStatus};
+pub(crate) use ledger::{applied, recorded};
 pub use run::{
     Applied, Event, Plan, PlannedStep, Report, RunnerOptions, apply_pending, apply_pending_with, baseline,
     ensure_migrations_table, plan, status, survey,
@@ -135,6 +136,14 @@ impl Migration {
     pub fn checksum(&self, dialect: Dialect) -> Result<String, MigrationError> {
         Ok(Prepared::new(self, dialect)?.checksum)
     }
+}
+
+/// The ids and checksums of migrations, as [`crate::Options::migrations`] has them for a service that needs them all.
+///
+/// # Errors
+/// When the SQL of one cannot be read.
+pub fn needed(migrations: &[Migration], dialect: Dialect) -> Result<Vec<(String, String)>, MigrationError> {
+    Ok(Prepared::all(migrations, dialect)?.into_iter().map(|migration| (migration.id, migration.checksum)).collect())
 }
 
 /// A migration for one database.
@@ -293,10 +302,12 @@ pub enum MigrationError {
     #[error("{0}")]
     Drift(Drift),
     /// A statement failed. Its step left nothing.
-    #[error("migration `{id}`, step {step} of {steps}, line {line}: {message}")]
+    #[error("migration `{id}`, step {step} of {steps}, {phase}, line {line}: {message}")]
     Statement {
         /// Its id.
         id: String,
+        /// Of which phase.
+        phase: Phase,
         /// Which step, from 1.
         step: usize,
         /// How many there are.

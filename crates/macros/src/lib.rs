@@ -5,6 +5,7 @@
 
 mod expand;
 mod file;
+mod migrations;
 mod names;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
@@ -27,6 +28,27 @@ use quote::quote_spanned;
 #[proc_macro]
 pub fn include_schema(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     include(input.into()).into()
+}
+
+/// Embeds the migrations of a folder, whose path is relative to the calling crate's `Cargo.toml`: a
+/// `Result<Vec<Migration>, FilesError>`, as of `cratestack::migrations::from_folder`.
+///
+/// ```ignore
+/// let migrations = cratestack::include_migrations!("migrations")?;
+/// cratestack::apply_pending(&pool, &migrations).await?;
+/// ```
+///
+/// A change of a file makes the crate compile again. For a new one, the crate's `build.rs` has to say
+/// `cargo::rerun-if-changed=migrations`.
+#[proc_macro]
+pub fn include_migrations(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let Ok(path) = syn::parse::<syn::LitStr>(input) else {
+        let message = "`include_migrations!` takes one string: the path of a folder, relative to `Cargo.toml`";
+        return errors(Span::call_site(), &[message.to_owned()]).into();
+    };
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let embedded = migrations::embed(root.as_ref(), &path.value());
+    embedded.unwrap_or_else(|error| errors(path.span(), &[error])).into()
 }
 
 fn include(input: TokenStream) -> TokenStream {

@@ -182,6 +182,17 @@ pub fn grants(schema: &Schema, role: &str, namespace: &str) -> Vec<String> {
             literal(&limits)
         ))
     ));
+    // A service asks whether the migrations that it needs were applied.
+    for name in ["cratestack_migrations", "cratestack_migration_steps", "cratestack_migration_lease"] {
+        let table = format!("{namespace}.{}", ident(name));
+        statements.push(format!(
+            "DO {};",
+            dollar_quoted(&format!(
+                " BEGIN IF to_regclass({}) IS NOT NULL THEN GRANT SELECT ON {table} TO {role}; END IF; END ",
+                literal(&table)
+            ))
+        ));
+    }
     let log = |log: &Log, views: &[&str]| {
         let read: Vec<String> = [log.table].iter().chain(views).map(|name| (*name).to_owned()).collect();
         let relay = [log.delivery.to_owned(), log.position.to_owned()];

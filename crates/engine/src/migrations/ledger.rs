@@ -2,9 +2,14 @@
 
 use std::fmt::{self, Display};
 
+use std::sync::Arc;
+
+use cratestack_schema::value::Value;
+
 use super::session::{Refusal, Session, Texts};
 use super::{MigrationError, Phase, Prepared, clipped};
-use crate::sql::Dialect;
+use crate::sql::{Dialect, SqlType, Template};
+use crate::store::Rows;
 
 /// What a recorded time is cast from, and how a moment is written.
 struct Times {
@@ -106,6 +111,21 @@ pub(super) async fn is_there(session: &mut Session) -> Result<bool, MigrationErr
     let found =
         session.query(sql, &[]).await.map_err(|refusal| refusal.while_doing("look for the migrations table"))?;
     Ok(!found.is_empty())
+}
+
+/// A statement that gives the migrations that were applied, for a service that runs.
+pub(crate) fn applied() -> Arc<Template> {
+    let sql = "SELECT id, checksum FROM cratestack_migrations WHERE applied_at IS NOT NULL";
+    Arc::new(Template::fixed(sql, &[SqlType::TEXT, SqlType::TEXT]))
+}
+
+/// The ids and checksums in the rows of [`applied`].
+pub(crate) fn recorded(rows: &Rows) -> Vec<(&str, &str)> {
+    let row = |at| match rows.control(at) {
+        [Value::Text(id), Value::Text(checksum)] => Some((id.as_str(), checksum.as_str())),
+        _ => None,
+    };
+    (0..rows.len()).filter_map(row).collect()
 }
 
 /// One that was run, or begun.

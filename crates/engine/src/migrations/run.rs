@@ -444,6 +444,7 @@ impl Runner<'_> {
     fn failed(&self, step: &Step, number: usize, statement: usize, refusal: Refusal) -> MigrationError {
         MigrationError::Statement {
             id: self.migration.id.clone(),
+            phase: step.phase,
             step: number,
             steps: self.migration.steps.len(),
             line: step.statements.get(statement).map_or(1, |statement| statement.line),
@@ -531,17 +532,17 @@ impl Runner<'_> {
     }
 
     /// SQLite removes the rows of a table that is dropped one by one, and those that refer to them, unless foreign keys are
-    /// off; the switch does nothing inside a transaction.
+    /// off; the switch does nothing inside a transaction. The legacy renaming, with which a new table takes the place of
+    /// another, leaves views and references by name alone.
     async fn foreign_keys(&mut self, on: bool) -> Result<(), MigrationError> {
         if self.session.dialect() == Dialect::Postgres {
             return Ok(());
         }
         let doing = "switch foreign keys";
         let failed = |refusal: Refusal| refusal.while_doing(doing);
-        self.session
-            .batch(&format!("PRAGMA foreign_keys = {}", if on { "ON" } else { "OFF" }))
-            .await
-            .map_err(failed)?;
+        let (keys, legacy) = if on { ("ON", "OFF") } else { ("OFF", "ON") };
+        let switch = format!("PRAGMA foreign_keys = {keys}; PRAGMA legacy_alter_table = {legacy}");
+        self.session.batch(&switch).await.map_err(failed)?;
         let is = self.session.query("PRAGMA foreign_keys", &[]).await.map_err(failed)?;
         if is == [[Some(u8::from(on).to_string())]] {
             return Ok(());
