@@ -248,7 +248,7 @@ impl Told {
     pub(crate) fn event(&mut self, event: &Event<'_>) {
         match event {
             Event::Waiting { holder } => self.once(format!("waiting: {holder} is applying migrations")),
-            Event::Migration { id, .. } => self.what = (*id).to_owned(),
+            Event::Migration { id, .. } => (*id).clone_into(&mut self.what),
             Event::Step { step, steps, title, id, .. } => {
                 self.at = (step - 1, *steps);
                 self.what = format!("{id}: {title}");
@@ -257,10 +257,10 @@ impl Told {
             Event::Preflight { by } => {
                 self.once(format!("others have locks: {}; the migration will try for short moments", by.join(", ")));
             }
-            Event::Blocked { by, .. } if by.is_empty() => self.once(format!("waiting for a lock: {}", self.what)),
+            Event::Blocked { by: [], .. } => self.once(format!("waiting for a lock: {}", self.what)),
             Event::Blocked { by, .. } => self.once(format!("waiting for {}", by.join(", "))),
             Event::Progress { phase, done, total, waits_for } => {
-                if let [first, ..] = waits_for {
+                if let Some(first) = waits_for.first() {
                     self.once(format!("{phase}: {first}"));
                 }
                 let [done, total] = [done, total].map(|number| usize::try_from(*number).unwrap_or(usize::MAX));
@@ -528,26 +528,20 @@ fn files(
 
 /// What brings the tables from one schema to another, in one transaction.
 fn draft(diff: &ddl_diff::Diff) -> String {
-    let mut text = DRAFT.to_owned();
-    for refused in &diff.refuse {
-        text.push_str(&format!("-- It cannot be applied while {}.\n", refused.says));
-    }
+    let mut lines: Vec<String> = vec![DRAFT.to_owned()];
+    lines.extend(diff.refuse.iter().map(|refused| format!("-- It cannot be applied while {}.", refused.says)));
     for step in &diff.steps {
-        text.push_str(&format!("\n-- {}\n", step.describe));
-        if let Some(probe) = &step.loses {
-            text.push_str(&format!("-- WHAT IS LOST: {}\n", probe.says));
-        }
-        for sql in &step.sql {
-            text.push_str(&format!("{};\n", sql.trim_end().trim_end_matches(';')));
-        }
+        lines.push(format!("\n-- {}", step.describe));
+        lines.extend(step.loses.iter().map(|probe| format!("-- WHAT IS LOST: {}", probe.says)));
+        lines.extend(step.sql.iter().map(|sql| format!("{};", sql.trim_end().trim_end_matches(';'))));
     }
-    text
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 const DRAFT: &str = "\
 -- A draft: what brings the tables to the schema in one transaction, without regard for who uses them meanwhile. Read it, and
--- split it into steps (`-- cratestack: step`) where a table is large or busy.
-";
+-- split it into steps (`-- cratestack: step`) where a table is large or busy.";
 
 const HINTS: &str = "\
 -- Statements, with `;` between them. They are one transaction; `-- cratestack: step` on a line of its own begins another
