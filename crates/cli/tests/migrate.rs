@@ -450,3 +450,41 @@ async fn a_long_build_shows_how_far_it_is_on_a_terminal() {
     let quiet = support::run(folder.path(), &["migrate", "apply", "--database", &database.url()]);
     assert_eq!(text(&quiet.stderr), "");
 }
+
+/// As a reader of docs/migrations.md does it.
+#[tokio::test]
+async fn the_guide_works() {
+    const GUIDE: &str = include_str!("../../../docs/migrations.md");
+    let block =
+        |kind: &str| GUIDE.split_once(&format!("```{kind}\n")).unwrap().1.split_once("```").unwrap().0.to_owned();
+    let Some(database) = Database::new().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/bank/bank.cstack"),
+        folder.path().join("bank.cstack"),
+    )
+    .unwrap();
+    let commands = block("console");
+    let lines: Vec<&str> = commands.lines().map(|line| line.strip_prefix("$ cratestack ").unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    for line in lines {
+        let line = line
+            .replace("postgres://owner@db/bank", &database.url())
+            .replace("postgres://bank@db/bank", &database.url());
+        let words: Vec<&str> = line
+            .split('"')
+            .enumerate()
+            .flat_map(|(at, part)| if at % 2 == 1 { vec![part] } else { part.split_whitespace().collect() })
+            .collect();
+        if words[0] == "serve" {
+            let address = ["--addr", "127.0.0.1:0"];
+            let server = Server::start(folder.path(), &[&words[..], &address].concat());
+            assert_eq!(server.request("GET", "/readyz", &[], "").status, 200);
+        } else {
+            done(folder.path(), &words);
+        }
+    }
+    add(folder.path(), "29990101T000000_by_age", &block("sql"));
+    let applied = done(folder.path(), &["migrate", "apply", "--database", &database.url()]);
+    assert_eq!(applied, "applied 29990101T000000_by_age\n");
+}

@@ -155,6 +155,11 @@ pub struct Guide;
 #[doc = include_str!("../../../docs/rate-limits.md")]
 pub struct RateLimitGuide;
 
+/// And those of the page about migrations.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/migrations.md")]
+pub struct MigrationGuide;
+
 pub use axum;
 pub use chrono;
 pub use rusqlite;

@@ -145,7 +145,7 @@ pub(super) struct StepRecord {
     /// From 1.
     pub(super) step: usize,
     pub(super) state: StepState,
-    checksum: String,
+    pub(super) checksum: String,
     sql: String,
     pub(super) error: Option<String>,
 }

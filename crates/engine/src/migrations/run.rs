@@ -146,6 +146,8 @@ pub(super) struct Lease {
     epoch: i64,
     length: Duration,
     extended: Instant,
+    /// Somebody else has it.
+    lost: bool,
 }
 
 impl Lease {
@@ -154,13 +156,13 @@ impl Lease {
 
     /// Extends it where that is due. `false`: somebody else has it.
     pub(super) async fn extend(&mut self, watch: &mut sqlx::PgConnection) -> Result<bool, Refusal> {
-        if self.extended.elapsed() < self.length / 3 {
-            return Ok(true);
+        if self.lost || self.extended.elapsed() < self.length / 3 {
+            return Ok(!self.lost);
         }
         let sql = self.extension(Dialect::Postgres);
-        let own = !texts(watch, &sql, &[Some(&self.token), Some(&self.epoch.to_string())]).await?.is_empty();
+        self.lost = texts(watch, &sql, &[Some(&self.token), Some(&self.epoch.to_string())]).await?.is_empty();
         self.extended = Instant::now();
-        Ok(own)
+        Ok(!self.lost)
     }
 
     fn extension(&self, dialect: Dialect) -> String {
@@ -306,13 +308,19 @@ async fn acquire(
     let failed = |refusal: Refusal| refusal.while_doing("take the lease of the migrations");
     loop {
         evict(session).await.map_err(failed)?;
-        let taken = match session.query(&sql, &[Some(&holder), Some(&token), application.as_deref()]).await {
+        let free = guard(session, "pg_try_advisory_lock").await.map_err(failed)?;
+        let binds = [Some(holder.as_str()), Some(&token), application.as_deref()];
+        let taken = if free { session.query(&sql, &binds).await } else { Ok(Vec::new()) };
+        let taken = match taken {
             Err(refusal) if refusal.passes() => Vec::new(),
             taken => taken.map_err(failed)?,
         };
         if let Some(epoch) = taken.into_iter().flatten().flatten().next() {
             let epoch = epoch.parse().unwrap_or_default();
-            return Ok(Lease { token, epoch, length, extended: Instant::now() });
+            return Ok(Lease { token, epoch, length, extended: Instant::now(), lost: false });
+        }
+        if free {
+            guard(session, "pg_advisory_unlock").await.map_err(failed)?;
         }
         *waited = true;
         let row =
@@ -324,6 +332,15 @@ async fn acquire(
         report(&Event::Waiting { holder: &other });
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Whether the session's own lock, which ends with the session, could be taken, or given back. It never waits: who waits
+/// for a lock of this kind has a snapshot, for which a concurrent index build waits in turn. SQLite has none.
+async fn guard(session: &mut Session, function: &str) -> Result<bool, Refusal> {
+    let Session::Postgres(postgres) = session else { return Ok(true) };
+    // A service's tables are in one schema, and another service may be in another.
+    let sql = format!("SELECT 'x' WHERE {function}({}, hashtext(current_schema()))", migrate::LOCK >> 32);
+    Ok(!texts(&mut postgres.watch, &sql, &[]).await?.is_empty())
 }
 
 /// Ends what the sessions of a runner whose lease is over still do: it can record nothing any more.
@@ -388,10 +405,11 @@ impl Runner<'_> {
         for (at, step) in migration.steps.iter().enumerate() {
             let number = at + 1;
             let recorded = ledger.steps_of(&migration.id).find(|record| record.step == number);
-            let state = recorded.map(|record| record.state);
-            if state == Some(StepState::Done) {
+            if recorded.is_some_and(|record| record.state == StepState::Done) {
                 continue;
             }
+            // What was begun is looked for only if it is the same still.
+            let resumed = recorded.is_some_and(|record| record.checksum == step.digest);
             (self.report)(&Event::Step { id: &migration.id, step: number, steps, title: &step.title() });
             if let Session::Postgres(postgres) = self.session {
                 postgres.settle().await.map_err(|refusal| refusal.while_doing("prepare the session"))?;
@@ -399,7 +417,7 @@ impl Runner<'_> {
             if step.transaction {
                 self.transaction(step, number).await?;
             } else {
-                self.outside(step, number, state.is_some()).await?;
+                self.outside(step, number, resumed).await?;
             }
             (self.report)(&Event::Done { id: &migration.id, step: number });
         }
@@ -462,6 +480,7 @@ impl Runner<'_> {
             match self.attempt(step, number, tries, autovacuum).await {
                 Ok(()) => return Ok(()),
                 Err(Stop::Error(error)) => return Err(error),
+                Err(Stop::At(..)) if self.lease.lost => return Err(MigrationError::Fenced),
                 Err(Stop::At(_, refusal, by)) if refusal.passes() => {
                     if begun.elapsed() >= self.options.patience {
                         return Err(MigrationError::Blocked {
@@ -727,6 +746,9 @@ impl Runner<'_> {
             tries += 1;
             let (done, by) = self.once(step, &effect, tries).await;
             let Err(refusal) = done else { break };
+            if self.lease.lost {
+                return Err(MigrationError::Fenced);
+            }
             // Where the connection is gone, so is everything that could be done about it.
             let _rest_is_for_the_next = self.clean(&effect).await;
             if refusal.passes() && begun.elapsed() < self.options.patience {
@@ -735,7 +757,6 @@ impl Runner<'_> {
                 continue;
             }
             let _first_error_counts = self.recorded(step, number, StepState::Failed, Some(&refusal.message)).await;
-            self.extend().await?;
             return Err(self.failed(step, number, 0, refusal));
         }
         if self.is_done(step, &effect).await? == Some(false) {
@@ -830,7 +851,7 @@ pub async fn survey(
     let ledger = if place.is_absent() {
         Ledger::default()
     } else {
-        let mut session = Session::open(&place).await?;
+        let mut session = Session::open_to_read(&place).await?;
         let ledger = Ledger::load(&mut session).await;
         session.close().await;
         ledger?
@@ -937,7 +958,7 @@ async fn mark(session: &mut Session, all: &[Prepared], upto: usize) -> Result<Ve
     }
     ensure(session).await?;
     let mut waited = false;
-    let options = RunnerOptions { wait: Duration::ZERO, ..RunnerOptions::default() };
+    let options = RunnerOptions { wait: Duration::from_secs(10), ..RunnerOptions::default() };
     let mut lease = acquire(session, &options, &mut waited, &mut |_| ()).await?;
     let done = async {
         let ledger = Ledger::load(session).await?;

@@ -144,7 +144,20 @@ pub(super) struct Postgres {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Session {
+    /// To change the database.
     pub(super) async fn open(place: &Place) -> Result<Self, MigrationError> {
+        match Self::connect(place, true).await? {
+            Self::Postgres(postgres) => Ok(Self::Postgres(Box::new(postgres.checked().await?))),
+            session @ Self::Sqlite(_) => Ok(session),
+        }
+    }
+
+    /// To look at the records, and no more: through a pooler too, and of a file that may not be written.
+    pub(super) async fn open_to_read(place: &Place) -> Result<Self, MigrationError> {
+        Self::connect(place, false).await
+    }
+
+    async fn connect(place: &Place, write: bool) -> Result<Self, MigrationError> {
         match &place.0 {
             Where::Postgres(options) => {
                 let doing = |message: String| MigrationError::Database { doing: "connect".to_owned(), message };
@@ -157,17 +170,17 @@ impl Session {
                 let connected = tokio::time::timeout(PATIENCE, connect).await;
                 let connected = connected.map_err(|_| doing("the server does not answer in time".to_owned()))?;
                 let (ddl, watch) = connected.map_err(|error| doing(Refusal::from(error).message))?;
-                let session = Postgres { ddl, watch, pid: 0, application, short_deadlocks: false };
-                Ok(Self::Postgres(Box::new(session.checked().await?)))
+                let postgres = Postgres { ddl, watch, pid: 0, application, short_deadlocks: false };
+                Ok(Self::Postgres(Box::new(postgres)))
             }
             Where::Sqlite(path) => {
                 let path = path.clone();
-                let opened = tokio::task::spawn_blocking(move || sqlite::writer(&path)).await;
+                let open = move || if write { sqlite::writer(&path) } else { sqlite::reader(&path) };
+                let opened = tokio::task::spawn_blocking(open).await;
                 let failed =
                     |message: String| MigrationError::Database { doing: "open the database".to_owned(), message };
                 let opened = opened.map_err(|_| failed("the runner was interrupted".to_owned()))?;
-                let connection = opened.map_err(|error| failed(error.to_string()))?;
-                Ok(Self::Sqlite(Some(connection)))
+                Ok(Self::Sqlite(Some(opened.map_err(|error| failed(error.to_string()))?)))
             }
         }
     }

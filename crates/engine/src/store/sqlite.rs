@@ -288,6 +288,11 @@ pub(crate) fn writer(path: &Path) -> Result<Connection, OpenError> {
     opened(Some(path), Role::Writer)
 }
 
+/// Opens the file at `path` as readers do: nothing is changed. Blocks.
+pub(crate) fn reader(path: &Path) -> Result<Connection, OpenError> {
+    opened(Some(path), Role::Reader)
+}
+
 fn opened(path: Option<&Path>, role: Role) -> Result<Connection, OpenError> {
     connect(path, role).map_err(|error| {
         let path = path.map_or_else(|| PathBuf::from(":memory:"), Path::to_owned);

@@ -251,7 +251,42 @@ async fn a_pooler_of_transactions_is_refused_and_one_of_sessions_is_not() {
     let error = apply_pending(&Database::Postgres(pooler.url(database)), &two()).await.unwrap_err();
     assert!(matches!(error, MigrationError::Pooler), "{error:?}");
     assert!(house.catalog().await.is_empty());
+    // To look is nothing that needs one session.
+    assert_eq!(status(&Database::Postgres(pooler.url(database)), &two()).await.unwrap().len(), 2);
     drop(pooler);
     let pooler = Pooler::start(database, "session").await;
     assert_eq!(apply_pending(&Database::Postgres(pooler.url(database)), &two()).await.unwrap().ids.len(), 2);
+}
+
+#[tokio::test]
+async fn a_session_that_lives_keeps_others_away_even_without_its_lease() {
+    let Some(house) = House::postgres().await else { return };
+    ensure_migrations_table(&house.database).await.unwrap();
+    let mut holder = house.postgres.as_ref().unwrap().connect().await;
+    let key = crate::migrate::LOCK >> 32;
+    execute(&mut holder, &format!("SELECT pg_advisory_lock({key}, hashtext(current_schema()))")).await;
+    let options = RunnerOptions { wait: Duration::from_millis(100), ..RunnerOptions::default() };
+    let error = apply_pending_with(&house.database, &two(), &options, &mut |_| ()).await.unwrap_err();
+    assert!(matches!(error, MigrationError::Busy { .. }), "{error:?}");
+    holder.close().await.unwrap();
+    assert_eq!(house.apply(&two()).await.unwrap().ids.len(), 2);
+}
+
+#[tokio::test]
+async fn what_was_begun_and_reads_otherwise_now_is_not_taken_for_done() {
+    let Some(house) = House::postgres().await else { return };
+    let table = Migration::new(
+        "1",
+        "a table",
+        "CREATE TABLE a (id integer, other integer); INSERT INTO a VALUES (1, 1), (1, 2)",
+    );
+    let index = |column: &str| {
+        let sql = format!("-- cratestack: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY one ON a ({column})");
+        [table.clone(), Migration::new("2", "unique", sql)]
+    };
+    house.apply(&index("id")).await.unwrap_err();
+    // Somebody helps, with the index that could not be built.
+    house.run("DELETE FROM a WHERE other = 2; CREATE UNIQUE INDEX one ON a (id)").await;
+    let error = house.apply(&index("other")).await.unwrap_err();
+    assert!(error.to_string().ends_with("relation \"one\" already exists"), "{error}");
 }
