@@ -225,6 +225,11 @@ impl Dev {
         if self.database == Database::SqliteMemory {
             return Ok(None);
         }
+        let migrated = cratestack_engine::migrations::any_applied(&self.database).await;
+        if migrated.map_err(|error| crate::migrate::failure(&error))? {
+            return Err(Failure::new(format!("{} has migrations", database::name(&self.database)))
+                .help("`dev` changes tables without them: name a database of its own, with `--database`"));
+        }
         let mut connection = Connection::open(&self.database).await?;
         let done = self.bring(&mut connection, schema, reset).await;
         connection.close().await;

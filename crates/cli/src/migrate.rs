@@ -28,7 +28,7 @@ enum Format {
 }
 
 /// What says that no folder is to be looked for.
-const NONE: &str = "none";
+pub(crate) const NONE: &str = "none";
 
 /// The command with its subcommands. `file` and `config` are the arguments that others have too.
 pub(crate) fn command(file: &Arg, config: &Arg) -> Command {
@@ -36,7 +36,10 @@ pub(crate) fn command(file: &Arg, config: &Arg) -> Command {
         settings::of(Scope::Serve).filter(|setting| keys.contains(&setting.key)).map(Setting::arg)
     };
     let located = |name: &'static str, about: &'static str, help: &'static str| {
-        let file = file.clone().required(false).help("the schema file, for the URL of its datasource");
+        let file = file
+            .clone()
+            .required(false)
+            .help("the schema file: the URL of its datasource, and what the migrations lead to");
         Command::new(name)
             .about(about)
             .after_help(help)
@@ -57,6 +60,7 @@ pub(crate) fn command(file: &Arg, config: &Arg) -> Command {
         |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
     Command::new("migrate")
         .about("Look after the tables of a database")
+        .after_help(HELP)
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(
@@ -132,6 +136,19 @@ pub(crate) fn command(file: &Arg, config: &Arg) -> Command {
         )
 }
 
+const HELP: &str = "\
+A migration is a folder of `migrations/`; they run in the order of their names, once, and there is no way back but a new one:
+  plan.toml     description = \"what it is for\"
+  expand.sql    statements; also backfill.sql, validate.sql and contract.sql, which run in this order, and each also as
+                expand.postgres.sql and expand.sqlite.sql
+  schema.json   the schema that the database carries afterwards, written by `migrate new NAME FILE`
+In its SQL, on lines of their own:
+  -- cratestack: step [NAME]       what follows is another step; each step is one transaction
+  -- cratestack: no-transaction    the statements of this step are run one by one, without a transaction
+  -- cratestack: done-when QUERY   gives true when the step's one statement has been done
+Once applied it must not change, but for comments. Apply as the owner of the tables; `grants` lets another role serve.
+Exit codes: 0 done, 1 `status` has found something to do, 2 could not run.";
+
 const NEW: &str = "\
 Makes `migrations/TIME_NAME/` with files to write the SQL into. With a schema file, `schema.json` says what the database
 carries when the migration is applied, and the SQL begins with a draft of what brings it there.
@@ -191,21 +208,49 @@ pub(crate) fn given(settings: &Settings) -> Result<Option<Vec<Migration>>, Failu
     migrations::from_folder(Path::new(folder)).map(Some).map_err(|error| unreadable(&error))
 }
 
+/// Whether the last schema among the migrations is the one that is to be served.
+pub(crate) fn leads_to(migrations: &[Migration], schema: &Schema) -> Result<(), Failure> {
+    let last = migrations.iter().rev().find_map(|migration| Some((&migration.id, migration.schema.as_ref()?)));
+    let Some((id, json)) = last else {
+        return Err(Failure::new("no migration says which schema the database carries")
+            .help("`cratestack migrate new NAME FILE` makes one with its `schema.json`"));
+    };
+    let carried: Schema = read(id, json)?;
+    if carried.fingerprint() == schema.fingerprint() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("the schema is another one than the migrations lead to: it was changed after `{id}`"))
+        .help("`cratestack migrate new NAME FILE` makes the next one from it"))
+}
+
+fn read(id: &str, json: &str) -> Result<Schema, Failure> {
+    serde_json::from_str(json).map_err(|error| {
+        Failure::new(format!("the `schema.json` of `{id}` cannot be read: {error}"))
+            .help("was it made by another version of CrateStack? make it again")
+    })
+}
+
 /// A database, and the migrations that are for it.
 struct House {
     database: Database,
     migrations: Vec<Migration>,
+    /// The schema that is named, if one is.
+    schema: Option<Schema>,
 }
 
 impl House {
     fn open(ui: Ui, args: &ArgMatches) -> Result<Option<Self>, Failure> {
         let settings = Settings::resolve(Scope::Serve, args, &Sources::of_process(args)?)?;
-        let database = match (settings.text("database"), args.get_one::<String>("file")) {
+        let schema = match args.get_one::<String>("file") {
+            Some(path) => match schema::load(ui, path)? {
+                Some(schema) => Some(schema),
+                None => return Ok(None),
+            },
+            None => None,
+        };
+        let database = match (settings.text("database"), &schema) {
             (Some(url), _) => database::parse(url, settings.from("database"))?,
-            (None, Some(path)) => {
-                let Some(schema) = schema::load(ui, path)? else { return Ok(None) };
-                serve::locate(&settings, &schema)?
-            }
+            (None, Some(schema)) => serve::locate(&settings, schema)?,
             (None, None) => {
                 return Err(Failure::new("no database is named").help(
                     "add `--database postgres://USER@HOST/NAME` or `--database sqlite:FILE`, or name a schema file with a \
@@ -217,7 +262,7 @@ impl House {
             return Err(Failure::new("there is no folder `migrations`")
                 .help("name it with `--migrations DIR`, or begin with `cratestack migrate new NAME`"));
         };
-        Ok(Some(Self { database, migrations }))
+        Ok(Some(Self { database, migrations, schema }))
     }
 }
 
@@ -266,6 +311,7 @@ impl Told {
                 let [done, total] = [done, total].map(|number| usize::try_from(*number).unwrap_or(usize::MAX));
                 if total > 0 { self.bar.show(done, total, phase) } else { self.bar.show(self.at.0, self.at.1, phase) }
             }
+            Event::Working { elapsed } => self.working(*elapsed),
             Event::Cleaned { index } => self.once(format!("removing the index {index}, which was left half made")),
             Event::Written { .. } => {}
             Event::Done { step, .. } => self.bar.show(*step, self.at.1, &self.what),
@@ -276,6 +322,15 @@ impl Told {
         }
     }
 
+    /// On a terminal all the time; elsewhere once a minute.
+    fn working(&mut self, elapsed: Duration) {
+        let seconds = elapsed.as_secs();
+        self.bar.show(self.at.0, self.at.1, &format!("{seconds} s: {}", self.what));
+        if !self.bar.is_on() && seconds.is_multiple_of(60) {
+            self.ui.complain(&format!("still at {}: {seconds} s", self.what));
+        }
+    }
+
     pub(crate) fn end(mut self) {
         self.bar.clear();
     }
@@ -283,6 +338,9 @@ impl Told {
 
 fn apply(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     let Some(house) = House::open(ui, args)? else { return Ok(Outcome::Findings) };
+    if let Some(schema) = &house.schema {
+        leads_to(&house.migrations, schema)?;
+    }
     if args.get_flag("dry-run") {
         return dry_run(ui, &house);
     }
@@ -336,9 +394,15 @@ fn dry_run(ui: Ui, house: &House) -> Result<Outcome, Failure> {
     }
     for plan in plans {
         ui.say(&format!("-- migration {}: {}", plan.id, plan.description));
+        if plan.steps.is_empty() {
+            ui.say("-- without statements");
+        }
         for step in plan.steps {
             let way = if step.transaction { "one transaction" } else { "no transaction" };
-            ui.say(&format!("-- step {} ({}, {way})", step.number, step.phase));
+            ui.say(&format!("-- step {} ({}, {way}): {}", step.number, step.phase, step.title));
+            if let Some(query) = step.done_when {
+                ui.say(&format!("-- done when {query}"));
+            }
             for statement in step.statements {
                 ui.say(&format!("{statement};"));
             }
@@ -352,11 +416,16 @@ fn status(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     let Some(house) = House::open(ui, args)? else { return Ok(Outcome::Findings) };
     let surveyed = serve::runtime()?.block_on(migrations::survey(&house.database, &house.migrations));
     let (statuses, drift) = surveyed.map_err(|error| failure(&error))?;
+    let behind = house.schema.as_ref().and_then(|schema| leads_to(&house.migrations, schema).err());
+    let clean = behind.is_none() && statuses.iter().all(|status| status.state.is_clean());
     if args.get_one::<Format>("format") == Some(&Format::Json) {
         let changes = drift.iter().flat_map(|drift| &drift.changes);
-        let drift: Vec<_> = changes.map(|change| json!({"id": change.id(), "message": change.to_string()})).collect();
+        let drift: Vec<_> = changes
+            .map(|change| json!({"id": change.id(), "kind": change.kind(), "message": change.to_string()}))
+            .collect();
         let migrations: Vec<_> = statuses.iter().map(as_json).collect();
-        ui.say(&json!({"migrations": migrations, "drift": drift}).to_string());
+        let behind = behind.as_ref().map(ToString::to_string);
+        ui.say(&json!({"clean": clean, "migrations": migrations, "drift": drift, "schema": behind}).to_string());
     } else {
         let width = statuses.iter().map(|status| status.id.len()).max().unwrap_or_default();
         for status in &statuses {
@@ -369,8 +438,10 @@ fn status(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
             let error = MigrationError::Drift(migrations::Drift { changes: vec![change.clone()] });
             ui.failure(&failure(&error));
         }
+        if let Some(behind) = &behind {
+            ui.failure(behind);
+        }
     }
-    let clean = statuses.iter().all(|status| status.state.is_clean());
     Ok(if clean { Outcome::Clean } else { Outcome::Findings })
 }
 
@@ -415,7 +486,8 @@ fn baseline(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
         ui.say(&format!("{} {id}", ui.paint(Style::Green, "marked as applied")));
     }
     if marked.is_empty() {
-        ui.say("there is nothing to mark: all of them are applied");
+        let these = if to.is_some() { "these" } else { "all of them" };
+        ui.say(&format!("there is nothing to mark: {these} are applied"));
     }
     Ok(Outcome::Clean)
 }
@@ -432,6 +504,10 @@ fn new(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     let root = PathBuf::from(settings.text("migrations").filter(|folder| *folder != NONE).unwrap_or("migrations"));
     let name = string(args, "name");
     let words = slug(name);
+    if Path::new(name).extension().is_some_and(|extension| extension == "cstack") {
+        return Err(Failure::new(format!("`{name}` is a schema file, and the migration has no name"))
+            .help("write the name first: `cratestack migrate new add_owners bank.cstack`"));
+    }
     if words.is_empty() || words.len() > 100 {
         return Err(Failure::new("a name has 1 to 100 letters and digits")
             .help("write `cratestack migrate new create_accounts`"));
@@ -445,31 +521,53 @@ fn new(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     };
     let before =
         if root.is_dir() { migrations::from_folder(&root).map_err(|error| unreadable(&error))? } else { Vec::new() };
-    let id = format!("{}_{words}", moment()?);
-    if let Some(last) = before.last().filter(|last| *last.id >= *id) {
-        return Err(Failure::new(format!("the last migration, `{}`, comes after `{id}`", last.id))
-            .help("is the clock right? a new migration has to come last"));
-    }
-    let files = files(name, &words, schema.as_ref(), &before, &dialects(args, schema.as_ref()))?;
+    let id = next(&words, before.last())?;
+    let made = files(name, &words, schema.as_ref(), &before, &dialects(args, schema.as_ref()))?;
     let folder = root.join(&id);
     let failed = |error: std::io::Error| {
         Failure::new(format!("cannot make `{}`: {}", folder.display(), ui::cause(&error)))
             .help("choose a folder that you may write to, with `--migrations`")
     };
     std::fs::create_dir_all(&folder).map_err(failed)?;
-    for (file, text) in &files {
+    for (file, text) in &made.files {
         std::fs::write(folder.join(file), text).map_err(failed)?;
     }
-    let listed: Vec<String> = files.iter().map(|(file, _)| format!("`{file}`")).collect();
+    let listed: Vec<String> = made.files.iter().map(|(file, _)| format!("`{file}`")).collect();
     ui.say(&format!("made `{}` with {}", folder.display(), listed.join(", ")));
-    let next = if files.iter().any(|(file, _)| file == "schema.json") { "read" } else { "write" };
-    ui.say(&format!("\nnext: {next} its SQL, and\n  {}", ui.paint(Style::Cyan, "cratestack migrate apply")));
+    for warning in &made.warnings {
+        ui.warn(warning);
+    }
+    let file = args.get_one::<String>("file").map(String::as_str).filter(|_| {
+        schema.as_ref().and_then(|schema| schema.datasource.as_ref()).is_some_and(|datasource| datasource.url.is_some())
+    });
+    let command = format!("cratestack migrate apply {}", file.unwrap_or("--database URL"));
+    let next = if made.drafted { "read" } else { "write" };
+    ui.say(&format!("\nnext: {next} its SQL, and\n  {}", ui.paint(Style::Cyan, &command)));
     Ok(Outcome::Clean)
 }
 
+/// The id of the next migration: of this second, or of the next one that is free.
+fn next(words: &str, last: Option<&Migration>) -> Result<String, Failure> {
+    const TRIES: i64 = 60;
+    let now = SystemClock.now();
+    let mut tried = String::new();
+    for second in 0..TRIES {
+        let id = format!("{}_{words}", moment(now + second * 1_000_000)?);
+        if last.is_none_or(|last| *last.id < *id) {
+            return Ok(id);
+        }
+        if second == 0 {
+            tried = id;
+        }
+    }
+    let last = last.map_or("", |last| &last.id);
+    Err(Failure::new(format!("the last migration, `{last}`, comes after `{tried}`"))
+        .help("is the clock right? a new migration has to come last, in the order of names"))
+}
+
 /// `20261123T101500`, in UTC.
-fn moment() -> Result<String, Failure> {
-    let text = instant::from_unix_micros(SystemClock.now());
+fn moment(micros: i64) -> Result<String, Failure> {
+    let text = instant::from_unix_micros(micros);
     let text = text.ok_or_else(|| Failure::new("the clock is not set").help("set the clock of this machine"))?;
     Ok(text.chars().filter(|c| c.is_ascii_digit() || *c == 'T').take("20261123T101500".len()).collect())
 }
@@ -486,48 +584,71 @@ fn dialects(args: &ArgMatches, schema: Option<&Schema>) -> Vec<Dialect> {
     }
 }
 
-/// The files of a new migration.
+/// A new migration.
+struct Made {
+    files: Vec<(String, String)>,
+    /// Whether there is SQL in it already.
+    drafted: bool,
+    /// What is to be known before it is applied.
+    warnings: Vec<String>,
+}
+
 fn files(
     name: &str,
     words: &str,
     schema: Option<&Schema>,
     before: &[Migration],
     dialects: &[Dialect],
-) -> Result<Vec<(String, String)>, Failure> {
+) -> Result<Made, Failure> {
     let description = if name == words { words.replace('_', " ") } else { name.to_owned() };
-    let plan = format!("description = {}\n", toml::Value::String(description));
-    let mut files = vec![("plan.toml".to_owned(), plan)];
-    let old = match before.iter().rev().find_map(|migration| migration.schema.as_ref()) {
-        Some(json) => Some(serde_json::from_str::<Schema>(json).map_err(|error| {
-            Failure::new(format!("the last `schema.json` cannot be read: {error}"))
-                .help("was it made by another version of CrateStack?")
-        })?),
-        None => None,
-    };
+    let mut plan = format!("description = {}\n", toml::Value::String(description));
+    let last = before.iter().rev().find_map(|migration| Some((&migration.id, migration.schema.as_ref()?)));
+    let old = last.map(|(id, json)| read(id, json)).transpose()?;
     let changed = schema.filter(|new| old.as_ref().is_none_or(|old| old.fingerprint() != new.fingerprint()));
+    let mut made = Made { files: Vec::new(), drafted: changed.is_some(), warnings: Vec::new() };
+    if schema.is_some() && changed.is_none() {
+        made.warnings.push("the schema is the one that the migrations lead to already: there is no draft".to_owned());
+    }
     if dialects.is_empty() {
-        files.push(("expand.sql".to_owned(), HINTS.to_owned()));
+        made.files.push(("expand.sql".to_owned(), HINTS.to_owned()));
     }
     for dialect in dialects {
         let text = match (changed, &old) {
-            (Some(new), Some(old)) => draft(&ddl_diff::diff(old, new, *dialect)),
+            (Some(new), Some(old)) => {
+                let diff = ddl_diff::diff(old, new, *dialect);
+                let refused = diff.refuse.iter().map(|refused| format!("it cannot be applied while {}", refused.says));
+                let lost = diff.steps.iter().filter_map(|step| step.loses.as_ref());
+                for warning in refused.chain(lost.map(|probe| format!("what would be lost: {}", probe.says))) {
+                    if !made.warnings.contains(&warning) {
+                        made.warnings.push(warning);
+                    }
+                }
+                draft(&diff)
+            }
             // Without tables before, all of them are new. In a database that is in use already, `baseline` marks it.
             (Some(new), None) => format!("{};\n", ddl::create(new, *dialect).join(";\n\n")),
             (None, _) => HINTS.to_owned(),
         };
         let of = if *dialect == Dialect::Postgres { "postgres" } else { "sqlite" };
-        files.push((format!("expand.{of}.sql"), text));
+        made.files.push((format!("expand.{of}.sql"), text));
     }
     if let Some(new) = changed {
-        let json = serde_json::to_string_pretty(new)
+        let json = serde_json::to_string_pretty(&new.portable())
             .map_err(|error| Failure::new(format!("the schema cannot be written: {error}")))?;
-        files.push(("schema.json".to_owned(), format!("{json}\n")));
+        made.files.push(("schema.json".to_owned(), format!("{json}\n")));
+        if let Some(old) = &old {
+            plan.push_str(&format!("base = \"{}\"\n", old.fingerprint()));
+        }
     }
-    Ok(files)
+    made.files.insert(0, ("plan.toml".to_owned(), plan));
+    Ok(made)
 }
 
 /// What brings the tables from one schema to another, in one transaction.
 fn draft(diff: &ddl_diff::Diff) -> String {
+    if diff.steps.is_empty() {
+        return "-- The schema has changed, and the tables need no change for it.\n".to_owned();
+    }
     let mut lines: Vec<String> = vec![DRAFT.to_owned()];
     lines.extend(diff.refuse.iter().map(|refused| format!("-- It cannot be applied while {}.", refused.says)));
     for step in &diff.steps {

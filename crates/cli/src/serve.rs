@@ -183,8 +183,22 @@ async fn prepare(
     if *database == Database::SqliteMemory {
         return Ok(());
     }
-    if let Some(migrations) = migrations {
-        migrated(ui, settings, database, migrations, front).await?;
+    match migrations {
+        Some(migrations) => {
+            // First of all: what cannot be served must not change the database.
+            migrate::leads_to(migrations, schema)?;
+            migrated(ui, settings, database, migrations, front).await?;
+        }
+        None if settings.text("migrations") != Some(migrate::NONE) => {
+            if migrations::any_applied(database).await.map_err(|error| migrate::failure(&error))? {
+                return Err(Failure::new(format!(
+                    "{} has migrations, and there is no folder `migrations` here",
+                    database::name(database)
+                ))
+                .help("name it with `--migrations DIR`, or say `--migrations none`"));
+            }
+        }
+        None => {}
     }
     let mut connection = database::Connection::open(database).await?;
     let state = database::state(&mut connection).await?;

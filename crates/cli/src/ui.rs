@@ -162,6 +162,11 @@ impl Progress {
         self.shown = true;
     }
 
+    /// Whether anybody can see it.
+    pub(crate) fn is_on(&self) -> bool {
+        self.on
+    }
+
     /// Takes the line away.
     pub(crate) fn clear(&mut self) {
         if self.shown {

@@ -676,6 +676,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."accounts", "public"."desks", "
 GRANT SELECT ON "public"."cratestack_meta" TO "bank_app";
 GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."cratestack_idempotency" TO "bank_app";
 DO $cratestack$ BEGIN IF to_regclass('"public"."cratestack_rate_limits"') IS NOT NULL THEN GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."cratestack_rate_limits" TO "bank_app"; END IF; END $cratestack$;
+DO $cratestack$ BEGIN IF to_regclass('"public"."cratestack_migrations"') IS NOT NULL THEN GRANT SELECT ON "public"."cratestack_migrations" TO "bank_app"; END IF; END $cratestack$;
+DO $cratestack$ BEGIN IF to_regclass('"public"."cratestack_migration_steps"') IS NOT NULL THEN GRANT SELECT ON "public"."cratestack_migration_steps" TO "bank_app"; END IF; END $cratestack$;
+DO $cratestack$ BEGIN IF to_regclass('"public"."cratestack_migration_lease"') IS NOT NULL THEN GRANT SELECT ON "public"."cratestack_migration_lease" TO "bank_app"; END IF; END $cratestack$;
 GRANT SELECT ON "public"."cratestack_audit", "public"."cratestack_audit_events" TO "bank_app";
 GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."cratestack_audit_delivery", "public"."cratestack_audit_relay" TO "bank_app";
 GRANT EXECUTE ON FUNCTION "public".cratestack_audit_denied(text, text, text, text, text) TO "bank_app";

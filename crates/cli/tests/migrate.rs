@@ -201,11 +201,9 @@ async fn a_history_is_applied_shown_and_served() {
             "{why}"
         );
         let planned = done(folder, &[&migrate("apply")[..], &["--dry-run"]].concat());
-        assert!(
-            planned.starts_with(&format!(
-                "-- migration {first}: Create the tables\n-- step 1 (expand, one transaction)\n"
-            ))
-        );
+        assert!(planned.starts_with(&format!(
+            "-- migration {first}: Create the tables\n-- step 1 (expand, one transaction): CREATE TABLE "
+        )));
         assert_eq!(done(folder, &migrate("apply")), format!("applied {first}\n"));
         assert_eq!(
             done(folder, &migrate("apply")),
@@ -350,6 +348,123 @@ async fn a_database_that_is_in_use_is_marked_once() {
     }
 }
 
+#[tokio::test]
+async fn what_a_migration_says_of_the_tables_must_be_so() {
+    let folder = begun();
+    let folder = folder.path();
+    let migrations = folder.join("migrations");
+    let first = ids(folder).remove(0);
+    let drafted = ["postgres", "sqlite"].map(|of| {
+        let path = migrations.join(&first).join(format!("expand.{of}.sql"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path, text)
+    });
+    for (from, to, part) in [
+        (
+            "\"name\" text COLLATE \"C\" NOT NULL",
+            "\"name\" varchar(20) NOT NULL",
+            "is `character varying(20)`, and not `text COLLATE \"C\"`",
+        ),
+        (
+            "\"name\" TEXT NOT NULL",
+            "\"name\" TEXT",
+            "the column `name` of `customers` is free to be null, and not `NOT NULL`",
+        ),
+        (
+            "CREATE TRIGGER \"cratestack_audit_insert_customers\"",
+            "CREATE TRIGGER \"other\"",
+            "`customers` lacks the trigger `cratestack_audit_insert_customers`",
+        ),
+    ] {
+        for (path, text) in &drafted {
+            std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+        }
+        let mut lacked = false;
+        for (url, _kept) in databases(folder).await {
+            let output = support::run(folder, &["migrate", "apply", "--database", &url]);
+            let why = text(&output.stderr);
+            lacked |= why.contains(&format!("error: with the migration `{first}` the database would not have what"))
+                && why.contains(part);
+            let _gone = std::fs::remove_file(folder.join("by-migrations.db"));
+        }
+        assert!(lacked, "{from}");
+    }
+    for (path, text) in &drafted {
+        std::fs::write(path, text).unwrap();
+    }
+    for (url, _kept) in databases(folder).await {
+        done(folder, &["migrate", "apply", "--database", &url]);
+        works(folder, &url);
+    }
+}
+
+#[test]
+fn of_two_branches_the_second_is_made_again() {
+    let folder = begun();
+    let folder = folder.path();
+    let migrations = folder.join("migrations");
+    std::fs::rename(migrations.join(ids(folder).remove(0)), migrations.join("20000101T000000_first")).unwrap();
+    let branch = |field: &str, id: &str| {
+        let changed = SCHEMA
+            .replace("  version Int     @version\n", &format!("  version Int     @version\n  {field}    String?\n"));
+        std::fs::write(folder.join("shop.cstack"), changed).unwrap();
+        done(folder, &["migrate", "new", field, "shop.cstack", "--provider", "sqlite"]);
+        std::fs::rename(migrations.join(ids(folder).pop().unwrap()), folder.join(id)).unwrap();
+    };
+    branch("nick", "20000102T000000_nick");
+    branch("size", "20000103T000000_size");
+    for id in ["20000102T000000_nick", "20000103T000000_size"] {
+        std::fs::rename(folder.join(id), migrations.join(id)).unwrap();
+    }
+    let (_, why) = refused(folder, &["migrate", "apply", "--database", "sqlite:a.db"]);
+    assert!(why.starts_with("error: the migration `20000103T000000_size` was made from another schema than `20000102T000000_nick` leaves\n  help: "), "{why}");
+}
+
+#[test]
+fn a_password_of_the_schema_stays_in_the_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let datasource = "datasource db {\n  provider = \"postgresql\"\n  url = \"postgres://owner:secretpw@h/db\"\n}\n";
+    std::fs::write(folder.path().join("shop.cstack"), format!("{datasource}{SCHEMA}")).unwrap();
+    done(folder.path(), &["migrate", "new", "first", "shop.cstack", "--provider", "both"]);
+    let made = folder.path().join("migrations").join(ids(folder.path()).remove(0));
+    for file in std::fs::read_dir(made).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        assert!(!text.contains("secretpw"));
+    }
+    done(folder.path(), &["migrate", "apply", "--database", "sqlite:a.db"]);
+    let database = rusqlite::Connection::open(folder.path().join("a.db")).unwrap();
+    let kept: i64 = database
+        .query_row("SELECT count(*) FROM cratestack_meta WHERE value LIKE '%secretpw%'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 0);
+}
+
+#[test]
+fn a_database_with_migrations_is_not_taken_for_one_without() {
+    let folder = begun();
+    let folder = folder.path();
+    done(folder, &["migrate", "apply", "--database", "sqlite:a.db"]);
+    add(folder, "29990101T000000_note", "CREATE TABLE note (id integer)");
+    let (_, why) = refused(folder, &["migrate", "baseline", "--database", "sqlite:a.db"]);
+    assert!(
+        why.starts_with("error: the database has migrations already: name the last one to mark\n  help: "),
+        "{why}"
+    );
+    assert!(
+        done(folder, &["migrate", "baseline", "--database", "sqlite:a.db", "--to", "29990101T000000_note"])
+            .contains("_note")
+    );
+    let (_, why) = refused(folder, &["dev", "shop.cstack", "--database", "sqlite:a.db", "--addr", "127.0.0.1:0"]);
+    assert!(why.contains("error: SQLite `a.db` has migrations\n  help: "), "{why}");
+    std::fs::rename(folder.join("migrations"), folder.join("elsewhere")).unwrap();
+    let (_, why) = refused(folder, &[&SERVE[..], &["--database", "sqlite:a.db"]].concat());
+    assert!(
+        why.contains("error: SQLite `a.db` has migrations, and there is no folder `migrations` here\n  help: "),
+        "{why}"
+    );
+    Server::start(folder, &[&SERVE[..], &["--database", "sqlite:a.db", "--migrations", "none"]].concat()).stop();
+}
+
 #[test]
 fn what_cannot_be_is_said_with_the_next_step() {
     let empty = folder();
@@ -368,19 +483,14 @@ fn what_cannot_be_is_said_with_the_next_step() {
     assert!(why.starts_with("error: a database in memory has no migrations\n"), "{why}");
     add(folder, "29990101T000000_bad", "SELECT 1;\nCOMMIT");
     let (_, why) = refused(folder, &["migrate", "apply", "--database", "sqlite:a.db"]);
-    let wanted = "error: migration `29990101T000000_bad`, expand, line 2: `COMMIT` ends or begins a transaction\n  help: remove it";
+    let wanted = "error: migration `29990101T000000_bad`, `expand.sql` line 2: `COMMIT` ends or begins a transaction\n  help: remove it";
     assert!(why.starts_with(wanted), "{why}");
     let (_, why) = refused(folder, &["migrate", "new", "next"]);
     assert!(why.starts_with("error: the last migration, `29990101T000000_bad`, comes after `"), "{why}");
     std::fs::remove_dir_all(folder.join("migrations")).unwrap();
     add(folder, "1", "CREATE TABLE a (id integer)");
     let (_, why) = refused(folder, &[&SERVE[..], &["--database", "sqlite:b.db", "--apply"]].concat());
-    assert!(
-        why.contains(
-            "error: the migrations are applied, and none of them says which schema the database carries\n  help: "
-        ),
-        "{why}"
-    );
+    assert!(why.contains("error: no migration says which schema the database carries\n  help: "), "{why}");
 }
 
 #[tokio::test]
@@ -402,7 +512,17 @@ async fn a_change_of_the_schema_is_drafted_in_the_next_migration() {
     std::fs::write(folder.join("shop.cstack"), changed).unwrap();
     for (url, _) in &databases {
         let (_, why) = refused(folder, &[&SERVE[..], &["--database", url]].concat());
-        assert!(why.contains("carries another version of the schema"), "{why}");
+        assert!(
+            why.contains(
+                "the schema is another one than the migrations lead to: it was changed after `20000101T000000_first`"
+            ),
+            "{why}"
+        );
+        // Nor is the database changed for it.
+        let (_, why) = refused(folder, &[&SERVE[..], &["--database", url, "--apply"]].concat());
+        assert!(why.contains("the schema is another one than the migrations lead to"), "{why}");
+        let shown = support::run(folder, &["migrate", "status", "shop.cstack", "--database", url]);
+        assert_eq!(shown.status.code(), Some(1));
     }
     done(folder, &["migrate", "new", "nicknames", "shop.cstack", "--provider", "both"]);
     let new = migrations.join(ids(folder).remove(1));
@@ -419,6 +539,11 @@ async fn a_change_of_the_schema_is_drafted_in_the_next_migration() {
         );
     }
     // The same schema once more is no change.
+    let made = support::run(folder, &["migrate", "new", "again", "shop.cstack"]);
+    assert!(
+        text(&made.stderr).contains("warning: the schema is the one that the migrations lead to already"),
+        "{made:?}"
+    );
     let made = done(folder, &["migrate", "new", "zz later", "shop.cstack", "--migrations", "elsewhere"]);
     assert!(made.contains("schema.json"), "{made}");
 }

@@ -308,12 +308,6 @@ pub(crate) fn create_meta(schema: &Schema, dialect: Dialect) -> String {
     table.create(&table.name, &table.constraints, dialect)
 }
 
-/// The tables that `schema` needs and that are not among those that are there.
-pub(crate) fn missing_tables(schema: &Schema, dialect: Dialect, there: &[String]) -> Vec<String> {
-    let needed = catalog(schema, dialect).tables.into_iter().map(|table| table.name);
-    needed.filter(|name| name != META_TABLE && !there.contains(name)).collect()
-}
-
 fn meta_table(schema: &Schema, dialect: Dialect) -> Table {
     let column_type = Codec { schema, dialect, ty: SqlType::TEXT }.column_type();
     let text = |name: &str| Column {

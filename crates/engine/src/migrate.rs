@@ -152,7 +152,10 @@ impl Error {
         match self {
             Self::Foreign(_) => "name an empty database, or an empty PostgreSQL schema by its search path",
             Self::Empty => "apply the schema first: `--apply`, or `cratestack dev`",
-            Self::Different { .. } => "apply the change with `cratestack dev`, or name another database",
+            Self::Different { .. } => {
+                "bring it there with a migration (`cratestack migrate new NAME FILE`), or on your own machine with \
+                 `cratestack dev`; or name another database"
+            }
             Self::Damaged(_) => {
                 "was it made by another version of CrateStack? name another database, or restore a backup"
             }
@@ -180,7 +183,7 @@ fn short(fingerprint: &str) -> &str {
 }
 
 fn json(schema: &Schema) -> Result<String, Error> {
-    serde_json::to_string(schema).map_err(|error| Error::Damaged(error.to_string()))
+    serde_json::to_string(&schema.portable()).map_err(|error| Error::Damaged(error.to_string()))
 }
 
 /// A fresh key for cursors, from the operating system.

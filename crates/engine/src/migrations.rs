@@ -40,6 +40,7 @@ use cratestack_schema::ir::Schema;
 use crate::sql::Dialect;
 
 mod files;
+mod fits;
 mod ledger;
 mod postgres;
 mod run;
@@ -52,7 +53,7 @@ pub use files::{FilesError, from_files, from_folder};
 pub use ledger::{Change, Drift, MigrationState, MigrationStatus, StepState, StepStatus};
 pub(crate) use ledger::{applied, recorded};
 pub use run::{
-    Applied, Event, Plan, PlannedStep, Report, RunnerOptions, apply_pending, apply_pending_with, baseline,
+    Applied, Event, Plan, PlannedStep, Report, RunnerOptions, any_applied, apply_pending, apply_pending_with, baseline,
     ensure_migrations_table, plan, status, survey,
 };
 pub use session::Target;
@@ -114,8 +115,23 @@ pub struct Migration {
     pub description: Cow<'static, str>,
     /// What it runs. Its checksum is one of id, description and these, without comments and spaces.
     pub scripts: Vec<Script>,
-    /// The IR of the schema that the database carries afterwards, as JSON. Without it, that stays as it is.
+    /// The IR of the schema that the database carries afterwards, as JSON. Without it, that stays as it is. A part of the
+    /// checksum, too.
     pub schema: Option<Cow<'static, str>>,
+    /// The fingerprint of the schema that the one before must leave, where this one was made from it.
+    pub base: Option<Cow<'static, str>>,
+}
+
+impl Script {
+    /// The name of its file, if it has one.
+    fn file(&self) -> String {
+        let of = match self.dialect {
+            None => "",
+            Some(Dialect::Postgres) => ".postgres",
+            Some(Dialect::Sqlite) => ".sqlite",
+        };
+        format!("{}{of}.sql", self.phase)
+    }
 }
 
 impl Migration {
@@ -126,7 +142,7 @@ impl Migration {
         sql: impl Into<Cow<'static, str>>,
     ) -> Self {
         let script = Script { phase: Phase::Expand, dialect: None, sql: sql.into() };
-        Self { id: id.into(), description: description.into(), scripts: vec![script], schema: None }
+        Self { id: id.into(), description: description.into(), scripts: vec![script], ..Self::default() }
     }
 
     /// What a database of this kind records of it: SHA-256 of id, description and statements, as hexadecimal digits.
@@ -154,12 +170,15 @@ struct Prepared {
     checksum: String,
     steps: Vec<Step>,
     schema: Option<Schema>,
+    base: Option<String>,
 }
 
 /// What is done as a whole.
 #[derive(Debug, Clone)]
 struct Step {
     phase: Phase,
+    /// The name of its file.
+    file: String,
     name: Option<String>,
     /// Whether it is one transaction. If not, it is one statement.
     transaction: bool,
@@ -206,9 +225,13 @@ impl Prepared {
             }
             let fits = |script: &&Script| script.phase == phase && script.dialect.is_none_or(|of| of == dialect);
             for script in migration.scripts.iter().filter(fits) {
-                let sections = split::sections(&script.sql, dialect);
-                let sections = sections.map_err(|fault| MigrationError::Script { id: id.clone(), phase, fault })?;
-                steps.extend(sections.into_iter().flat_map(|section| Step::of(section, phase)));
+                let file = script.file();
+                let sections = split::sections(&script.sql, dialect).map_err(|fault| MigrationError::Script {
+                    id: id.clone(),
+                    file: file.clone(),
+                    fault,
+                })?;
+                steps.extend(sections.into_iter().flat_map(|section| Step::of(section, phase, &file)));
             }
         }
         let schema = match &migration.schema {
@@ -219,9 +242,11 @@ impl Prepared {
             None => None,
         };
         let description = migration.description.to_string();
-        let parts = [id.as_str(), &description].into_iter();
-        let checksum = split::digest(parts.chain(steps.iter().map(|step| step.digest.as_str())));
-        Ok(Self { id, description, checksum, steps, schema })
+        let carried = schema.as_ref().map(Schema::fingerprint);
+        let parts = [id.as_str(), &description].into_iter().chain(steps.iter().map(|step| step.digest.as_str()));
+        let checksum = split::digest(parts.chain(carried.as_deref()));
+        let base = migration.base.as_ref().map(ToString::to_string);
+        Ok(Self { id, description, checksum, steps, schema, base })
     }
 
     /// All of them, in their order.
@@ -233,20 +258,34 @@ impl Prepared {
                 return Err(MigrationError::Order { before: before.id.clone(), after: after.id.clone() });
             }
         }
+        let mut last: Option<(&str, String)> = None;
+        for migration in &prepared {
+            let found = last.as_ref().map(|(_, fingerprint)| fingerprint);
+            if let Some(base) = &migration.base
+                && found != Some(base)
+            {
+                let before = last.map_or_else(String::new, |(id, _)| id.to_owned());
+                return Err(MigrationError::Base { id: migration.id.clone(), before });
+            }
+            if let Some(schema) = &migration.schema {
+                last = Some((&migration.id, schema.fingerprint()));
+            }
+        }
         Ok(prepared)
     }
 }
 
 impl Step {
     /// The steps of a section: itself, or each of its statements.
-    fn of(section: Section, phase: Phase) -> Vec<Self> {
+    fn of(section: Section, phase: Phase, file: &str) -> Vec<Self> {
         let Section { name, no_transaction, done_when, statements } = section;
         let step = |statements: Vec<Statement>| {
             let kind = if no_transaction { "no-transaction" } else { "transaction" };
             let head = [phase.name(), kind, done_when.as_deref().unwrap_or_default()].into_iter();
             let digest = split::digest(head.chain(statements.iter().map(|statement| statement.normal.as_str())));
             let (name, done_when) = (name.clone(), done_when.clone());
-            Self { phase, name, transaction: !no_transaction, done_when, statements, digest }
+            let file = file.to_owned();
+            Self { phase, file, name, transaction: !no_transaction, done_when, statements, digest }
         };
         if no_transaction {
             statements.into_iter().map(|statement| step(vec![statement])).collect()
@@ -271,17 +310,27 @@ pub enum MigrationError {
         after: String,
     },
     /// SQL that cannot be read, or is not for a migration.
-    #[error("migration `{id}`, {phase}, line {}: {}", .fault.line, .fault.message)]
+    #[error("migration `{id}`, `{file}` line {}: {}", .fault.line, .fault.message)]
     Script {
         /// Its id.
         id: String,
-        /// Of which phase.
-        phase: Phase,
+        /// In which file.
+        file: String,
         /// What is wrong.
         fault: split::Fault,
     },
+    /// It was made from another schema than the one before it leaves, as where two branches were merged.
+    #[error(
+        "the migration `{id}` was made from another schema than {}", if .before.is_empty() { "there is before it".to_owned() } else { format!("`{before}` leaves") }
+    )]
+    Base {
+        /// Its id.
+        id: String,
+        /// The last one before it that has a schema; empty if there is none.
+        before: String,
+    },
     /// A phase with SQL for the other database alone.
-    #[error("migration `{id}` has {phase} for the other database alone")]
+    #[error("migration `{id}` has SQL of {phase}, and none for {}", database(*.dialect))]
     OtherDatabase {
         /// Its id.
         id: String,
@@ -302,12 +351,12 @@ pub enum MigrationError {
     #[error("{0}")]
     Drift(Drift),
     /// A statement failed. Its step left nothing.
-    #[error("migration `{id}`, step {step} of {steps}, {phase}, line {line}: {message}")]
+    #[error("migration `{id}`, step {step} of {steps}, `{file}` line {line}: {message}")]
     Statement {
         /// Its id.
         id: String,
-        /// Of which phase.
-        phase: Phase,
+        /// In which file.
+        file: String,
         /// Which step, from 1.
         step: usize,
         /// How many there are.
@@ -367,6 +416,14 @@ pub enum MigrationError {
     /// A database that is not what a baseline is for.
     #[error("{0}")]
     Baseline(String),
+    /// The database does not have what the schema of a migration needs.
+    #[error("with the migration `{id}` the database would not have what its `schema.json` says: {}", some(.missing))]
+    Lacks {
+        /// Its id.
+        id: String,
+        /// What is missing: sentences.
+        missing: Vec<String>,
+    },
     /// What the database carries is not as expected.
     #[error(transparent)]
     Carried(#[from] crate::migrate::Error),
@@ -378,6 +435,21 @@ pub enum MigrationError {
         /// What the database says.
         message: String,
     },
+}
+
+fn database(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => "PostgreSQL",
+        Dialect::Sqlite => "SQLite",
+    }
+}
+
+fn some(missing: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = missing.len().saturating_sub(SHOWN);
+    let shown: Vec<&str> = missing.iter().take(SHOWN).map(String::as_str).collect();
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join("; "))
 }
 
 fn blocked(by: &[String]) -> String {
@@ -394,12 +466,23 @@ impl MigrationError {
                     .to_owned()
             }
             Self::Script { fault, .. } => fault.help.clone(),
+            Self::Base { .. } => {
+                "remove its folder, and make it again from the schema that has both changes: `cratestack migrate new`".to_owned()
+            }
             Self::OtherDatabase { phase, dialect, .. } => {
                 let of = if *dialect == Dialect::Postgres { "postgres" } else { "sqlite" };
                 format!("add `{phase}.{of}.sql`, with nothing but a comment where there is nothing to do")
             }
             Self::Schema { .. } => "was it made by another version of CrateStack? make it again".to_owned(),
             Self::Drift(drift) => drift.help().to_owned(),
+            // A table, an object, a column that is there already.
+            Self::Statement { code, message, .. }
+                if matches!(code.as_str(), "42P07" | "42710" | "42701") || message.contains("already exists") =>
+            {
+                "nothing of this step was kept; was it made without migrations? `cratestack migrate baseline` marks those \
+                 that a database has already"
+                    .to_owned()
+            }
             Self::Statement { .. } => {
                 "nothing of this step was kept; mend the statement or the rows, and apply again".to_owned()
             }
@@ -414,8 +497,16 @@ impl MigrationError {
                     .to_owned()
             }
             Self::InMemory => "name a file or a server".to_owned(),
-            Self::Baseline(_) => "look at it with `cratestack migrate status`; nothing was recorded".to_owned(),
+            Self::Baseline(_) => {
+                "look at it with `cratestack migrate status`; `--to ID` names the last one to mark, and nothing was recorded".to_owned()
+            }
+            Self::Lacks { .. } => {
+                "nothing of this step was kept; complete its SQL, or make it again with `cratestack migrate new`".to_owned()
+            }
             Self::Carried(error) => error.help().to_owned(),
+            Self::Database { message, .. } if message.starts_with("permission denied") => {
+                "apply migrations as the owner of the tables; `cratestack migrate grants` lets another role serve".to_owned()
+            }
             Self::Database { .. } => "try again when the cause is gone; what was recorded as done stays done".to_owned(),
         }
     }

@@ -923,11 +923,22 @@ impl Schema {
 
     /// SHA-256 of the schema's JSON form in lower-case hexadecimal: equal for schemas that mean the same.
     ///
-    /// The JSON form has a fixed order of members, since the IR has no maps.
+    /// The JSON form has a fixed order of members, since the IR has no maps. Where the database is says nothing of what the
+    /// schema means.
     pub fn fingerprint(&self) -> String {
         use sha2::{Digest, Sha256};
-        let json = serde_json::to_vec(self).unwrap_or_default();
+        let json = serde_json::to_vec(&self.portable()).unwrap_or_default();
         crate::resolve::hex(&Sha256::digest(json))
+    }
+
+    /// The schema without the URL of its datasource, which may have a password: what is kept in databases and in files.
+    #[must_use]
+    pub fn portable(&self) -> Self {
+        let mut schema = self.clone();
+        if let Some(datasource) = &mut schema.datasource {
+            datasource.url = None;
+        }
+        schema
     }
 
     /// The model with that id. Ids of this schema are always in range.

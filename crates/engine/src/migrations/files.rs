@@ -3,7 +3,7 @@
 //! ```text
 //! migrations/
 //!   20261123T101500_create_accounts/
-//!     plan.toml               description = "create accounts"
+//!     plan.toml               description = "create accounts", and the schema that it was made from
 //!     expand.sql              for both databases, or `expand.postgres.sql` and `expand.sqlite.sql`
 //!     backfill.sql  validate.sql  contract.sql
 //!     schema.json             what the database carries afterwards
@@ -107,7 +107,11 @@ where
             Migration { id: id.to_owned().into(), description: words.into(), ..Migration::default() }
         });
         match file {
-            "plan.toml" => migration.description = description(path, &text)?.into(),
+            "plan.toml" => {
+                let PlanFile { description, base } = plan(path, &text)?;
+                migration.description = description.into();
+                migration.base = base.map(Into::into);
+            }
             "schema.json" => migration.schema = Some(text),
             _ => migration.scripts.push(script(path, file, text)?),
         }
@@ -158,11 +162,10 @@ fn whole(id: &str, migration: &Migration) -> Result<(), FilesError> {
 #[serde(deny_unknown_fields)]
 struct PlanFile {
     description: String,
+    base: Option<String>,
 }
 
-fn description(path: &str, text: &str) -> Result<String, FilesError> {
-    toml::from_str(text).map(|PlanFile { description }| description).or_else(|error| {
-        let error = error.message().to_owned();
-        failed(path, error, "it has one line: `description = \"what the migration is for\"`")
-    })
+fn plan(path: &str, text: &str) -> Result<PlanFile, FilesError> {
+    let help = "it has `description = \"what the migration is for\"`, and where `migrate new` has written it `base`";
+    toml::from_str(text).or_else(|error: toml::de::Error| failed(path, error.message(), help))
 }

@@ -401,6 +401,15 @@ impl Change {
             Self::Edited { id, .. } | Self::Missing { id, .. } | Self::OutOfOrder { id, .. } => id,
         }
     }
+
+    /// Of the difference, in lower case.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Edited { .. } => MigrationState::Edited.name(),
+            Self::Missing { .. } => MigrationState::Missing.name(),
+            Self::OutOfOrder { .. } => MigrationState::OutOfOrder.name(),
+        }
+    }
 }
 
 fn when(applied_at: Option<&String>) -> String {

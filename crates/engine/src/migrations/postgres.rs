@@ -82,7 +82,7 @@ impl Postgres {
         let mut running = Box::pin(raw(ddl, sql));
         let mut ticks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut holders = Vec::new();
+        let (begun, mut told, mut holders) = (Instant::now(), 0, Vec::new());
         loop {
             tokio::select! {
                 done = &mut running => return (done, holders),
@@ -105,6 +105,10 @@ impl Postgres {
                     looked = &mut looked => break looked,
                 }
             };
+            if begun.elapsed().as_secs() > told {
+                told = begun.elapsed().as_secs();
+                report(&Event::Working { elapsed: begun.elapsed() });
+            }
             if let Ok(look) = looked {
                 if let Some((phase, done, total)) = look.progress {
                     report(&Event::Progress { phase: &phase, done, total, waits_for: &look.holders });

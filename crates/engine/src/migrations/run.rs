@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use cratestack_schema::ir::Schema;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::fits;
 use super::ledger::{self, Ledger, MigrationStatus, StepState};
 use super::session::{Refusal, Session, Target, texts};
 use super::split::Effect;
@@ -100,6 +102,11 @@ pub enum Event<'a> {
         total: u64,
         /// Who is waited for.
         waits_for: &'a [String],
+    },
+    /// A statement is still being run: told every second.
+    Working {
+        /// Since its beginning.
+        elapsed: Duration,
     },
     /// An index that was half made is removed.
     Cleaned {
@@ -462,7 +469,7 @@ impl Runner<'_> {
     fn failed(&self, step: &Step, number: usize, statement: usize, refusal: Refusal) -> MigrationError {
         MigrationError::Statement {
             id: self.migration.id.clone(),
-            phase: step.phase,
+            file: step.file.clone(),
             step: number,
             steps: self.migration.steps.len(),
             line: step.statements.get(statement).map_or(1, |statement| statement.line),
@@ -606,7 +613,15 @@ impl Runner<'_> {
     async fn execute(&mut self, sql: &str) -> (Result<(), Refusal>, Vec<String>) {
         match self.session {
             Session::Postgres(postgres) => postgres.watched(sql, self.lease, self.report).await,
-            Session::Sqlite(_) => (self.session.batch(sql).await, Vec::new()),
+            Session::Sqlite(_) => {
+                let (begun, mut running) = (Instant::now(), Box::pin(self.session.batch(sql)));
+                loop {
+                    match tokio::time::timeout(Duration::from_secs(1), &mut running).await {
+                        Ok(done) => return (done, Vec::new()),
+                        Err(_) => (self.report)(&Event::Working { elapsed: begun.elapsed() }),
+                    }
+                }
+            }
         }
     }
 
@@ -658,15 +673,31 @@ impl Runner<'_> {
         self.write(&sql, &[Some(id), Some(description), Some(checksum)]).await
     }
 
-    async fn finish(&mut self) -> Result<(), MigrationError> {
+    /// Records that a migration is applied.
+    async fn applied(&mut self) -> Result<(), MigrationError> {
         self.begun().await?;
         let now = ledger::now(self.session.dialect());
         let sql = format!("UPDATE cratestack_migrations SET applied_at = {now} WHERE id = $1");
-        self.write(&sql, &[Some(&self.migration.id)]).await?;
+        self.write(&sql, &[Some(&self.migration.id)]).await
+    }
+
+    /// The same of one whose steps are done.
+    async fn finish(&mut self) -> Result<(), MigrationError> {
+        self.applied().await?;
         match &self.migration.schema {
-            Some(schema) => carry(self.session, schema).await,
+            Some(schema) => self.carries(schema).await,
             None => Ok(()),
         }
+    }
+
+    /// Notes which schema the database carries, after a look at its tables.
+    async fn carries(&mut self, schema: &Schema) -> Result<(), MigrationError> {
+        let missing = fits::lacking(self.session, schema).await;
+        let missing = missing.map_err(|refusal| refusal.while_doing("look at the tables"))?;
+        if !missing.is_empty() {
+            return Err(MigrationError::Lacks { id: self.migration.id.clone(), missing });
+        }
+        carry(self.session, schema).await
     }
 
     /// Records how a step stands.
@@ -815,7 +846,7 @@ impl Runner<'_> {
 }
 
 /// Notes which schema a database carries now.
-async fn carry(session: &mut Session, schema: &cratestack_schema::ir::Schema) -> Result<(), MigrationError> {
+async fn carry(session: &mut Session, schema: &Schema) -> Result<(), MigrationError> {
     match session {
         Session::Postgres(postgres) => Ok(migrate::carry(&mut Db::Postgres(&mut postgres.ddl), schema).await?),
         Session::Sqlite(connection) => {
@@ -859,6 +890,21 @@ pub async fn survey(
     Ok((ledger.statuses(&prepared), ledger.drift(&prepared)))
 }
 
+/// Whether migrations were ever applied to a database. Changes nothing.
+///
+/// # Errors
+/// When it cannot be reached.
+pub async fn any_applied(target: &dyn Target) -> Result<bool, MigrationError> {
+    let place = target.place()?;
+    if place.is_absent() {
+        return Ok(false);
+    }
+    let mut session = Session::open_to_read(&place).await?;
+    let ledger = Ledger::load(&mut session).await;
+    session.close().await;
+    Ok(!ledger?.is_empty())
+}
+
 /// What [`apply_pending`] would run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -881,6 +927,8 @@ pub struct PlannedStep {
     pub title: String,
     /// Whether it is one transaction.
     pub transaction: bool,
+    /// The query that tells whether it has been done.
+    pub done_when: Option<String>,
     /// Its statements.
     pub statements: Vec<String>,
 }
@@ -904,6 +952,7 @@ pub async fn plan(target: &dyn Target, migrations: &[Migration]) -> Result<Vec<P
                 phase: step.phase,
                 title: step.title(),
                 transaction: step.transaction,
+                done_when: step.done_when.clone(),
                 statements: step.statements.iter().map(|statement| statement.sql.clone()).collect(),
             });
         let steps = steps.collect();
@@ -928,22 +977,18 @@ pub async fn baseline(
     if place.is_absent() {
         return Err(MigrationError::Baseline("there is no such database".to_owned()));
     }
-    let upto = match to {
-        None => prepared.len(),
-        Some(id) => {
-            1 + prepared
-                .iter()
-                .position(|migration| migration.id == id)
-                .ok_or_else(|| MigrationError::Baseline(format!("there is no migration `{id}`")))?
-        }
+    let position = |id: &str| match prepared.iter().position(|migration| migration.id == id) {
+        Some(at) => Ok(at + 1),
+        None => Err(MigrationError::Baseline(format!("there is no migration `{id}`"))),
     };
+    let upto = to.map(position).transpose()?;
     let mut session = Session::open(&place).await?;
     let done = mark(&mut session, &prepared, upto).await;
     session.close().await;
     done
 }
 
-async fn mark(session: &mut Session, all: &[Prepared], upto: usize) -> Result<Vec<String>, MigrationError> {
+async fn mark(session: &mut Session, all: &[Prepared], upto: Option<usize>) -> Result<Vec<String>, MigrationError> {
     // Before the tables of the records are there.
     let tables = match session {
         Session::Postgres(postgres) => migrate::tables(&mut Db::Postgres(&mut postgres.ddl)).await?,
@@ -963,7 +1008,11 @@ async fn mark(session: &mut Session, all: &[Prepared], upto: usize) -> Result<Ve
     let done = async {
         let ledger = Ledger::load(session).await?;
         // What is marked may be anything that nobody has recorded; the rest must be as ever.
-        let (given, later) = all.split_at(upto);
+        let (given, later) = all.split_at(upto.unwrap_or(all.len()));
+        if upto.is_none() && !ledger.is_empty() && given.iter().any(|migration| !ledger.is_applied(&migration.id)) {
+            let message = "the database has migrations already: name the last one to mark";
+            return Err(MigrationError::Baseline(message.to_owned()));
+        }
         if let Some(drift) = ledger.drift(all).filter(|_| !ledger.is_empty()) {
             return Err(MigrationError::Drift(drift));
         }
@@ -976,20 +1025,11 @@ async fn mark(session: &mut Session, all: &[Prepared], upto: usize) -> Result<Ve
             )));
         }
         let new: Vec<&Prepared> = given.iter().filter(|migration| !ledger.is_applied(&migration.id)).collect();
-        let carried = new.iter().rev().find_map(|migration| migration.schema.as_ref());
-        if let Some(schema) = carried {
-            let missing = crate::ddl::missing_tables(schema, session.dialect(), &tables);
-            if !missing.is_empty() {
-                let listed = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-                return Err(MigrationError::Baseline(format!(
-                    "the database lacks tables that the schema needs: {listed}"
-                )));
-            }
-        }
+        let last = new.iter().rfind(|migration| migration.schema.is_some()).map(|migration| &migration.id);
         for migration in &new {
             let options = RunnerOptions::default();
             let mut runner = Runner { session, migration, options: &options, lease: &mut lease, report: &mut |_| () };
-            runner.mark().await?;
+            runner.mark(last == Some(&migration.id)).await?;
         }
         Ok(new.into_iter().map(|migration| migration.id.clone()).collect())
     }
@@ -999,11 +1039,14 @@ async fn mark(session: &mut Session, all: &[Prepared], upto: usize) -> Result<Ve
 }
 
 impl Runner<'_> {
-    /// Records a migration as applied.
-    async fn mark(&mut self) -> Result<(), MigrationError> {
+    /// Records a migration as applied. Of several, the last one's schema is what the database carries.
+    async fn mark(&mut self, last: bool) -> Result<(), MigrationError> {
         self.session.batch(self.begin()).await.map_err(|refusal| refusal.while_doing("begin a transaction"))?;
         let done = async {
-            self.finish().await?;
+            self.applied().await?;
+            if let Some(schema) = self.migration.schema.as_ref().filter(|_| last) {
+                self.carries(schema).await?;
+            }
             let yes = if self.session.dialect() == Dialect::Postgres { "true" } else { "1" };
             let sql = format!("UPDATE cratestack_migrations SET baseline = {yes} WHERE id = $1");
             self.write(&sql, &[Some(&self.migration.id)]).await?;

@@ -348,10 +348,34 @@ fn unquoted(text: &str) -> String {
     if quote == '[' { inner.to_owned() } else { inner.replace(&format!("{quote}{quote}"), &quote.to_string()) }
 }
 
+/// The words that the runner knows.
+const DIRECTIVES: [&str; 3] = ["step", "no-transaction", "done-when"];
+
+/// Whether a comment that is not for the runner was probably meant to be.
+fn is_misspelt(comment: &str) -> bool {
+    let text = comment.trim_start_matches(['-', '/', '*', ' ', '\t']);
+    let head = run(text, |c| c.is_alphanumeric() || c == '_');
+    let rest = text.get(head..).unwrap_or_default();
+    let word = rest.trim_start_matches([':', ' ', '\t']);
+    let word = word.get(..run(word, |c| c.is_alphanumeric() || c == '-')).unwrap_or_default();
+    let addressed = text.get(..head).and_then(|head| fuzzy::nearest(head, ["cratestack"])).is_some();
+    addressed && (rest.starts_with(':') || fuzzy::nearest(word, DIRECTIVES).is_some())
+}
+
 /// What a comment tells the runner, if it is for the runner.
 fn directive(comment: &str, line: usize) -> Result<Option<Directive>, Fault> {
-    let Some(text) = comment.strip_prefix("--").map(str::trim) else { return Ok(None) };
-    let Some(text) = text.strip_prefix("cratestack:").map(str::trim) else { return Ok(None) };
+    let text = comment.strip_prefix("--").and_then(|text| text.trim().strip_prefix("cratestack:"));
+    let Some(text) = text.map(str::trim) else {
+        if is_misspelt(comment) {
+            let shown = comment.lines().next().unwrap_or_default().trim_end();
+            return fault(
+                line,
+                format!("`{shown}` is a comment, and looks as if it was for the runner"),
+                "write `-- cratestack: ` and what it is to do, or other words",
+            );
+        }
+        return Ok(None);
+    };
     let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
     let rest = rest.trim();
     match word {
@@ -365,7 +389,7 @@ fn directive(comment: &str, line: usize) -> Result<Option<Directive>, Fault> {
             "write one that gives one row with a boolean: `-- cratestack: done-when SELECT EXISTS (..)`",
         ),
         _ => {
-            let near = fuzzy::nearest(word, ["step", "no-transaction", "done-when"]);
+            let near = fuzzy::nearest(word, DIRECTIVES);
             let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             fault(
                 line,
@@ -570,6 +594,13 @@ impl Statement {
     /// Whether it removes a table, which on SQLite removes the rows of others first.
     pub(super) fn drops_a_table(&self) -> bool {
         self.is("drop") && self.word(1) == "table"
+    }
+
+    /// The name of the table that it makes, without quotes.
+    pub(super) fn makes_table(&self) -> Option<String> {
+        let table = self.find("table").filter(|at| self.is("create") && *at < 4)?;
+        let name = (table + 1..).find(|at| !["if", "not", "exists"].contains(&self.word(*at)))?;
+        self.words.get(name).map(|word| word.text.clone())
     }
 
     /// The tables that it takes a lock of, as far as its first words tell.

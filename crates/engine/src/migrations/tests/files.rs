@@ -78,7 +78,7 @@ fn ids_ascend_and_a_half_for_the_other_database_is_no_migration() {
     assert_eq!(prepare(&[one("a/b")]), "`a/b` is not an id of a migration");
     assert_eq!(prepare(&[one("")]), "`` is not an id of a migration");
     let half = load(&[("a/expand.postgres.sql", "SELECT 1")]).unwrap();
-    assert_eq!(prepare(&half), "migration `a` has expand for the other database alone");
+    assert_eq!(prepare(&half), "migration `a` has SQL of expand, and none for SQLite");
     let both = load(&[("a/expand.postgres.sql", "SELECT 1"), ("a/expand.sqlite.sql", "-- nothing to do")]).unwrap();
     assert!(Prepared::all(&both, Dialect::Sqlite).unwrap()[0].steps.is_empty());
     let wrong = Migration { schema: Some("{".into()), ..one("1") };

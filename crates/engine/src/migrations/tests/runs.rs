@@ -168,7 +168,7 @@ async fn a_migration_goes_on_where_it_failed() {
             [Migration::new("1", "three steps", sql)]
         };
         let error = house.apply(&migration("INSERT INTO b VALUES (2)")).await.unwrap_err();
-        assert!(error.to_string().starts_with("migration `1`, step 2 of 3, expand, line 3: "), "{error}");
+        assert!(error.to_string().starts_with("migration `1`, step 2 of 3, `expand.sql` line 3: "), "{error}");
         assert_eq!(house.states(&migration("INSERT INTO b VALUES (2)")).await, [("1".into(), "interrupted")]);
         let left = plan(&house.database, &migration("INSERT INTO a VALUES (2)")).await.unwrap();
         assert_eq!(left[0].steps.iter().map(|step| step.number).collect::<Vec<_>>(), [2, 3]);

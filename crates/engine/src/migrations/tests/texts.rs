@@ -140,6 +140,24 @@ fn what_is_not_for_a_migration_is_said() {
 }
 
 #[test]
+fn a_comment_that_was_meant_for_the_runner_is_no_mere_comment() {
+    for comment in [
+        "-- Cratestack: step",
+        "-- cratestack step",
+        "--cratestak: step",
+        "/* cratestack: step */",
+        "-- cratestack no-transactions",
+    ] {
+        let (_, message) = refused(&format!("SELECT 1;\n{comment}\nSELECT 2"), Dialect::Sqlite);
+        assert_eq!(message, format!("`{comment}` is a comment, and looks as if it was for the runner"));
+    }
+    for comment in ["-- cratestack makes these tables", "-- crates: 5", "-- a step", "-- cratestack_audit is its trail"]
+    {
+        assert_eq!(statements(&format!("SELECT 1;\n{comment}\nSELECT 2"), Dialect::Sqlite).len(), 2, "{comment}");
+    }
+}
+
+#[test]
 fn effects_outside_of_transactions_are_known_by_their_first_words() {
     let effect = |text: &str| {
         sections(&format!("-- cratestack: no-transaction\n{text}"), Dialect::Postgres).unwrap()[0].statements[0]
