@@ -281,18 +281,19 @@ impl Told {
         Self { ui, bar: ui.progress("migrating"), last: String::new(), what: String::new(), at: (0, 1) }
     }
 
-    /// Once for each reason: in a log nobody wants to read it every second.
-    fn once(&mut self, text: String) {
-        if self.last != text {
+    /// Once for each reason: in a log nobody wants to read it every second, with other times in it.
+    fn once(&mut self, text: &str) {
+        let reason: String = text.chars().filter(|c| !c.is_ascii_digit()).collect();
+        if self.last != reason {
             self.bar.clear();
-            self.ui.complain(&text);
-            self.last = text;
+            self.ui.complain(text);
+            self.last = reason;
         }
     }
 
     pub(crate) fn event(&mut self, event: &Event<'_>) {
         match event {
-            Event::Waiting { holder } => self.once(format!("waiting: {holder} is applying migrations")),
+            Event::Waiting { holder } => self.once(&format!("waiting: {holder} is applying migrations")),
             Event::Migration { id, .. } => (*id).clone_into(&mut self.what),
             Event::Step { step, steps, title, id, .. } => {
                 self.at = (step - 1, *steps);
@@ -300,19 +301,19 @@ impl Told {
                 self.bar.show(step - 1, *steps, &self.what);
             }
             Event::Preflight { by } => {
-                self.once(format!("others have locks: {}; the migration will try for short moments", by.join(", ")));
+                self.once(&format!("others have locks: {}; the migration will try for short moments", by.join(", ")));
             }
-            Event::Blocked { by: [], .. } => self.once(format!("waiting for a lock: {}", self.what)),
-            Event::Blocked { by, .. } => self.once(format!("waiting for {}", by.join(", "))),
+            Event::Blocked { by: [], .. } => self.once(&format!("waiting for a lock: {}", self.what)),
+            Event::Blocked { by, .. } => self.once(&format!("waiting for {}", by.join(", "))),
             Event::Progress { phase, done, total, waits_for } => {
                 if let Some(first) = waits_for.first() {
-                    self.once(format!("{phase}: {first}"));
+                    self.once(&format!("{phase}: {first}"));
                 }
                 let [done, total] = [done, total].map(|number| usize::try_from(*number).unwrap_or(usize::MAX));
                 if total > 0 { self.bar.show(done, total, phase) } else { self.bar.show(self.at.0, self.at.1, phase) }
             }
             Event::Working { elapsed } => self.working(*elapsed),
-            Event::Cleaned { index } => self.once(format!("removing the index {index}, which was left half made")),
+            Event::Cleaned { index } => self.once(&format!("removing the index {index}, which was left half made")),
             Event::Written { .. } => {}
             Event::Done { step, .. } => self.bar.show(*step, self.at.1, &self.what),
             Event::Applied { id } => {
@@ -637,7 +638,7 @@ fn files(
             .map_err(|error| Failure::new(format!("the schema cannot be written: {error}")))?;
         made.files.push(("schema.json".to_owned(), format!("{json}\n")));
         if let Some(old) = &old {
-            plan.push_str(&format!("base = \"{}\"\n", old.fingerprint()));
+            plan = format!("{plan}base = \"{}\"\n", old.fingerprint());
         }
     }
     made.files.insert(0, ("plan.toml".to_owned(), plan));

@@ -189,14 +189,10 @@ async fn prepare(
             migrate::leads_to(migrations, schema)?;
             migrated(ui, settings, database, migrations, front).await?;
         }
-        None if settings.text("migrations") != Some(migrate::NONE) => {
-            if migrations::any_applied(database).await.map_err(|error| migrate::failure(&error))? {
-                return Err(Failure::new(format!(
-                    "{} has migrations, and there is no folder `migrations` here",
-                    database::name(database)
-                ))
+        None if settings.text("migrations") != Some(migrate::NONE) && applied(database).await? => {
+            let name = database::name(database);
+            return Err(Failure::new(format!("{name} has migrations, and there is no folder `migrations` here"))
                 .help("name it with `--migrations DIR`, or say `--migrations none`"));
-            }
         }
         None => {}
     }
@@ -221,6 +217,11 @@ async fn prepare(
     }
     connection.close().await;
     Ok(())
+}
+
+/// Whether the database has migrations.
+async fn applied(database: &Database) -> Result<bool, Failure> {
+    migrations::any_applied(database).await.map_err(|error| migrate::failure(&error))
 }
 
 /// Applies what is pending if that was asked for, or says what is.

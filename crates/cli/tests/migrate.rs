@@ -361,14 +361,14 @@ async fn what_a_migration_says_of_the_tables_must_be_so() {
     });
     for (from, to, part) in [
         (
-            "\"name\" text COLLATE \"C\" NOT NULL",
-            "\"name\" varchar(20) NOT NULL",
-            "is `character varying(20)`, and not `text COLLATE \"C\"`",
+            "\"amount\" numeric(18,2) NOT NULL",
+            "\"amount\" numeric(18,4) NOT NULL",
+            "the column `amount` of `orders` is `numeric(18,4)`, and not `numeric(18,2)`",
         ),
         (
-            "\"name\" TEXT NOT NULL",
-            "\"name\" TEXT",
-            "the column `name` of `customers` is free to be null, and not `NOT NULL`",
+            "\"amount\" INTEGER NOT NULL",
+            "\"amount\" INTEGER",
+            "the column `amount` of `orders` is free to be null, and not `NOT NULL`",
         ),
         (
             "CREATE TRIGGER \"cratestack_audit_insert_customers\"",

@@ -58,7 +58,7 @@ pub use run::{
 };
 pub use session::Target;
 pub use split::Fault as ScriptFault;
-use split::{Section, Statement};
+use split::{Effect, Section, Statement};
 
 /// When a part of a migration is run, beside old and new versions of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -197,7 +197,8 @@ impl Step {
     /// The beginning of its first statement, or its name.
     fn title(&self) -> String {
         let first = || self.statements.first().map_or("", |statement| &statement.sql);
-        self.name.clone().unwrap_or_else(|| clipped(first().lines().next().unwrap_or_default(), 60))
+        let title = self.name.clone().unwrap_or_else(|| clipped(first().lines().next().unwrap_or_default(), 60));
+        title.replace(char::is_control, " ")
     }
 }
 
@@ -410,6 +411,14 @@ pub enum MigrationError {
     /// The connection is not one session.
     #[error("the connection goes through a pooler that gives each transaction another session")]
     Pooler,
+    /// The records are in a schema of PostgreSQL that is not the first of the search path.
+    #[error("the records of the migrations are in the schema `{there}`, and the search path leads to `{here}` first")]
+    Elsewhere {
+        /// Where the records are.
+        there: String,
+        /// Where new tables would be made.
+        here: String,
+    },
     /// There is no database that stays.
     #[error("a database in memory has no migrations")]
     InMemory,
@@ -496,6 +505,9 @@ impl MigrationError {
                 "name the server itself, or a pooler's session mode: locks and settings of a migration belong to one session"
                     .to_owned()
             }
+            Self::Elsewhere { there, .. } => {
+                format!("say where the tables are to be, in the URL: `?options=-csearch_path%3D{there}`")
+            }
             Self::InMemory => "name a file or a server".to_owned(),
             Self::Baseline(_) => {
                 "look at it with `cratestack migrate status`; `--to ID` names the last one to mark, and nothing was recorded".to_owned()
@@ -515,4 +527,11 @@ impl MigrationError {
     pub fn is_drift(&self) -> bool {
         matches!(self, Self::Drift(_))
     }
+}
+
+/// What a recorded statement was to leave in the catalog.
+fn effect_of(sql: &str, dialect: Dialect) -> Effect {
+    let sections = split::sections(&format!("-- cratestack: no-transaction\n{sql}"), dialect).unwrap_or_default();
+    let statement = sections.first().and_then(|section| section.statements.first());
+    statement.map_or(Effect::Other, Statement::effect)
 }

@@ -99,18 +99,26 @@ pub(super) fn ddl(dialect: Dialect) -> [String; 4] {
 }
 
 /// Whether the tables are there.
+///
+/// # Errors
+/// [`MigrationError::Elsewhere`] where they are further down PostgreSQL's search path than new tables would be: somebody has
+/// put a schema before theirs, and all migrations would seem to be pending.
 pub(super) async fn is_there(session: &mut Session) -> Result<bool, MigrationError> {
     let sql = match session.dialect() {
         // The lease is made last.
         Dialect::Postgres => {
-            "SELECT 'x' FROM pg_class WHERE oid = to_regclass('cratestack_migration_lease') \
-             AND relnamespace = current_schema()::regnamespace"
+            "SELECT n.nspname::text, current_schema()::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.oid = to_regclass('cratestack_migration_lease') AND NOT pg_is_other_temp_schema(n.oid)"
         }
-        Dialect::Sqlite => "SELECT 'x' FROM sqlite_schema WHERE name = 'cratestack_migration_lease'",
+        Dialect::Sqlite => "SELECT 'main', 'main' FROM sqlite_schema WHERE name = 'cratestack_migration_lease'",
     };
     let found =
         session.query(sql, &[]).await.map_err(|refusal| refusal.while_doing("look for the migrations table"))?;
-    Ok(!found.is_empty())
+    match found.first() {
+        None => Ok(false),
+        Some(row) if row.first() == row.get(1) => Ok(true),
+        Some(row) => Err(MigrationError::Elsewhere { there: text(row, 0), here: text(row, 1) }),
+    }
 }
 
 /// A statement that gives the migrations that were applied, for a service that runs.
@@ -146,7 +154,7 @@ pub(super) struct StepRecord {
     pub(super) step: usize,
     pub(super) state: StepState,
     pub(super) checksum: String,
-    sql: String,
+    pub(super) sql: String,
     pub(super) error: Option<String>,
 }
 
@@ -169,7 +177,16 @@ impl Ledger {
         if !is_there(session).await? {
             return Ok(Self::default());
         }
-        Self::read(session).await.map_err(|refusal| refusal.while_doing("read which migrations were applied"))
+        let failed = |refusal: Refusal| refusal.while_doing("read which migrations were applied");
+        // One moment of them, and not behind a lock of somebody else for ever.
+        let begin = match session.dialect() {
+            Dialect::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '5s'",
+            Dialect::Sqlite => "BEGIN",
+        };
+        session.batch(begin).await.map_err(failed)?;
+        let read = Self::read(session).await;
+        let _ended = session.batch("ROLLBACK").await;
+        read.map_err(failed)
     }
 
     async fn read(session: &mut Session) -> Result<Self, Refusal> {

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use sqlx::{Connection as _, PgConnection};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::run::{Event, Lease, Report};
-use super::session::{Postgres, Refusal, raw, texts};
+use super::session::{PATIENCE, Postgres, Refusal, raw, texts};
 use super::split::Effect;
 use super::{MigrationError, clipped};
+use crate::sql::ident;
 
 /// How often a running statement is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -22,9 +24,18 @@ impl Postgres {
     /// That both connections are sessions of their own, and that they stay so.
     pub(super) async fn checked(mut self) -> Result<Self, MigrationError> {
         let failed = |refusal: Refusal| refusal.while_doing("look at the session");
-        if self.is_pooled().await.map_err(failed)? {
-            return Err(MigrationError::Pooler);
+        // One that has a single session to give keeps the other connection waiting for it.
+        match tokio::time::timeout(PATIENCE, self.is_pooled()).await {
+            Ok(Ok(false)) => {}
+            Ok(Err(refusal)) if refusal.code != "08P01" => return Err(failed(refusal)),
+            _ => return Err(MigrationError::Pooler),
         }
+        let schema = texts(&mut self.watch, "SELECT current_schema()::text", &[]).await.map_err(failed)?;
+        self.schema = schema.into_iter().flatten().flatten().next().ok_or_else(|| MigrationError::Database {
+            doing: "look at the session".to_owned(),
+            message: "the search path leads to no schema".to_owned(),
+        })?;
+        self.arm().await.map_err(failed)?;
         let short = raw(&mut self.ddl, "SET deadlock_timeout = '50ms'").await;
         self.short_deadlocks = short.is_ok();
         self.settle().await.map_err(failed)?;
@@ -57,39 +68,60 @@ impl Postgres {
         Ok(row.try_get(0)?)
     }
 
-    /// Takes back what statements of an earlier step have set, and sets what the runner needs: a server that notices when
-    /// the runner has gone, and ends what it was doing.
+    /// Takes back what an earlier step has set, made for itself and prepared, and sets what the runner needs: a server that
+    /// notices when the runner has gone, and ends what it was doing.
     pub(super) async fn settle(&mut self) -> Result<(), Refusal> {
-        raw(&mut self.ddl, "RESET SESSION AUTHORIZATION; RESET ALL; SET idle_in_transaction_session_timeout = '60s'")
-            .await?;
+        raw(&mut self.ddl, "DISCARD ALL").await?;
+        let settings = "SET idle_in_transaction_session_timeout = '10s'; SET standard_conforming_strings = on";
+        raw(&mut self.ddl, settings).await?;
         if self.short_deadlocks {
             raw(&mut self.ddl, "SET deadlock_timeout = '50ms'").await?;
         }
-        // Older servers do not have it.
-        let _older = raw(&mut self.ddl, "SET client_connection_check_interval = '1s'").await;
+        for setting in ["client_connection_check_interval = '1s'", "idle_session_timeout = 0"] {
+            // Older servers do not have them.
+            let _older = raw(&mut self.ddl, &format!("SET {setting}")).await;
+        }
         Ok(())
     }
 
+    /// What the session that watches needs: it waits for nobody for long, and may be idle.
+    async fn arm(&mut self) -> Result<(), Refusal> {
+        raw(&mut self.watch, "SET lock_timeout = '2s'").await?;
+        let _older = raw(&mut self.watch, "SET idle_session_timeout = 0").await;
+        Ok(())
+    }
+
+    /// The records are the runner's, whoever and wherever the statements have made it. Temporary tables are looked for last.
+    pub(super) async fn own_settings(&mut self) -> Result<(), Refusal> {
+        let schema = ident(&self.schema);
+        let path = format!("SET LOCAL search_path = {schema}, pg_temp");
+        raw(&mut self.ddl, &format!("RESET SESSION AUTHORIZATION; RESET ALL; {path}")).await
+    }
+
     /// Runs a statement, extends the lease meanwhile, and says what it waits for and how far it has come. Gives who held
-    /// the lock, when it was last seen.
+    /// the lock when it was last looked at.
     pub(super) async fn watched(
         &mut self,
         sql: &str,
         lease: &mut Lease,
         report: Report<'_>,
     ) -> (Result<(), Refusal>, Vec<String>) {
-        let Self { ddl, watch, pid, .. } = self;
+        let Self { ddl, watch, pid, options, .. } = self;
         let mut running = Box::pin(raw(ddl, sql));
         let mut ticks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (begun, mut told, mut holders) = (Instant::now(), 0, Vec::new());
+        let (begun, mut told, mut lost, mut holders) = (Instant::now(), 0, false, Vec::new());
         loop {
             tokio::select! {
                 done = &mut running => return (done, holders),
                 _ = ticks.tick() => {}
             }
-            // A look that fails is no reason to end what goes well; a lease that cannot be extended is.
+            // A look that fails is no reason to end what goes well; a lease that somebody else has is.
+            let again = lost;
             let looked = async {
+                if again {
+                    *watch = PgConnection::connect_with(options).await?;
+                }
                 if !lease.extend(watch).await? {
                     texts(watch, "SELECT CAST(pg_cancel_backend($1::integer) AS text)", &[Some(&pid.to_string())])
                         .await?;
@@ -109,6 +141,7 @@ impl Postgres {
                 told = begun.elapsed().as_secs();
                 report(&Event::Working { elapsed: begun.elapsed() });
             }
+            lost = looked.as_ref().is_err_and(Refusal::is_loss);
             if let Ok(look) = looked {
                 if let Some((phase, done, total)) = look.progress {
                     report(&Event::Progress { phase: &phase, done, total, waits_for: &look.holders });
@@ -142,14 +175,14 @@ impl Postgres {
     pub(super) async fn is_done(&mut self, effect: &Effect) -> Result<Option<bool>, Refusal> {
         let (sql, binds) = match effect {
             Effect::Index { name, table, .. } => (INDEX_IS_VALID, vec![name.as_str(), table.as_str()]),
-            Effect::NoIndex { name } => ("SELECT 'x' WHERE to_regclass($1) IS NULL", vec![name.as_str()]),
+            Effect::NoIndex { name, .. } => ("SELECT 'x' WHERE to_regclass($1) IS NULL", vec![name.as_str()]),
             Effect::Valid { table, constraint } => (
                 "SELECT 'x' FROM pg_constraint WHERE conrelid = to_regclass($1) AND conname = (parse_ident($2))[1] \
                  AND convalidated",
                 vec![table.as_str(), constraint.as_str()],
             ),
             Effect::Value { of, value } => (
-                "SELECT 'x' FROM pg_enum WHERE enumtypid = to_regtype($1) AND quote_literal(enumlabel) = $2",
+                "SELECT 'x' FROM pg_enum WHERE enumtypid = to_regtype($1) AND enumlabel = $2",
                 vec![of.as_str(), value.as_str()],
             ),
             Effect::Reindex { name } => {
@@ -171,10 +204,14 @@ impl Postgres {
     ) -> Result<(), Refusal> {
         let leftovers = match effect {
             Effect::Index { name, table, .. } => {
-                self.await_builder(name, table, lease, report).await?;
-                texts(&mut self.watch, INVALID_INDEX, &[Some(name), Some(table)]).await?
+                let names = [Some(name.as_str()), Some(table)];
+                self.await_builders(INVALID_INDEX, &names, lease, report).await?;
+                texts(&mut self.watch, INVALID_INDEX, &names).await?
             }
-            Effect::Reindex { name } => self.leftovers(name).await?,
+            Effect::Reindex { name } => {
+                self.await_builders(LEFTOVERS, &[Some(name)], lease, report).await?;
+                self.leftovers(name).await?
+            }
             _ => return Ok(()),
         };
         for index in leftovers.into_iter().flatten().flatten() {
@@ -188,32 +225,37 @@ impl Postgres {
 
     /// What `REINDEX CONCURRENTLY` leaves behind when it is interrupted.
     async fn leftovers(&mut self, name: &str) -> Result<Vec<Vec<Option<String>>>, Refusal> {
-        let sql = "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
-                   WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$' AND i.indrelid IN (\
-                   SELECT to_regclass($1) UNION SELECT indrelid FROM pg_index WHERE indexrelid = to_regclass($1))";
-        texts(&mut self.watch, sql, &[Some(name)]).await
+        texts(&mut self.watch, LEFTOVERS, &[Some(name)]).await
     }
 
-    /// Waits until nobody builds that index any more: the session of a runner that was killed may go on for a moment.
-    async fn await_builder(
+    /// Waits until nobody builds these any more: the session of a runner that was killed may go on for a moment, and what
+    /// others are making is theirs.
+    async fn await_builders(
         &mut self,
-        name: &str,
-        table: &str,
+        indexes: &str,
+        names: &[Option<&str>],
         lease: &mut Lease,
         report: Report<'_>,
     ) -> Result<(), Refusal> {
         let sql = format!(
-            "SELECT {SESSION} FROM pg_stat_activity WHERE pid <> $3::integer AND pid IN (\
-             SELECT p.pid FROM pg_stat_progress_create_index p WHERE p.index_relid IN ({INDEX}))"
+            "SELECT {SESSION} FROM pg_stat_activity WHERE pid <> {} AND pid IN (SELECT p.pid \
+             FROM pg_stat_progress_create_index p WHERE p.index_relid::regclass::text IN ({indexes}))",
+            self.pid
         );
-        let pid = self.pid.to_string();
+        let begun = Instant::now();
         loop {
-            let builders = texts(&mut self.watch, &sql, &[Some(name), Some(table), Some(&pid)]).await?;
+            let builders = texts(&mut self.watch, &sql, names).await?;
             let builders: Vec<String> = builders.into_iter().flatten().flatten().collect();
             if builders.is_empty() {
                 return Ok(());
             }
             report(&Event::Blocked { by: &builders, tries: 0 });
+            if begun.elapsed() > BUILDS {
+                return Err(Refusal {
+                    code: "57014".to_owned(),
+                    message: "others build the index all the time".to_owned(),
+                });
+            }
             if !lease.extend(&mut self.watch).await? {
                 return Err(Refusal { code: "57014".to_owned(), message: "the lease was lost".to_owned() });
             }
@@ -222,9 +264,19 @@ impl Postgres {
     }
 }
 
+/// How long it is waited for others who build an index.
+const BUILDS: Duration = Duration::from_hours(1);
+
+/// The relations that a name stands for: a table with its partitions, or an index's table, and where they keep long values.
+const LEFTOVERS: &str = "\
+    WITH named AS (SELECT to_regclass($1) AS oid UNION SELECT indrelid FROM pg_index WHERE indexrelid = to_regclass($1)), \
+    tables AS (SELECT oid FROM named UNION SELECT t.relid FROM named, pg_partition_tree(named.oid) AS t), \
+    related AS (SELECT oid FROM tables UNION SELECT c.reltoastrelid FROM pg_class c JOIN tables ON tables.oid = c.oid \
+      WHERE c.reltoastrelid <> 0) \
+    SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+    WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$' AND i.indrelid IN (SELECT oid FROM related)";
+
 /// The index of that name at that table, whoever made it.
-const INDEX: &str = "SELECT i.indexrelid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
-    WHERE c.relname = (parse_ident($1))[array_upper(parse_ident($1), 1)] AND i.indrelid = to_regclass($2)";
 const INDEX_IS_VALID: &str = "SELECT 'x' FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
     WHERE c.relname = (parse_ident($1))[array_upper(parse_ident($1), 1)] AND i.indrelid = to_regclass($2) \
     AND i.indisvalid AND i.indisready";

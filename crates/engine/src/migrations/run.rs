@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::fits;
-use super::ledger::{self, Ledger, MigrationStatus, StepState};
-use super::session::{Refusal, Session, Target, texts};
+use super::ledger::{self, Ledger, MigrationStatus, StepRecord, StepState};
+use super::session::{Refusal, Session, Target, Texts, texts};
 use super::split::Effect;
 use super::{Migration, MigrationError, Phase, Prepared, Step};
 use crate::engine::futures::now;
@@ -166,6 +166,11 @@ impl Lease {
         if self.lost || self.extended.elapsed() < self.length / 3 {
             return Ok(!self.lost);
         }
+        self.hold(watch).await
+    }
+
+    /// Extends it, whether that is due or not.
+    async fn hold(&mut self, watch: &mut sqlx::PgConnection) -> Result<bool, Refusal> {
         let sql = self.extension(Dialect::Postgres);
         self.lost = texts(watch, &sql, &[Some(&self.token), Some(&self.epoch.to_string())]).await?.is_empty();
         self.extended = Instant::now();
@@ -310,7 +315,7 @@ async fn acquire(
     let holder = holder();
     let application = match session {
         Session::Postgres(postgres) => Some(postgres.application.clone()),
-        Session::Sqlite(_) => None,
+        Session::Sqlite { .. } => None,
     };
     let failed = |refusal: Refusal| refusal.while_doing("take the lease of the migrations");
     loop {
@@ -332,7 +337,7 @@ async fn acquire(
         *waited = true;
         let row =
             session.query("SELECT holder FROM cratestack_migration_lease WHERE id = 1", &[]).await.map_err(failed)?;
-        let other = row.into_iter().flatten().flatten().next().unwrap_or_else(|| "another runner".to_owned());
+        let other = row.into_iter().flatten().flatten().next().unwrap_or_else(|| "another connection".to_owned());
         if begun.elapsed() >= options.wait {
             return Err(MigrationError::Busy { holder: other, waited: options.wait });
         }
@@ -380,6 +385,11 @@ async fn release(session: &mut Session, lease: &Lease) -> Result<(), Refusal> {
     session.query(&sql, &[Some(&lease.token), Some(&lease.epoch.to_string())]).await.map(|_| ())
 }
 
+/// As PostgreSQL takes it; not 0, which would be no limit.
+fn millis(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
+}
+
 /// At one migration.
 struct Runner<'r> {
     session: &'r mut Session,
@@ -406,33 +416,29 @@ impl From<MigrationError> for Stop {
 impl Runner<'_> {
     async fn run(&mut self, ledger: &Ledger) -> Result<(), MigrationError> {
         let (migration, steps) = (self.migration, self.migration.steps.len());
-        if steps == 0 {
-            return self.record_empty().await;
-        }
+        let mut last = 0;
         for (at, step) in migration.steps.iter().enumerate() {
             let number = at + 1;
-            let recorded = ledger.steps_of(&migration.id).find(|record| record.step == number);
-            if recorded.is_some_and(|record| record.state == StepState::Done) {
+            let before = ledger.steps_of(&migration.id).find(|record| record.step == number);
+            if before.is_some_and(|record| record.state == StepState::Done) {
                 continue;
             }
-            // What was begun is looked for only if it is the same still.
-            let resumed = recorded.is_some_and(|record| record.checksum == step.digest);
             (self.report)(&Event::Step { id: &migration.id, step: number, steps, title: &step.title() });
-            if let Session::Postgres(postgres) = self.session {
-                postgres.settle().await.map_err(|refusal| refusal.while_doing("prepare the session"))?;
-            }
+            self.session.settle().await?;
             if step.transaction {
                 self.transaction(step, number).await?;
             } else {
-                self.outside(step, number, resumed).await?;
+                self.outside(step, number, before).await?;
             }
             (self.report)(&Event::Done { id: &migration.id, step: number });
+            last = number;
         }
-        Ok(())
+        // The last step records the migration with itself. Not where there is none, or where what was left was taken out.
+        if last == steps && steps > 0 { Ok(()) } else { self.record_alone().await }
     }
 
-    /// Nothing for this database.
-    async fn record_empty(&mut self) -> Result<(), MigrationError> {
+    /// Records a migration without a step.
+    async fn record_alone(&mut self) -> Result<(), MigrationError> {
         self.session.batch(self.begin()).await.map_err(|refusal| refusal.while_doing("begin a transaction"))?;
         let done = async {
             self.finish().await?;
@@ -522,7 +528,7 @@ impl Runner<'_> {
         let own = match self.session {
             Session::Postgres(postgres) => self.lease.extend(&mut postgres.watch).await,
             // A step extends it with its record, and nobody else can write before that.
-            Session::Sqlite(_) => Ok(true),
+            Session::Sqlite { .. } => Ok(true),
         };
         match own {
             Ok(true) => Ok(()),
@@ -547,30 +553,39 @@ impl Runner<'_> {
 
     /// One try of a step.
     async fn attempt(&mut self, step: &Step, number: usize, tries: u32, autovacuum: bool) -> Result<(), Stop> {
-        let keys = !step.statements.iter().any(super::Statement::drops_a_table);
-        self.foreign_keys(keys).await?;
+        self.for_drops(step).await?;
         let done = self.whole(step, number, tries, autovacuum).await;
         if done.is_err() {
             let _ended = self.session.batch("ROLLBACK").await;
         }
-        self.foreign_keys(true).await?;
         done
     }
 
     /// SQLite removes the rows of a table that is dropped one by one, and those that refer to them, unless foreign keys are
-    /// off; the switch does nothing inside a transaction. The legacy renaming, with which a new table takes the place of
-    /// another, leaves views and references by name alone.
-    async fn foreign_keys(&mut self, on: bool) -> Result<(), MigrationError> {
-        if self.session.dialect() == Dialect::Postgres {
+    /// off; the switch does nothing inside a transaction. With the legacy renaming a table takes the place of one that was
+    /// dropped, and views and references are left by name alone.
+    async fn for_drops(&mut self, step: &Step) -> Result<(), MigrationError> {
+        let dropped: Vec<&str> = step.statements.iter().filter_map(super::Statement::dropped_table).collect();
+        if self.session.dialect() == Dialect::Postgres || dropped.is_empty() {
             return Ok(());
         }
+        let renamed: Vec<&str> = step.statements.iter().filter_map(super::Statement::renamed_table).collect();
+        let (places, others): (Vec<&str>, Vec<&str>) =
+            renamed.into_iter().partition(|to| dropped.iter().any(|name| name.eq_ignore_ascii_case(to)));
         let doing = "switch foreign keys";
         let failed = |refusal: Refusal| refusal.while_doing(doing);
-        let (keys, legacy) = if on { ("ON", "OFF") } else { ("OFF", "ON") };
-        let switch = format!("PRAGMA foreign_keys = {keys}; PRAGMA legacy_alter_table = {legacy}");
+        if let (Some(_), Some(other)) = (places.first(), others.first()) {
+            let message = format!(
+                "the step puts a table in the place of one that it drops, and renames another one to `{other}`: give each \
+                 its own step"
+            );
+            return Err(MigrationError::Database { doing: "rename tables".to_owned(), message });
+        }
+        let legacy = if places.is_empty() { "OFF" } else { "ON" };
+        let switch = format!("PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = {legacy}");
         self.session.batch(&switch).await.map_err(failed)?;
         let is = self.session.query("PRAGMA foreign_keys", &[]).await.map_err(failed)?;
-        if is == [[Some(u8::from(on).to_string())]] {
+        if is == [[Some("0".to_owned())]] {
             return Ok(());
         }
         let message = "the connection does not do it".to_owned();
@@ -580,40 +595,57 @@ impl Runner<'_> {
     async fn whole(&mut self, step: &Step, number: usize, tries: u32, autovacuum: bool) -> Result<(), Stop> {
         let last = step.statements.len().saturating_sub(1);
         self.session.batch(self.begin()).await.map_err(|refusal| Stop::At(0, refusal, Vec::new()))?;
-        self.limit_waits(tries, autovacuum).await.map_err(|refusal| Stop::At(0, refusal, Vec::new()))?;
+        let limited = self.limit_waits(tries, autovacuum, Duration::ZERO).await;
+        limited.map_err(|refusal| Stop::At(0, refusal, Vec::new()))?;
+        let before = Before::look(self.session, step).await?;
+        let mut waited = Duration::ZERO;
         for (at, statement) in step.statements.iter().enumerate() {
+            let begun = Instant::now();
             let (done, by) = self.execute(&statement.sql).await;
+            if !by.is_empty() && done.is_ok() {
+                // Whoever waits for one of the locks that it has got waits for the next one, too.
+                waited += begun.elapsed();
+                let limited = self.limit_waits(tries, autovacuum, waited).await;
+                limited.map_err(|refusal| Stop::At(at, refusal, Vec::new()))?;
+            }
             done.map_err(|refusal| Stop::At(at, refusal, by))?;
         }
-        self.check_references().await?;
-        self.own_settings(tries).await.map_err(|refusal| Stop::At(last, refusal, Vec::new()))?;
+        before.compare(self.session, step).await?;
+        self.own_settings().await.map_err(|refusal| Stop::At(last, refusal, Vec::new()))?;
         self.record(step, number).await?;
         (self.report)(&Event::Written { id: &self.migration.id, step: number });
         self.fence().await?;
-        self.session.batch("COMMIT").await.map_err(|refusal| Stop::At(last, refusal, Vec::new()))
+        match self.session.batch("COMMIT").await {
+            Err(refusal) if refusal.is_loss() => {
+                Err(Stop::Error(refusal.while_doing("tell whether the step was committed")))
+            }
+            done => done.map_err(|refusal| Stop::At(last, refusal, Vec::new())),
+        }
     }
 
-    async fn limit_waits(&mut self, tries: u32, autovacuum: bool) -> Result<(), Refusal> {
+    /// How long statements wait for locks from here on, where it was waited already.
+    async fn limit_waits(&mut self, tries: u32, autovacuum: bool, waited: Duration) -> Result<(), Refusal> {
         if self.session.dialect() == Dialect::Sqlite {
             return Ok(());
         }
         let least = if autovacuum { Duration::from_millis(1200) } else { Duration::ZERO };
-        let wait = self.options.lock_timeout(tries).max(least);
-        self.session.batch(&format!("SET LOCAL lock_timeout = {}", wait.as_millis())).await
+        let wait = self.options.lock_timeout(tries).max(least).saturating_sub(waited);
+        self.session.batch(&format!("SET LOCAL lock_timeout = {}", millis(wait))).await
     }
 
-    /// The records are the runner's, whoever and wherever the statements have made it.
-    async fn own_settings(&mut self, tries: u32) -> Result<(), Refusal> {
-        if self.session.dialect() == Dialect::Postgres {
-            self.session.batch("RESET SESSION AUTHORIZATION; RESET ALL").await?;
+    /// For the records, at the end of a transaction.
+    async fn own_settings(&mut self) -> Result<(), Refusal> {
+        if let Session::Postgres(postgres) = self.session {
+            postgres.own_settings().await?;
+            self.session.batch("SET LOCAL lock_timeout = '5s'").await?;
         }
-        self.limit_waits(tries, false).await
+        Ok(())
     }
 
     async fn execute(&mut self, sql: &str) -> (Result<(), Refusal>, Vec<String>) {
         match self.session {
             Session::Postgres(postgres) => postgres.watched(sql, self.lease, self.report).await,
-            Session::Sqlite(_) => {
+            Session::Sqlite { .. } => {
                 let (begun, mut running) = (Instant::now(), Box::pin(self.session.batch(sql)));
                 loop {
                     match tokio::time::timeout(Duration::from_secs(1), &mut running).await {
@@ -625,30 +657,22 @@ impl Runner<'_> {
         }
     }
 
-    async fn check_references(&mut self) -> Result<(), MigrationError> {
-        if self.session.dialect() == Dialect::Postgres {
-            return Ok(());
-        }
-        let sql = "SELECT DISTINCT \"table\" || '` of rows of `' || \"parent\" FROM pragma_foreign_key_check LIMIT 5";
-        let broken =
-            self.session.query(sql, &[]).await.map_err(|refusal| refusal.while_doing("check the references"))?;
-        let broken: Vec<String> = broken.into_iter().flatten().flatten().map(|pair| format!("`{pair}`")).collect();
-        if broken.is_empty() {
-            return Ok(());
-        }
-        let message = format!("there would be references without rows: in {}", broken.join(", "));
-        Err(MigrationError::Database { doing: "keep the references whole".to_owned(), message })
-    }
-
-    /// That the lease is still this runner's, to the end of the transaction.
+    /// That the lease is this runner's, for longer than a commit takes. On SQLite it is a part of the transaction. On
+    /// PostgreSQL it is not, for a transaction that sees an older moment could not write what was extended since; there who
+    /// takes the lease over ends this session first.
     async fn fence(&mut self) -> Result<(), MigrationError> {
-        let sql = self.lease.extension(self.session.dialect());
-        let epoch = self.lease.epoch.to_string();
-        let own = self.session.query(&sql, &[Some(&self.lease.token), Some(&epoch)]).await;
-        self.lease.extended = Instant::now();
+        let own = match self.session {
+            Session::Postgres(postgres) => self.lease.hold(&mut postgres.watch).await,
+            Session::Sqlite { .. } => {
+                let sql = self.lease.extension(Dialect::Sqlite);
+                let epoch = self.lease.epoch.to_string();
+                let rows = self.session.query(&sql, &[Some(&self.lease.token), Some(&epoch)]).await;
+                rows.map(|rows| !rows.is_empty())
+            }
+        };
         match own {
-            Ok(rows) if rows.is_empty() => Err(MigrationError::Fenced),
-            Ok(_) => Ok(()),
+            Ok(true) => Ok(()),
+            Ok(false) => Err(MigrationError::Fenced),
             Err(refusal) => Err(refusal.while_doing("extend the lease of the migrations")),
         }
     }
@@ -750,6 +774,7 @@ impl Runner<'_> {
     ) -> Result<(), MigrationError> {
         self.session.batch(self.begin()).await.map_err(|refusal| refusal.while_doing("begin a transaction"))?;
         let done = async {
+            self.own_settings().await.map_err(|refusal| refusal.while_doing("record what was applied"))?;
             if state == StepState::Done {
                 self.record(step, number).await?;
             } else {
@@ -764,14 +789,33 @@ impl Runner<'_> {
 
     /// Runs a statement outside of a transaction: begun, done, seen to be done, recorded. What an earlier runner has left
     /// half done is removed first.
-    async fn outside(&mut self, step: &Step, number: usize, resumed: bool) -> Result<(), MigrationError> {
+    async fn outside(&mut self, step: &Step, number: usize, before: Option<&StepRecord>) -> Result<(), MigrationError> {
         let effect = step.statements.first().map_or(Effect::Other, super::Statement::effect);
-        let idempotent = matches!(effect, Effect::Index { if_not_exists: true, .. });
-        self.recorded(step, number, StepState::Running, None).await?;
-        // Only what this migration may have done itself counts as done: another index of that name is an error.
-        if (resumed || idempotent || step.done_when.is_some()) && self.is_done(step, &effect).await? == Some(true) {
-            return self.recorded(step, number, StepState::Done, None).await;
+        let same = before.is_some_and(|record| record.checksum == step.digest);
+        if let Some(other) = before.filter(|_| !same) {
+            // It read otherwise when it was begun, and may have left something that nobody wants any more.
+            let cleaned = self.clean(&super::effect_of(&other.sql, self.session.dialect())).await;
+            cleaned.map_err(|refusal| refusal.while_doing("remove what an earlier try has left"))?;
         }
+        let resumed = same && before.is_some_and(|record| record.state == StepState::Running);
+        // Nothing in the catalog tells whether an index was built anew.
+        if !matches!(effect, Effect::Reindex { .. }) && self.is_done(step, &effect).await? == Some(true) {
+            let own = resumed || step.done_when.is_some();
+            let foreign = match &effect {
+                Effect::Index { name, if_not_exists: false, .. } if !own => {
+                    Some(format!("there is an index {name} already, which this migration did not make"))
+                }
+                Effect::NoIndex { name, if_exists: false } if !own => Some(format!("there is no index {name} to drop")),
+                // The database says that itself.
+                Effect::Value { .. } if !own => None,
+                _ => return self.recorded(step, number, StepState::Done, None).await,
+            };
+            if let Some(message) = foreign {
+                let (id, steps) = (self.migration.id.clone(), self.migration.steps.len());
+                return Err(MigrationError::Undone { id, step: number, steps, message });
+            }
+        }
+        self.recorded(step, number, StepState::Running, None).await?;
         let (begun, mut tries) = (Instant::now(), 0);
         loop {
             tries += 1;
@@ -803,7 +847,7 @@ impl Runner<'_> {
     async fn clean(&mut self, effect: &Effect) -> Result<(), Refusal> {
         match self.session {
             Session::Postgres(postgres) => postgres.clean(effect, self.lease, self.report).await,
-            Session::Sqlite(_) => Ok(()),
+            Session::Sqlite { .. } => Ok(()),
         }
     }
 
@@ -816,7 +860,7 @@ impl Runner<'_> {
                     effect,
                     Effect::Index { .. } | Effect::NoIndex { .. } | Effect::Reindex { .. } | Effect::Valid { .. }
                 );
-                let wait = if patient { 0 } else { self.options.lock_timeout(tries).as_millis() };
+                let wait = if patient { 0 } else { millis(self.options.lock_timeout(tries)) };
                 self.session.batch(&format!("SET lock_timeout = {wait}; SET statement_timeout = 0")).await?;
             }
             Ok(())
@@ -834,14 +878,80 @@ impl Runner<'_> {
         if let Some(query) = &step.done_when {
             let rows = match self.session {
                 Session::Postgres(_) => format!("SELECT 'x' FROM ({query}) AS done (it) WHERE it"),
-                Session::Sqlite(_) => format!("SELECT 'x' WHERE ({query})"),
+                Session::Sqlite { .. } => format!("SELECT 'x' WHERE ({query})"),
             };
             return Ok(Some(!self.session.query(&rows, &[]).await.map_err(failed)?.is_empty()));
         }
         match self.session {
             Session::Postgres(postgres) => postgres.is_done(effect).await.map_err(failed),
-            Session::Sqlite(_) => Ok(None),
+            Session::Sqlite { .. } => Ok(None),
         }
+    }
+}
+
+/// What an SQLite file had before a step, and must not lose by it.
+#[derive(Debug, Default)]
+struct Before {
+    /// References without their rows: where, and how many.
+    orphans: Vec<Texts>,
+    /// Indexes and triggers of tables that are dropped: name and table.
+    parts: Vec<Texts>,
+}
+
+const ORPHANS: &str = "SELECT \"table\", \"parent\", count(*) FROM pragma_foreign_key_check GROUP BY 1, 2";
+const PARTS: &str = "SELECT name, tbl_name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND sql IS NOT NULL";
+
+impl Before {
+    async fn look(session: &mut Session, step: &Step) -> Result<Self, MigrationError> {
+        let failed = |refusal: Refusal| refusal.while_doing("look at the references");
+        if session.dialect() == Dialect::Postgres {
+            return Ok(Self::default());
+        }
+        let orphans = session.query(ORPHANS, &[]).await.map_err(failed)?;
+        let dropped: Vec<&str> = step.statements.iter().filter_map(super::Statement::dropped_table).collect();
+        let mut parts = session.query(PARTS, &[]).await.map_err(failed)?;
+        parts.retain(|part| {
+            let table = part.get(1).cloned().flatten().unwrap_or_default();
+            dropped.iter().any(|name| name.eq_ignore_ascii_case(&table))
+        });
+        Ok(Self { orphans, parts })
+    }
+
+    /// That no reference is without its row that was not before, and that a table that was rebuilt has its indexes and
+    /// triggers again, unless the step says that they go.
+    async fn compare(self, session: &mut Session, step: &Step) -> Result<(), MigrationError> {
+        let failed = |refusal: Refusal| refusal.while_doing("check the references");
+        if session.dialect() == Dialect::Postgres {
+            return Ok(());
+        }
+        let orphans = session.query(ORPHANS, &[]).await.map_err(failed)?;
+        let cell = |row: &Texts, at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+        let count = |row: &Texts| cell(row, 2).parse::<u64>().unwrap_or_default();
+        let grown = orphans.iter().filter(|row| {
+            let same = self.orphans.iter().find(|old| old.first() == row.first() && old.get(1) == row.get(1));
+            same.is_none_or(|old| count(old) < count(row))
+        });
+        let grown: Vec<String> =
+            grown.map(|row| format!("in `{}` of rows of `{}`", cell(row, 0), cell(row, 1))).collect();
+        if !grown.is_empty() {
+            let message = format!("there would be references without rows: {}", grown.join(", "));
+            return Err(MigrationError::Database { doing: "keep the references whole".to_owned(), message });
+        }
+        let tables = session.query("SELECT name FROM sqlite_schema WHERE type = 'table'", &[]).await.map_err(failed)?;
+        let parts = session.query(PARTS, &[]).await.map_err(failed)?;
+        let meant: Vec<&str> = step.statements.iter().filter_map(super::Statement::dropped_part).collect();
+        let lost = self.parts.iter().filter(|part| {
+            tables.iter().any(|table| table.first() == part.get(1))
+                && !parts.contains(part)
+                && !meant.contains(&cell(part, 0).as_str())
+        });
+        let lost: Vec<String> = lost.map(|part| format!("`{}` of `{}`", cell(part, 0), cell(part, 1))).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let message =
+            format!("the table is made anew without {}: make them again, or drop them first", lost.join(", "));
+        Err(MigrationError::Database { doing: "rebuild a table".to_owned(), message })
     }
 }
 
@@ -849,7 +959,7 @@ impl Runner<'_> {
 async fn carry(session: &mut Session, schema: &Schema) -> Result<(), MigrationError> {
     match session {
         Session::Postgres(postgres) => Ok(migrate::carry(&mut Db::Postgres(&mut postgres.ddl), schema).await?),
-        Session::Sqlite(connection) => {
+        Session::Sqlite { connection, .. } => {
             let schema = schema.clone();
             let carried = Session::blocking(connection, move |connection| {
                 Ok(now(migrate::carry(&mut Db::Sqlite(connection), &schema)))
@@ -992,7 +1102,7 @@ async fn mark(session: &mut Session, all: &[Prepared], upto: Option<usize>) -> R
     // Before the tables of the records are there.
     let tables = match session {
         Session::Postgres(postgres) => migrate::tables(&mut Db::Postgres(&mut postgres.ddl)).await?,
-        Session::Sqlite(connection) => {
+        Session::Sqlite { connection, .. } => {
             let tables =
                 Session::blocking(connection, |connection| Ok(now(migrate::tables(&mut Db::Sqlite(connection)))));
             tables.await.map_err(|refusal| refusal.while_doing("list the tables of the database"))??

@@ -84,6 +84,11 @@ impl Refusal {
         MigrationError::Database { doing: doing.to_owned(), message: self.message }
     }
 
+    /// Whether nobody knows what became of it.
+    pub(super) fn is_loss(&self) -> bool {
+        matches!(self.code.as_str(), "08000" | "57P01" | "57P02" | "08006")
+    }
+
     /// Whether the same may go well at another time: a lock was not to be had, or others were in the way.
     pub(super) fn passes(&self) -> bool {
         // SQLITE_BUSY and SQLITE_LOCKED are the lowest octet of their extended codes.
@@ -99,9 +104,15 @@ impl From<sqlx::Error> for Refusal {
         };
         let code = inner.code().unwrap_or_default().into_owned();
         let message = inner.message();
-        // Messages about values of a wrong form end with the value.
-        let shown = if code.starts_with("22") { message.split(": \"").next().unwrap_or(message) } else { message };
-        Self { message: shown.to_owned(), code }
+        // Messages about values have the value: in quotes, or at their end.
+        let shown = match code.get(..2) {
+            Some("22" | "54") => {
+                let parts = message.split(": ").next().unwrap_or(message).split('"').enumerate();
+                parts.map(|(at, part)| if at % 2 == 0 { part } else { "\"..\"" }).collect()
+            }
+            _ => message.to_owned(),
+        };
+        Self { message: shown, code }
     }
 }
 
@@ -123,8 +134,11 @@ pub(super) type Texts = Vec<Option<String>>;
 #[derive(Debug)]
 pub(super) enum Session {
     Postgres(Box<Postgres>),
-    /// `None` while another thread has it, and for good when the runner was dropped meanwhile.
-    Sqlite(Option<rusqlite::Connection>),
+    Sqlite {
+        /// `None` while another thread has it, and for good when the runner was dropped meanwhile.
+        connection: Option<Box<rusqlite::Connection>>,
+        path: PathBuf,
+    },
 }
 
 /// One that changes the database, and one that watches it and holds the lease.
@@ -132,23 +146,36 @@ pub(super) enum Session {
 pub(super) struct Postgres {
     pub(super) ddl: PgConnection,
     pub(super) watch: PgConnection,
+    /// How both are made.
+    pub(super) options: PgConnectOptions,
     /// Of `ddl`.
     pub(super) pid: i32,
+    /// Where the records are, and what has no other place.
+    pub(super) schema: String,
     /// What its sessions are called.
     pub(super) application: String,
     /// Whether `deadlock_timeout` could be made short.
     pub(super) short_deadlocks: bool,
 }
 
-/// How long the first answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+async fn file(path: &std::path::Path, write: bool) -> Result<Box<rusqlite::Connection>, MigrationError> {
+    let path = path.to_owned();
+    let open = move || if write { sqlite::writer(&path) } else { sqlite::reader(&path) };
+    let failed = |message: String| MigrationError::Database { doing: "open the database".to_owned(), message };
+    let opened = tokio::task::spawn_blocking(open).await;
+    let opened = opened.map_err(|_| failed("the runner was interrupted".to_owned()))?;
+    opened.map(Box::new).map_err(|error| failed(error.to_string()))
+}
+
+/// How long the first answers may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Session {
     /// To change the database.
     pub(super) async fn open(place: &Place) -> Result<Self, MigrationError> {
         match Self::connect(place, true).await? {
             Self::Postgres(postgres) => Ok(Self::Postgres(Box::new(postgres.checked().await?))),
-            session @ Self::Sqlite(_) => Ok(session),
+            session @ Self::Sqlite { .. } => Ok(session),
         }
     }
 
@@ -170,17 +197,24 @@ impl Session {
                 let connected = tokio::time::timeout(PATIENCE, connect).await;
                 let connected = connected.map_err(|_| doing("the server does not answer in time".to_owned()))?;
                 let (ddl, watch) = connected.map_err(|error| doing(Refusal::from(error).message))?;
-                let postgres = Postgres { ddl, watch, pid: 0, application, short_deadlocks: false };
+                let schema = String::new();
+                let postgres = Postgres { ddl, watch, options, pid: 0, schema, application, short_deadlocks: false };
                 Ok(Self::Postgres(Box::new(postgres)))
             }
-            Where::Sqlite(path) => {
-                let path = path.clone();
-                let open = move || if write { sqlite::writer(&path) } else { sqlite::reader(&path) };
-                let opened = tokio::task::spawn_blocking(open).await;
-                let failed =
-                    |message: String| MigrationError::Database { doing: "open the database".to_owned(), message };
-                let opened = opened.map_err(|_| failed("the runner was interrupted".to_owned()))?;
-                Ok(Self::Sqlite(Some(opened.map_err(|error| failed(error.to_string()))?)))
+            Where::Sqlite(path) => Ok(Self::Sqlite { connection: Some(file(path, write).await?), path: path.clone() }),
+        }
+    }
+
+    /// As it was when it was opened: what a step has set is gone, and so are its temporary tables.
+    pub(super) async fn settle(&mut self) -> Result<(), MigrationError> {
+        match self {
+            Self::Postgres(postgres) => {
+                postgres.settle().await.map_err(|refusal| refusal.while_doing("prepare the session"))
+            }
+            Self::Sqlite { connection, path } => {
+                *connection = None;
+                *connection = Some(file(path, true).await?);
+                Ok(())
             }
         }
     }
@@ -188,13 +222,13 @@ impl Session {
     pub(super) fn dialect(&self) -> Dialect {
         match self {
             Self::Postgres(_) => Dialect::Postgres,
-            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Sqlite { .. } => Dialect::Sqlite,
         }
     }
 
     /// Lends SQLite's connection to a thread that may wait.
     pub(super) async fn blocking<T: Send + 'static>(
-        connection: &mut Option<rusqlite::Connection>,
+        connection: &mut Option<Box<rusqlite::Connection>>,
         work: impl FnOnce(&mut rusqlite::Connection) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let gone = || Refusal { code: "1".to_owned(), message: "the connection was lost".to_owned() };
@@ -213,7 +247,7 @@ impl Session {
     pub(super) async fn query(&mut self, sql: &str, binds: &[Option<&str>]) -> Result<Vec<Texts>, Refusal> {
         match self {
             Self::Postgres(postgres) => texts(&mut postgres.ddl, sql, binds).await,
-            Self::Sqlite(connection) => {
+            Self::Sqlite { connection, .. } => {
                 let binds: Vec<Option<String>> = binds.iter().map(|bind| bind.map(str::to_owned)).collect();
                 let sql = sql.to_owned();
                 Self::blocking(connection, move |connection| {
@@ -238,7 +272,7 @@ impl Session {
     pub(super) async fn batch(&mut self, sql: &str) -> Result<(), Refusal> {
         match self {
             Self::Postgres(postgres) => raw(&mut postgres.ddl, sql).await,
-            Self::Sqlite(connection) => {
+            Self::Sqlite { connection, .. } => {
                 let sql = sql.to_owned();
                 Self::blocking(connection, move |connection| Ok(connection.execute_batch(&sql)?)).await
             }

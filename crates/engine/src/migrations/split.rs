@@ -24,8 +24,7 @@ pub(super) struct Statement {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Word {
     text: String,
-    /// Whether it stands in quotes of a name.
-    quoted: bool,
+    piece: Piece,
 }
 
 /// What a comment tells the runner.
@@ -96,23 +95,25 @@ impl<'a> Lexer<'a> {
         let rest = self.rest();
         let Some(first) = rest.chars().next() else { return Ok(None) };
         let postgres = self.dialect == Dialect::Postgres;
+        let prefixed = |prefix: &str| rest.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
         let (piece, length) = match first {
-            _ if first.is_whitespace() => (Piece::Space, run(rest, char::is_whitespace)),
+            _ if is_space(first) => (Piece::Space, run(rest, is_space)),
             '-' if rest.starts_with("--") => (Piece::Comment, rest.find('\n').unwrap_or(rest.len())),
             '/' if rest.starts_with("/*") => (Piece::Comment, self.block_comment()?),
-            '\'' => (Piece::Text, self.quoted('\'', false)?),
-            'e' | 'E' if postgres && rest.get(1..2) == Some("'") => (Piece::Text, 1 + self.escaped()?),
-            '"' => (Piece::Name, self.quoted('"', true)?),
-            '`' if !postgres => (Piece::Name, self.quoted('`', true)?),
+            '\'' => (Piece::Text, self.quoted(0, '\'')?),
+            'e' | 'E' if postgres && prefixed("e'") => (Piece::Text, self.escaped()?),
+            'u' | 'U' if postgres && prefixed("u&'") => (Piece::Text, self.quoted(2, '\'')?),
+            'u' | 'U' if postgres && prefixed("u&\"") => (Piece::Text, self.quoted(2, '"')?),
+            'x' | 'X' | 'b' | 'B' | 'n' | 'N' if rest.get(1..2) == Some("'") => (Piece::Text, self.quoted(1, '\'')?),
+            '"' => (Piece::Name, self.quoted(0, '"')?),
+            '`' if !postgres => (Piece::Name, self.quoted(0, '`')?),
             '[' if !postgres => (Piece::Name, self.until("]", 1, "a name in brackets")?),
             '$' if postgres => match dollar_tag(rest) {
                 Some(tag) => (Piece::Text, self.until(tag, tag.len(), "a dollar quote")?),
                 None => (Piece::Sign, 1),
             },
             ';' => (Piece::End, 1),
-            _ if first.is_alphanumeric() || first == '_' => {
-                (Piece::Word, run(rest, |c: char| c.is_alphanumeric() || matches!(c, '_' | '$')))
-            }
+            _ if is_word(first) => (Piece::Word, run(rest, |c| is_word(c) || c == '$')),
             _ if OPERATORS.contains(first) => (Piece::Sign, self.operator()),
             _ => (Piece::Sign, first.len_utf8()),
         };
@@ -137,11 +138,11 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// In which a doubled quote is one of the text.
-    fn quoted(&self, quote: char, name: bool) -> Result<usize, Fault> {
-        let mut from = 1;
+    /// What is in quotes that begin at `from`; a doubled quote in it is one of the text.
+    fn quoted(&self, from: usize, quote: char) -> Result<usize, Fault> {
+        let what = if quote == '\'' { "a text in quotes" } else { "a name in quotes" };
+        let mut from = from + 1;
         loop {
-            let what = if name { "a name in quotes" } else { "a text in quotes" };
             let end = self.until(quote.encode_utf8(&mut [0; 4]), from, what)?;
             if !self.rest().get(end..).is_some_and(|rest| rest.starts_with(quote)) {
                 return Ok(end);
@@ -150,9 +151,24 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// The length of the text after an `E`, in which a backslash may stand before a quote.
+    /// The length of an `E` text, in which a backslash may stand before a quote, with the texts on the next lines that
+    /// continue it.
     fn escaped(&self) -> Result<usize, Fault> {
-        let mut signs = self.rest().char_indices().skip(2).peekable();
+        let mut end = self.escaped_part(2)?;
+        loop {
+            let rest = self.rest().get(end..).unwrap_or_default();
+            let space = run(rest, is_space);
+            let lines = rest.get(..space).unwrap_or_default();
+            if !lines.contains('\n') || !rest.get(space..).is_some_and(|rest| rest.starts_with('\'')) {
+                return Ok(end);
+            }
+            end = self.escaped_part(end + space + 1)?;
+        }
+    }
+
+    /// Where the text ends whose first sign is at `from`.
+    fn escaped_part(&self, from: usize) -> Result<usize, Fault> {
+        let mut signs = self.rest().get(from..).unwrap_or_default().char_indices().peekable();
         while let Some((at, sign)) = signs.next() {
             match sign {
                 '\\' => {
@@ -161,7 +177,7 @@ impl<'a> Lexer<'a> {
                 '\'' if signs.peek().is_some_and(|(_, next)| *next == '\'') => {
                     signs.next();
                 }
-                '\'' => return Ok(at),
+                '\'' => return Ok(from + at + 1),
                 _ => {}
             }
         }
@@ -194,6 +210,16 @@ impl<'a> Lexer<'a> {
 
 const OPERATORS: &str = "+-*/<>=~!@#%^&|?:";
 
+/// To both databases, which know no others.
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{b}' | '\u{c}')
+}
+
+/// Of a name without quotes, or of a number. Whatever is not ASCII may stand in a name.
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii()
+}
+
 fn run(text: &str, of: impl Fn(char) -> bool) -> usize {
     text.find(|c: char| !of(c)).unwrap_or(text.len())
 }
@@ -201,7 +227,7 @@ fn run(text: &str, of: impl Fn(char) -> bool) -> usize {
 /// `$$` or `$tag$`.
 fn dollar_tag(text: &str) -> Option<&str> {
     let inner = text.get(1..)?;
-    let length = run(inner, |c: char| c.is_alphanumeric() || c == '_');
+    let length = run(inner, is_word);
     let digit = inner.starts_with(|c: char| c.is_ascii_digit());
     (inner.get(length..)?.starts_with('$') && !digit).then(|| text.get(..length + 2))?
 }
@@ -213,6 +239,13 @@ fn dollar_tag(text: &str) -> Option<&str> {
 pub(super) fn sections(text: &str, dialect: Dialect) -> Result<Vec<Section>, Fault> {
     // An editor's line ends and mark are no change.
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
+    // One database ends a comment at the one, the other its statement at the other.
+    for (sign, name) in [('\r', "a carriage return without a line feed"), ('\0', "a NUL")] {
+        if let Some((before, _)) = text.split_once(sign) {
+            let help = "save the file as text, with the line ends of Unix";
+            return fault(1 + before.matches('\n').count(), format!("there is {name}"), help);
+        }
+    }
     let mut lexer = Lexer { text: &text, dialect, at: 0, line: 1 };
     let mut sections = Vec::new();
     let mut section = Section::default();
@@ -231,7 +264,7 @@ pub(super) fn sections(text: &str, dialect: Dialect) -> Result<Vec<Section>, Fau
                 }
                 statement.pass(text);
             }
-            Piece::End if statement.depth == 0 => section.statements.extend(statement.finish(dialect)?),
+            Piece::End if !statement.is_open() => section.statements.extend(statement.finish(dialect)?),
             _ => statement.push(piece, text, line, dialect),
         }
     }
@@ -249,7 +282,7 @@ pub(super) fn sections(text: &str, dialect: Dialect) -> Result<Vec<Section>, Fau
     }
     sections.retain(|section| !section.statements.is_empty());
     for section in &sections {
-        section.check()?;
+        section.check(dialect)?;
     }
     Ok(sections)
 }
@@ -261,8 +294,10 @@ struct Building {
     normal: String,
     line: usize,
     words: Vec<Word>,
-    /// How deep in `BEGIN .. END` of a function's or a trigger's body.
-    depth: usize,
+    /// Whether this is in the body of a function or of a trigger.
+    body: bool,
+    /// How many parentheses are open.
+    parentheses: usize,
 }
 
 impl Building {
@@ -282,44 +317,64 @@ impl Building {
         }
         self.sql.push_str(text);
         let word = match piece {
-            Piece::Word => Word { text: text.to_ascii_lowercase(), quoted: false },
-            Piece::Name => Word { text: unquoted(text), quoted: true },
-            _ => Word { text: text.to_owned(), quoted: false },
+            Piece::Word => text.to_ascii_lowercase(),
+            Piece::Name => unquoted(text),
+            _ => text.to_owned(),
         };
-        if piece == Piece::Word && self.has_body(dialect) {
-            match word.text.as_str() {
-                "begin" => self.depth += 1,
-                "case" if self.depth > 0 => self.depth += 1,
-                "end" => self.depth = self.depth.saturating_sub(1),
-                _ => {}
+        match text {
+            "(" => self.parentheses += 1,
+            ")" => self.parentheses = self.parentheses.saturating_sub(1),
+            _ => {}
+        }
+        if piece == Piece::Word && self.parentheses == 0 {
+            let before = self.words.last().map_or("", |word| word.text.as_str());
+            if self.body {
+                // That of a `CASE` comes after an expression.
+                self.body = !(word == "end" && matches!(before, ";" | "atomic"));
+            } else {
+                self.body = match self.has_body(dialect) {
+                    Some(Dialect::Sqlite) => word == "begin" && before != ".",
+                    Some(Dialect::Postgres) => word == "atomic" && before == "begin",
+                    None => false,
+                };
             }
         }
         if !self.normal.is_empty() {
             self.normal.push(' ');
         }
-        self.normal.push_str(if piece == Piece::Word { &word.text } else { text });
-        self.words.push(word);
+        self.normal.push_str(if piece == Piece::Word { &word } else { text });
+        self.words.push(Word { text: word, piece });
+    }
+
+    /// Whether a semicolon does not end it.
+    fn is_open(&self) -> bool {
+        self.body || self.parentheses > 0
     }
 
     /// Whether statements may stand in it: a trigger's on SQLite, those of `BEGIN ATOMIC` on PostgreSQL.
-    fn has_body(&self, dialect: Dialect) -> bool {
+    fn has_body(&self, dialect: Dialect) -> Option<Dialect> {
         let mut head = self.words.iter().map(|word| word.text.as_str());
         if head.next() != Some("create") {
-            return false;
+            return None;
         }
         let kind = head.find(|word| !["or", "replace", "temp", "temporary"].contains(word));
-        match dialect {
+        let has = match dialect {
             Dialect::Sqlite => kind == Some("trigger"),
             Dialect::Postgres => matches!(kind, Some("function" | "procedure")),
-        }
+        };
+        has.then_some(dialect)
     }
 
     fn finish(&mut self, dialect: Dialect) -> Result<Option<Statement>, Fault> {
-        let Self { sql, normal, line, words, depth } = std::mem::take(self);
+        let Self { sql, normal, line, words, body, parentheses } = std::mem::take(self);
         let Some(first) = words.first() else { return Ok(None) };
-        if depth > 0 {
+        if body {
             return fault(line, "a body begins with `BEGIN` here and does not end", "write its `END`");
         }
+        if parentheses > 0 {
+            return fault(line, "a parenthesis of the statement that begins here does not end", "close it");
+        }
+        let has = |wanted: &str| words.iter().any(|word| word.piece == Piece::Word && word.text == wanted);
         let second = words.get(1).map_or("", |word| word.text.as_str());
         match (first.text.as_str(), second) {
             ("begin" | "commit" | "rollback" | "end" | "abort" | "savepoint" | "release", _)
@@ -329,8 +384,8 @@ impl Building {
                 "remove it: each step is a transaction; `-- cratestack: step` begins another one, and `-- cratestack: \
                  no-transaction` goes without",
             ),
-            ("copy", _) if words.iter().any(|word| word.text == "stdin") => {
-                fault(line, "`COPY .. FROM STDIN` has no rows here", "write `INSERT` statements")
+            ("copy", _) if has("stdin") || has("stdout") => {
+                fault(line, "`COPY` has nobody to read from or to write to here", "write `INSERT` statements")
             }
             ("\\", _) => fault(line, "a command of `psql` is no SQL", "remove it"),
             _ if dialect == Dialect::Postgres && words.iter().any(|word| word.text == "\\") => {
@@ -378,6 +433,9 @@ fn directive(comment: &str, line: usize) -> Result<Option<Directive>, Fault> {
     };
     let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
     let rest = rest.trim();
+    if rest.contains(char::is_control) {
+        return fault(line, "there is a control character behind `-- cratestack:`", "remove it");
+    }
     match word {
         "step" => Ok(Some(Directive::Step((!rest.is_empty()).then(|| rest.to_owned())))),
         "no-transaction" if rest.is_empty() => Ok(Some(Directive::NoTransaction)),
@@ -429,7 +487,7 @@ impl Section {
     }
 
     /// That each statement can be run the way that its step is.
-    fn check(&self) -> Result<(), Fault> {
+    fn check(&self, dialect: Dialect) -> Result<(), Fault> {
         let Some(first) = self.statements.first() else { return Ok(()) };
         if self.done_when.is_some() && (!self.no_transaction || self.statements.len() > 1) {
             let help = "give each its own step: `-- cratestack: step`, `no-transaction`, `done-when ..`";
@@ -439,6 +497,14 @@ impl Section {
             let effect = statement.effect();
             let line = statement.line;
             if self.no_transaction {
+                if dialect == Dialect::Sqlite && statement.drops_a_table() {
+                    let help = "run it in a transaction: without `no-transaction`";
+                    return fault(
+                        line,
+                        "a table that is dropped outside of a transaction takes the rows that refer to it along",
+                        help,
+                    );
+                }
                 if effect == Effect::Other && self.done_when.is_none() {
                     return fault(
                         line,
@@ -450,11 +516,12 @@ impl Section {
             } else if statement.never_in_a_transaction() {
                 let help = "write `-- cratestack: no-transaction` before it, in a step of its own";
                 return fault(line, "this statement cannot be run in a transaction", help);
-            } else if statement.is("pragma") && statement.word(1) == "foreign_keys" {
+            }
+            if let Some(pragma) = statement.passing_pragma() {
                 return fault(
                     line,
-                    "`PRAGMA foreign_keys` does nothing in a transaction",
-                    "remove it: they are off in a step with a `DROP TABLE`, and all references are checked at its end",
+                    format!("`PRAGMA {pragma}` is a setting of the runner's connection, and ends with it"),
+                    "remove it: foreign keys are off in a step with a `DROP TABLE`, and all references are checked at its end",
                 );
             }
         }
@@ -481,6 +548,8 @@ pub(super) enum Effect {
     NoIndex {
         /// Its name.
         name: Name,
+        /// With `IF EXISTS`.
+        if_exists: bool,
     },
     /// `REINDEX .. CONCURRENTLY`: nothing half made of these indexes or of this table's.
     Reindex {
@@ -498,7 +567,7 @@ pub(super) enum Effect {
     Value {
         /// The type.
         of: Name,
-        /// The value, as written.
+        /// The value.
         value: String,
     },
     /// Doing it again does no harm: `VACUUM`, `ANALYZE` and the like.
@@ -510,7 +579,7 @@ pub(super) enum Effect {
 impl Statement {
     /// The word at a place, in lower case; empty behind the last.
     fn word(&self, at: usize) -> &str {
-        self.words.get(at).filter(|word| !word.quoted).map_or("", |word| &word.text)
+        self.words.get(at).filter(|word| word.piece != Piece::Name).map_or("", |word| &word.text)
     }
 
     fn is(&self, first: &str) -> bool {
@@ -519,14 +588,15 @@ impl Statement {
 
     /// Where a word is.
     fn find(&self, wanted: &str) -> Option<usize> {
-        self.words.iter().position(|word| !word.quoted && word.text == wanted)
+        self.words.iter().position(|word| word.piece == Piece::Word && word.text == wanted)
     }
 
     /// The name that begins at a place, with the name of the schema before it, as SQL has it; and where it ends.
     fn name_at(&self, at: usize) -> Option<(Name, usize)> {
         let part = |at: usize| {
             let word = self.words.get(at)?;
-            let name = word.text.starts_with(|c: char| c.is_alphabetic() || c == '_') || word.quoted;
+            let digit = word.text.starts_with(|c: char| c.is_ascii_digit());
+            let name = word.piece == Piece::Name || (word.piece == Piece::Word && !digit);
             name.then(|| crate::sql::ident(&word.text))
         };
         let (mut name, mut end) = (part(at)?, at + 1);
@@ -561,7 +631,8 @@ impl Statement {
             }
             ("drop", "index") => {
                 let (name, end) = self.name_after(concurrently? + 1)?;
-                (self.word(end) != ",").then_some(Effect::NoIndex { name })
+                let if_exists = self.word(concurrently? + 1) == "if";
+                (self.word(end) != ",").then_some(Effect::NoIndex { name, if_exists })
             }
             ("reindex", _) if concurrently.is_some() => {
                 let of_one = self.find("index").or_else(|| self.find("table"));
@@ -577,8 +648,10 @@ impl Statement {
                 let (of, end) = self.name_at(2)?;
                 let adds = self.word(end) == "add" && self.word(end + 1) == "value";
                 let value = self.words.get(end + 2..).into_iter().flatten().find(|word| word.text.starts_with('\''));
-                value.filter(|_| adds).map(|value| Effect::Value { of, value: value.text.clone() })
+                let plain = value?.text.strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'");
+                adds.then_some(Effect::Value { of, value: plain })
             }
+            ("vacuum", _) if self.find("into").is_some() => None,
             ("vacuum" | "analyze" | "reindex" | "refresh" | "pragma", _) => Some(Effect::Repeatable),
             _ => None,
         }
@@ -591,6 +664,47 @@ impl Statement {
         concurrently || self.is("vacuum") || matches!((self.word(0), self.word(1)), ("create" | "drop", "database"))
     }
 
+    /// A pragma that changes the connection, and not the file.
+    fn passing_pragma(&self) -> Option<&str> {
+        const LASTING: [&str; 12] = [
+            "application_id",
+            "defer_foreign_keys",
+            "foreign_key_check",
+            "incremental_vacuum",
+            "integrity_check",
+            "journal_mode",
+            "optimize",
+            "quick_check",
+            "table_info",
+            "table_xinfo",
+            "user_version",
+            "wal_checkpoint",
+        ];
+        let name = self.words.get(if self.word(2) == "." { 3 } else { 1 }).filter(|_| self.is("pragma"))?;
+        (!LASTING.contains(&name.text.to_ascii_lowercase().as_str())).then_some(&name.text)
+    }
+
+    /// The table that it removes, without quotes.
+    pub(super) fn dropped_table(&self) -> Option<&str> {
+        let name = (2..self.words.len()).find(|at| !["if", "exists"].contains(&self.word(*at)))?;
+        let name = if self.word(name + 1) == "." { name + 2 } else { name };
+        self.words.get(name).filter(|_| self.drops_a_table()).map(|word| word.text.as_str())
+    }
+
+    /// What a table is renamed to, without quotes.
+    pub(super) fn renamed_table(&self) -> Option<&str> {
+        let to = self
+            .find("to")
+            .filter(|at| self.is("alter") && self.word(1) == "table" && self.word(at - 1) == "rename")?;
+        self.words.get(to + 1).map(|word| word.text.as_str())
+    }
+
+    /// The index or trigger that it removes, without quotes.
+    pub(super) fn dropped_part(&self) -> Option<&str> {
+        let part = self.is("drop") && ["index", "trigger"].contains(&self.word(1));
+        self.words.last().filter(|_| part).map(|word| word.text.as_str())
+    }
+
     /// Whether it removes a table, which on SQLite removes the rows of others first.
     pub(super) fn drops_a_table(&self) -> bool {
         self.is("drop") && self.word(1) == "table"
@@ -599,7 +713,7 @@ impl Statement {
     /// The name of the table that it makes, without quotes.
     pub(super) fn makes_table(&self) -> Option<String> {
         let table = self.find("table").filter(|at| self.is("create") && *at < 4)?;
-        let name = (table + 1..).find(|at| !["if", "not", "exists"].contains(&self.word(*at)))?;
+        let name = (table + 1..self.words.len()).find(|at| !["if", "not", "exists"].contains(&self.word(*at)))?;
         self.words.get(name).map(|word| word.text.clone())
     }
 

@@ -164,10 +164,19 @@ async fn an_index_of_another_is_an_error_and_an_invalid_one_is_built_again() {
     let plain = index("-- cratestack: no-transaction\nCREATE INDEX CONCURRENTLY one ON a (id)");
     house.apply(&plain).await.unwrap();
     assert_eq!(house.texts("SELECT indisvalid::text FROM pg_index WHERE indrelid = 'a'::regclass").await, ["true"]);
-    let again =
-        Migration::new("3", "the same name", "-- cratestack: no-transaction\nCREATE INDEX CONCURRENTLY one ON a (id)");
-    let error = house.apply(&[plain.to_vec(), vec![again]].concat()).await.unwrap_err();
-    assert!(error.to_string().ends_with("relation \"one\" already exists"), "{error}");
+    let again_of = || {
+        Migration::new("3", "the same name", "-- cratestack: no-transaction\nCREATE INDEX CONCURRENTLY one ON a (id)")
+    };
+    let error = house.apply(&[plain.to_vec(), vec![again_of()]].concat()).await.unwrap_err();
+    assert!(
+        error.to_string().ends_with("there is an index \"one\" already, which this migration did not make"),
+        "{error}"
+    );
+    // Nor is it believed the second time.
+    assert_eq!(
+        house.apply(&[plain.to_vec(), vec![again_of()]].concat()).await.unwrap_err().to_string(),
+        error.to_string()
+    );
     let lenient = Migration::new(
         "3",
         "if it is missing",
@@ -288,5 +297,108 @@ async fn what_was_begun_and_reads_otherwise_now_is_not_taken_for_done() {
     // Somebody helps, with the index that could not be built.
     house.run("DELETE FROM a WHERE other = 2; CREATE UNIQUE INDEX one ON a (id)").await;
     let error = house.apply(&index("other")).await.unwrap_err();
-    assert!(error.to_string().ends_with("relation \"one\" already exists"), "{error}");
+    assert!(
+        error.to_string().ends_with("there is an index \"one\" already, which this migration did not make"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_failed_without_a_transaction_is_not_believed_to_be_done() {
+    let Some(house) = House::postgres().await else { return };
+    for sql in
+        ["REINDEX INDEX CONCURRENTLY nope", "DROP INDEX CONCURRENTLY nope", "ALTER TABLE nope VALIDATE CONSTRAINT nope"]
+    {
+        let migration = [Migration::new("1", "nothing", format!("-- cratestack: no-transaction\n{sql}"))];
+        let first = house.apply(&migration).await.unwrap_err().to_string();
+        assert_eq!(house.apply(&migration).await.unwrap_err().to_string(), first);
+        house.run("DELETE FROM cratestack_migrations; DELETE FROM cratestack_migration_steps").await;
+    }
+    let odd = "CREATE TYPE e AS ENUM ('x');\n-- cratestack: step\n-- cratestack: no-transaction\nALTER TYPE e ADD VALUE 'a\\b''c'";
+    house.apply(&[Migration::new("1", "a value", odd)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_index_that_was_begun_under_another_name_is_not_left_behind() {
+    let Some(house) = House::postgres().await else { return };
+    let table = Migration::new(
+        "1",
+        "doubles",
+        "CREATE TABLE a (id integer, other integer); INSERT INTO a VALUES (1, 1), (1, 2)",
+    );
+    let index =
+        |text: &str| [table.clone(), Migration::new("2", "unique", format!("-- cratestack: no-transaction\n{text}"))];
+    house.apply(&index("CREATE UNIQUE INDEX CONCURRENTLY old ON a (id)")).await.unwrap_err();
+    // As if the runner had been killed before it could clean up.
+    let mut connection = house.postgres.as_ref().unwrap().connect().await;
+    sqlx::raw_sql("CREATE UNIQUE INDEX CONCURRENTLY old ON a (id)").execute(&mut connection).await.unwrap_err();
+    house.run("UPDATE cratestack_migration_steps SET state = 'running' WHERE migration = '2'").await;
+    house.apply(&index("CREATE UNIQUE INDEX CONCURRENTLY new ON a (other)")).await.unwrap();
+    assert_eq!(
+        house.texts("SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'a'::regclass").await,
+        ["new"]
+    );
+}
+
+#[tokio::test]
+async fn records_that_are_elsewhere_are_not_taken_for_none() {
+    let Some(house) = House::postgres().await else { return };
+    let migrations = [
+        Migration::new("1", "count", "CREATE TABLE counter (n integer); INSERT INTO counter VALUES (1)"),
+        Migration::new(
+            "2",
+            "a schema of the role's own",
+            "DO $$ BEGIN EXECUTE format('CREATE SCHEMA %I', current_user); END $$",
+        ),
+    ];
+    house.apply(&migrations).await.unwrap();
+    let error = house.apply(&migrations).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("the records of the migrations are in the schema `public`, and the search path leads to `"),
+        "{error}"
+    );
+    assert_eq!(house.texts("SELECT count(*)::text FROM public.counter").await, ["1"]);
+    assert!(error.help().contains("?options=-csearch_path%3Dpublic"), "{}", error.help());
+    let Database::Postgres(url) = &house.database else { panic!("a URL") };
+    let and = if url.contains('?') { "&" } else { "?" };
+    let pinned = Database::Postgres(format!("{url}{and}options=-csearch_path%3Dpublic"));
+    assert_eq!(apply_pending(&pinned, &migrations).await.unwrap(), Applied::default());
+}
+
+#[tokio::test]
+async fn a_long_step_that_sees_an_older_moment_is_committed() {
+    let Some(house) = House::postgres().await else { return };
+    let sql = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; CREATE TABLE a (id integer); SELECT pg_sleep(0.5)";
+    let options = RunnerOptions { lease: Duration::from_millis(200), ..RunnerOptions::default() };
+    apply_pending_with(&house.database, &[Migration::new("1", "slow", sql)], &options, &mut |_| ()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_watches_is_replaced_when_it_is_lost() {
+    let Some(house) = House::postgres().await else { return };
+    // Its own, in the middle of a statement of the other one.
+    let sql = "DO $$ BEGIN
+                 PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid();
+                 PERFORM pg_sleep(0.6);
+               END $$";
+    let options = RunnerOptions { lease: Duration::from_millis(300), ..RunnerOptions::default() };
+    apply_pending_with(&house.database, &[Migration::new("1", "slow", sql)], &options, &mut |_| ()).await.unwrap();
+}
+
+#[tokio::test]
+async fn messages_have_no_values_of_rows() {
+    let Some(house) = House::postgres().await else { return };
+    for sql in [
+        "SELECT 'secret'::integer",
+        "SELECT '99999123999'::integer",
+        "SELECT to_date('secr', 'YYYY')",
+        "SELECT '2001-13-01'::date",
+        "SELECT chr(1234123456)",
+    ] {
+        let error = house.apply(&[Migration::new("1", "wrong", sql)]).await.unwrap_err().to_string();
+        assert!(["secr", "123", "2001"].iter().all(|value| !error.contains(value)), "{error}");
+    }
 }

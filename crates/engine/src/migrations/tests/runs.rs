@@ -237,20 +237,91 @@ async fn of_ten_runners_one_applies_and_nine_wait_and_report() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_runner_whose_lease_went_to_another_records_nothing() {
+    let steal = "UPDATE cratestack_migration_lease SET token = 'another', epoch = epoch + 1";
     for house in House::all().await {
-        let stolen = Migration::new(
-            "1",
-            "takes the lease away from its own runner",
-            "CREATE TABLE a (id integer);
-             UPDATE cratestack_migration_lease SET token = 'another', epoch = epoch + 1",
-        );
-        let error = house.apply(&[stolen]).await.unwrap_err();
+        // SQLite has one writer, who is the runner itself.
+        let own = if house.dialect() == Dialect::Sqlite { steal } else { "SELECT 1" };
+        let stolen = Migration::new("1", "loses its lease", format!("CREATE TABLE a (id integer); {own}"));
+        let mut report = |event: &Event<'_>| {
+            if matches!(event, Event::Written { .. }) && house.dialect() == Dialect::Postgres {
+                let handle = tokio::runtime::Handle::current();
+                tokio::task::block_in_place(|| handle.block_on(house.run(steal)));
+            }
+        };
+        let options = RunnerOptions::default();
+        let error = apply_pending_with(&house.database, &[stolen], &options, &mut report).await.unwrap_err();
         assert!(matches!(error, MigrationError::Fenced), "{error:?}");
         assert!(house.catalog().await.is_empty());
         assert_eq!(house.texts("SELECT CAST(count(*) AS text) FROM cratestack_migrations").await, ["0"]);
     }
+}
+
+#[tokio::test]
+async fn what_was_left_to_do_may_be_taken_out() {
+    for house in House::all().await {
+        let broken = "CREATE TABLE a (id integer);\n-- cratestack: step\nINSERT INTO nowhere VALUES (1)";
+        house.apply(&[Migration::new("1", "two steps", broken)]).await.unwrap_err();
+        let whole = [Migration::new("1", "two steps", "CREATE TABLE a (id integer)")];
+        assert_eq!(house.apply(&whole).await.unwrap().ids, ["1"]);
+        assert_eq!(house.states(&whole).await, [("1".into(), "applied")]);
+        assert_eq!(house.apply(&whole).await.unwrap(), Applied::default());
+    }
+}
+
+#[tokio::test]
+async fn what_a_step_makes_for_itself_is_gone_with_it() {
+    for house in House::all().await {
+        let sql = "CREATE TEMP TABLE mine (id integer); CREATE TABLE a (id integer);\n-- cratestack: step\nINSERT INTO mine VALUES (1)";
+        let error = house.apply(&[Migration::new("1", "temporary", sql)]).await.unwrap_err();
+        assert!(error.to_string().contains("mine"), "{error}");
+    }
+    let Some(house) = House::postgres().await else { return };
+    // The records are not those.
+    let sql = "CREATE TEMP TABLE cratestack_migration_steps (id integer); CREATE TABLE a (id integer)";
+    house.apply(&[Migration::new("1", "a name", sql)]).await.unwrap();
+    assert_eq!(house.texts("SELECT state FROM public.cratestack_migration_steps").await, ["done"]);
+}
+
+#[tokio::test]
+async fn tables_of_sqlite_keep_what_belongs_to_them() {
+    let house = House::sqlite();
+    let first = Migration::new(
+        "1",
+        "users and posts",
+        "CREATE TABLE users (id integer PRIMARY KEY, name text); CREATE TABLE junk (id integer);
+         CREATE TABLE posts (id integer PRIMARY KEY, author integer REFERENCES users (id));
+         CREATE VIEW names AS SELECT name FROM users; CREATE INDEX by_name ON users (name)",
+    );
+    // Something is dropped, and something else renamed: everybody follows.
+    let second = Migration::new("2", "people", "DROP TABLE junk; ALTER TABLE users RENAME TO people");
+    house.apply(&[first.clone(), second.clone()]).await.unwrap();
+    house.run("INSERT INTO people VALUES (1, 'a'); INSERT INTO posts VALUES (1, 1); SELECT * FROM names").await;
+    let rebuild = |more: &str| {
+        let sql = format!(
+            "CREATE TABLE new_people (id integer PRIMARY KEY, name text NOT NULL); INSERT INTO new_people SELECT * FROM people;
+             DROP TABLE people; ALTER TABLE new_people RENAME TO people;{more}"
+        );
+        vec![first.clone(), second.clone(), Migration::new("3", "names are needed", sql)]
+    };
+    let error = house.apply(&rebuild("")).await.unwrap_err().to_string();
+    assert!(
+        error.ends_with("the table is made anew without `by_name` of `people`: make them again, or drop them first"),
+        "{error}"
+    );
+    let both = "ALTER TABLE posts RENAME TO entries";
+    let error = house.apply(&rebuild(both)).await.unwrap_err().to_string();
+    assert!(error.contains("and renames another one to `entries`: give each its own step"), "{error}");
+    house.apply(&rebuild("CREATE INDEX by_name ON people (name)")).await.unwrap();
+    // What was wrong before is no migration's fault.
+    house.run("PRAGMA foreign_keys = OFF; INSERT INTO posts VALUES (2, 7)").await;
+    let fourth = Migration::new("4", "another", "CREATE TABLE other (id integer)");
+    let all = [rebuild("CREATE INDEX by_name ON people (name)"), vec![fourth]].concat();
+    house.apply(&all).await.unwrap();
+    let fifth = Migration::new("5", "one more", "INSERT INTO posts VALUES (3, 8); DROP TABLE other");
+    let error = house.apply(&[all, vec![fifth]].concat()).await.unwrap_err().to_string();
+    assert!(error.ends_with("there would be references without rows: in `posts` of rows of `people`"), "{error}");
 }
 
 #[tokio::test]
@@ -390,12 +461,20 @@ async fn a_migration_says_which_schema_the_database_carries() {
         );
         other.run("CREATE TABLE something (id integer)").await;
         let lacks = baseline(&other.database, &migrations, None).await.unwrap_err();
-        assert_eq!(lacks.to_string(), "the database lacks tables that the schema needs: `notes`");
+        assert_eq!(
+            lacks.to_string(),
+            "with the migration `1` the database would not have what its `schema.json` says: there is no table \
+             `cratestack_idempotency`; there is no table `notes`"
+        );
         assert_eq!(
             baseline(&other.database, &migrations, Some("7")).await.unwrap_err().to_string(),
             "there is no migration `7`"
         );
-        other.run("CREATE TABLE notes (id integer PRIMARY KEY, text text NOT NULL)").await;
+        let tables: Vec<String> = crate::ddl::create(&schema, house.dialect())
+            .into_iter()
+            .filter(|sql| !sql.contains("cratestack_meta"))
+            .collect();
+        other.run(&tables.join(";\n")).await;
         assert_eq!(baseline(&other.database, &migrations, None).await.unwrap(), ["1"]);
         assert_eq!(baseline(&other.database, &migrations, None).await.unwrap(), [] as [&str; 0]);
         assert_eq!(other.states(&migrations).await, [("1".into(), "baseline")]);

@@ -45,6 +45,15 @@ fn a_semicolon_ends_a_statement_unless_something_hides_it() {
         ("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 1 END; END; SELECT 2", 2),
         ("SELECT $1; SELECT 2", 2),
         ("SELECT a[1]; SELECT 2", 2),
+        (
+            "CREATE FUNCTION f(begin int) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$; CREATE TABLE a (x int); SELECT 1",
+            3,
+        ),
+        ("CREATE RULE r AS ON INSERT TO a DO ALSO (INSERT INTO b VALUES (1); INSERT INTO b VALUES (2)); SELECT 2", 2),
+        ("SELECT E'a'\n  'b\\'; c'; SELECT 2", 2),
+        ("SELECT U&'d\\0061;', X'00', U&\"a;b\" FROM c; SELECT 2", 2),
+        ("SELECT \u{1F600}$$; SELECT 2", 2),
+        ("DO $\u{1F600}$ ; $\u{1F600}$; SELECT 2", 2),
     ];
     for (text, count) in postgres {
         assert_eq!(statements(text, Dialect::Postgres).len(), count, "{text}");
@@ -53,6 +62,10 @@ fn a_semicolon_ends_a_statement_unless_something_hides_it() {
         ("CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; SELECT CASE WHEN 1 THEN 2 END; END; SELECT 2", 2),
         ("CREATE TEMP TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; END", 1),
         ("SELECT `a;b`, [c;d]; SELECT 2", 2),
+        (
+            "CREATE TRIGGER t AFTER UPDATE ON r WHEN new.begin > 1 BEGIN UPDATE r SET end = 1; SELECT end FROM r; END; SELECT 2",
+            2,
+        ),
         ("/* a /* b; */ SELECT 1; SELECT 2", 2),
     ];
     for (text, count) in sqlite {
@@ -79,6 +92,10 @@ fn comments_spaces_and_the_case_of_words_do_not_count() {
     assert_ne!(normal("SELECT a <= b"), normal("SELECT a < = b"));
     assert_eq!(normal("SELECT a<=b"), normal("SELECT a <= b"));
     assert_eq!(normal("SELECT a-- b\n-1"), normal("SELECT a - 1"));
+    assert_ne!(normal("SELECT U&'\\0041'"), normal("SELECT U & '\\0041'"));
+    assert_ne!(normal("SELECT x'41'"), normal("SELECT x '41'"));
+    // To PostgreSQL this is a letter.
+    assert_ne!(normal("CREATE TABLE a (b\u{a0}int int)"), normal("CREATE TABLE a (b int int)"));
 }
 
 #[test]
@@ -87,6 +104,9 @@ fn what_does_not_end_is_said_with_its_line() {
         ("SELECT 1;\nSELECT 'a", 2, "a text in quotes begins here and does not end"),
         ("SELECT \"a", 1, "a name in quotes begins here and does not end"),
         ("\n\n/* a", 3, "a comment begins here and does not end"),
+        ("SELECT (1;\nSELECT 2", 1, "a parenthesis of the statement that begins here does not end"),
+        ("SELECT 1;\n-- a\rDROP TABLE b", 2, "there is a carriage return without a line feed"),
+        ("SELECT 1\0", 1, "there is a NUL"),
         ("DO $x$ a $$", 1, "a dollar quote begins here and does not end"),
         ("SELECT E'a\\'", 1, "a text in quotes begins here and does not end"),
         (
@@ -108,7 +128,7 @@ fn what_is_not_for_a_migration_is_said() {
         ("START TRANSACTION", "`START` ends or begins a transaction"),
         ("\\set x 1\nSELECT 1", "a command of `psql` is no SQL"),
         ("SELECT 1\n\\gexec", "a command of `psql` is no SQL"),
-        ("COPY a FROM STDIN;", "`COPY .. FROM STDIN` has no rows here"),
+        ("COPY a FROM STDIN;", "`COPY` has nobody to read from or to write to here"),
         ("CREATE INDEX CONCURRENTLY a ON b (c)", "this statement cannot be run in a transaction"),
         ("VACUUM a", "this statement cannot be run in a transaction"),
         (
@@ -135,7 +155,7 @@ fn what_is_not_for_a_migration_is_said() {
     }
     assert_eq!(
         refused("PRAGMA foreign_keys = OFF", Dialect::Sqlite).1,
-        "`PRAGMA foreign_keys` does nothing in a transaction"
+        "`PRAGMA foreign_keys` is a setting of the runner's connection, and ends with it"
     );
 }
 
@@ -172,7 +192,10 @@ fn effects_outside_of_transactions_are_known_by_their_first_words() {
         effect("CREATE INDEX CONCURRENTLY \"By Text\" ON \"Notes\" (text)"),
         Effect::Index { name: named("By Text"), table: named("Notes"), if_not_exists: false }
     );
-    assert_eq!(effect("DROP INDEX CONCURRENTLY IF EXISTS a.b"), Effect::NoIndex { name: "\"a\".\"b\"".into() });
+    assert_eq!(
+        effect("DROP INDEX CONCURRENTLY IF EXISTS a.b"),
+        Effect::NoIndex { name: "\"a\".\"b\"".into(), if_exists: true }
+    );
     assert_eq!(effect("REINDEX INDEX CONCURRENTLY a"), Effect::Reindex { name: named("a") });
     assert_eq!(
         effect("ALTER TABLE IF EXISTS ONLY a VALIDATE CONSTRAINT b"),
@@ -180,9 +203,20 @@ fn effects_outside_of_transactions_are_known_by_their_first_words() {
     );
     assert_eq!(
         effect("ALTER TYPE mood ADD VALUE IF NOT EXISTS 'sad'"),
-        Effect::Value { of: named("mood"), value: "'sad'".into() }
+        Effect::Value { of: named("mood"), value: "sad".into() }
     );
     assert_eq!(effect("VACUUM (ANALYZE) a"), Effect::Repeatable);
+}
+
+#[test]
+fn what_sqlite_would_lose_without_a_transaction_is_refused() {
+    let text = "-- cratestack: no-transaction\n-- cratestack: done-when SELECT 1\nDROP TABLE a";
+    let (_, message) = refused(text, Dialect::Sqlite);
+    assert_eq!(message, "a table that is dropped outside of a transaction takes the rows that refer to it along");
+    for pragma in ["PRAGMA main.foreign_keys = OFF", "PRAGMA ignore_check_constraints = ON"] {
+        assert!(refused(pragma, Dialect::Sqlite).1.contains("is a setting of the runner's connection"), "{pragma}");
+    }
+    assert_eq!(statements("PRAGMA user_version = 3; PRAGMA main.user_version = 4", Dialect::Sqlite).len(), 2);
 }
 
 #[test]
