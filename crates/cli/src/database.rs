@@ -209,6 +209,15 @@ pub(crate) async fn existing(database: &Database) -> Result<State, Failure> {
     Ok(state)
 }
 
+/// Whether a server answers, for what connects by itself: here it is said best why one does not. A file is looked at by
+/// whoever opens it.
+pub(crate) async fn reached(database: &Database) -> Result<(), Failure> {
+    if matches!(database, Database::Postgres(_)) {
+        Connection::open(database).await?.close().await;
+    }
+    Ok(())
+}
+
 /// A migration error with its next step.
 pub(crate) fn failure(error: &migrate::Error) -> Failure {
     Failure::new(error.to_string()).help(error.help())

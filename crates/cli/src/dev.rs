@@ -225,6 +225,7 @@ impl Dev {
         if self.database == Database::SqliteMemory {
             return Ok(None);
         }
+        database::reached(&self.database).await?;
         let migrated = cratestack_engine::migrations::any_applied(&self.database).await;
         if migrated.map_err(|error| crate::migrate::failure(&error))? {
             return Err(Failure::new(format!("{} has migrations", database::name(&self.database)))

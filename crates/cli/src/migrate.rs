@@ -65,7 +65,7 @@ pub(crate) fn command(file: &Arg, config: &Arg) -> Command {
         .arg_required_else_help(true)
         .subcommand(
             Command::new("new")
-                .about("Make the folder of a new migration, to be written by hand")
+                .about("Make the folder of a new migration")
                 .after_help(NEW)
                 .arg(Arg::new("name").value_name("NAME").help("what it is for, in a few words").required(true))
                 .arg(file.clone().required(false).help("the schema that the database carries afterwards"))
@@ -137,30 +137,34 @@ pub(crate) fn command(file: &Arg, config: &Arg) -> Command {
 }
 
 const HELP: &str = "\
-A migration is a folder of `migrations/`; they run in the order of their names, once, and there is no way back but a new one:
+A migration is a folder of `migrations/`. They run in the order of their names, once; there is no
+way back but a new one. In the folder:
   plan.toml     description = \"what it is for\"
-  expand.sql    statements; also backfill.sql, validate.sql and contract.sql, which run in this order, and each also as
-                expand.postgres.sql and expand.sqlite.sql
-  schema.json   the schema that the database carries afterwards, written by `migrate new NAME FILE`
+  expand.sql    statements; also backfill.sql, validate.sql and contract.sql, in this order,
+                each also as expand.postgres.sql and expand.sqlite.sql
+  schema.json   what the database carries afterwards; `migrate new NAME FILE` writes it
 In its SQL, on lines of their own:
-  -- cratestack: step [NAME]       what follows is another step; each step is one transaction
-  -- cratestack: no-transaction    the statements of this step are run one by one, without a transaction
-  -- cratestack: done-when QUERY   gives true when the step's one statement has been done
-Once applied it must not change, but for comments. Apply as the owner of the tables; `grants` lets another role serve.
+  -- cratestack: step [NAME]      what follows is another step; each is one transaction
+  -- cratestack: no-transaction   the statements of this step run one by one, without one
+  -- cratestack: done-when QUERY  gives true when the step's one statement has been done
+Once applied it must not change, but for comments and spaces. Apply as the owner of the tables;
+`grants` lets another role serve. More in docs/migrations.md.
 Exit codes: 0 done, 1 `status` has found something to do, 2 could not run.";
 
 const NEW: &str = "\
-Makes `migrations/TIME_NAME/` with files to write the SQL into. With a schema file, `schema.json` says what the database
-carries when the migration is applied, and the SQL begins with a draft of what brings it there.
+Makes `migrations/TIME_NAME/` with files to write the SQL into. With a schema file, `schema.json`
+says what the database carries when the migration is applied, and the SQL begins with a draft of
+what brings it there. To make a draft again, remove the folder first.
 
 Examples:
   cratestack migrate new create_accounts bank.cstack
   cratestack migrate new index_accounts_by_owner --provider postgresql";
 
 const APPLY: &str = "\
-Each step of a migration is a transaction with its record: done whole, or not at all. `-- cratestack: step` begins another
-one, and `-- cratestack: no-transaction` in it goes without, for `CREATE INDEX CONCURRENTLY` and the like. One runner works
-at a time; others wait for it. What was applied is never applied again, and must not be edited, removed or preceded.
+Each step of a migration is a transaction with its record: done whole, or not at all. One runner
+works at a time; others wait for it. What was applied is never applied again, and must not be
+edited, removed or preceded. There is no rollback: write a new migration. With a schema file, the
+migrations have to lead to it.
 
 Examples:
   cratestack migrate apply --database postgres://owner@db/bank
@@ -172,10 +176,11 @@ Examples:
   cratestack migrate status bank.cstack --format json";
 
 const BASELINE: &str = "\
-Nothing is run. The tables of the newest schema among them have to be there.
+Nothing is run. What the newest schema among them needs has to be there. In a database that has
+migrations already, `--to` names the last one to mark.
 
 Example:
-  cratestack migrate baseline --database postgres://owner@db/bank --to 20261123T101500_create_accounts";
+  cratestack migrate baseline bank.cstack --to 20261123T101500_create_accounts";
 
 /// `cratestack migrate`.
 pub(crate) fn run(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
@@ -263,6 +268,14 @@ impl House {
                 .help("name it with `--migrations DIR`, or begin with `cratestack migrate new NAME`"));
         };
         Ok(Some(Self { database, migrations, schema }))
+    }
+
+    /// Does something to the database, if it is there.
+    fn run<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        serve::runtime()?.block_on(async {
+            database::reached(&self.database).await?;
+            Ok(work.await)
+        })
     }
 }
 
@@ -353,7 +366,7 @@ fn apply(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
         wait: time("wait", standard.wait),
         ..standard
     };
-    let applied = serve::runtime()?.block_on(bring(ui, &house.database, &house.migrations, &options, |_| ()))?;
+    let applied = house.run(bring(ui, &house.database, &house.migrations, &options, |_| ()))??;
     if applied.ids.is_empty() {
         let others = if applied.waited { "another runner has applied them" } else { "there is nothing to apply" };
         ui.say(&format!("{others}: {}", all(&house)));
@@ -388,7 +401,7 @@ fn all(house: &House) -> String {
 }
 
 fn dry_run(ui: Ui, house: &House) -> Result<Outcome, Failure> {
-    let plans = serve::runtime()?.block_on(migrations::plan(&house.database, &house.migrations));
+    let plans = house.run(migrations::plan(&house.database, &house.migrations))?;
     let plans = plans.map_err(|error| failure(&error))?;
     if plans.is_empty() {
         ui.say(&format!("-- there is nothing to apply: {}", all(house)));
@@ -415,7 +428,7 @@ fn dry_run(ui: Ui, house: &House) -> Result<Outcome, Failure> {
 
 fn status(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     let Some(house) = House::open(ui, args)? else { return Ok(Outcome::Findings) };
-    let surveyed = serve::runtime()?.block_on(migrations::survey(&house.database, &house.migrations));
+    let surveyed = house.run(migrations::survey(&house.database, &house.migrations))?;
     let (statuses, drift) = surveyed.map_err(|error| failure(&error))?;
     let behind = house.schema.as_ref().and_then(|schema| leads_to(&house.migrations, schema).err());
     let clean = behind.is_none() && statuses.iter().all(|status| status.state.is_clean());
@@ -481,7 +494,7 @@ fn show(ui: Ui, status: &MigrationStatus, width: usize) {
 fn baseline(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     let Some(house) = House::open(ui, args)? else { return Ok(Outcome::Findings) };
     let to = args.get_one::<String>("to").map(String::as_str);
-    let marked = serve::runtime()?.block_on(migrations::baseline(&house.database, &house.migrations, to));
+    let marked = house.run(migrations::baseline(&house.database, &house.migrations, to))?;
     let marked = marked.map_err(|error| failure(&error))?;
     for id in &marked {
         ui.say(&format!("{} {id}", ui.paint(Style::Green, "marked as applied")));

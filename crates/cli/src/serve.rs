@@ -183,6 +183,7 @@ async fn prepare(
     if *database == Database::SqliteMemory {
         return Ok(());
     }
+    database::reached(database).await?;
     match migrations {
         Some(migrations) => {
             // First of all: what cannot be served must not change the database.

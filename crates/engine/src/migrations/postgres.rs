@@ -72,7 +72,8 @@ impl Postgres {
     /// notices when the runner has gone, and ends what it was doing.
     pub(super) async fn settle(&mut self) -> Result<(), Refusal> {
         raw(&mut self.ddl, "DISCARD ALL").await?;
-        let settings = "SET idle_in_transaction_session_timeout = '10s'; SET standard_conforming_strings = on";
+        let settings = "SET idle_in_transaction_session_timeout = '10s'; SET standard_conforming_strings = on; \
+                        SET lock_timeout = '2s'";
         raw(&mut self.ddl, settings).await?;
         if self.short_deadlocks {
             raw(&mut self.ddl, "SET deadlock_timeout = '50ms'").await?;
