@@ -182,6 +182,17 @@ fn sqlite_failure(path: &Path, error: &rusqlite::Error) -> Failure {
     }
 }
 
+/// A file that is there.
+fn to_read(path: &Path) -> Result<rusqlite::Connection, Failure> {
+    let opened = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
+    let opened = opened.and_then(|connection| {
+        connection.busy_timeout(PATIENCE)?;
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(connection)
+    });
+    opened.map_err(|error| sqlite_failure(path, &error))
+}
+
 /// What a database carries that is there already: nothing is made, and nothing is changed.
 pub(crate) async fn existing(database: &Database) -> Result<State, Failure> {
     let mut connection = match database {
@@ -193,15 +204,7 @@ pub(crate) async fn existing(database: &Database) -> Result<State, Failure> {
             return Err(Failure::new(format!("there is no SQLite file `{}`", path.display()))
                 .help("name the database that the service writes; that of `dev` is `sqlite:.cratestack/NAME.db`"));
         }
-        Database::SqliteFile(path) => {
-            let opened = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
-            let opened = opened.and_then(|connection| {
-                connection.busy_timeout(PATIENCE)?;
-                connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-                Ok(connection)
-            });
-            Connection::Sqlite(opened.map_err(|error| sqlite_failure(path, &error))?)
-        }
+        Database::SqliteFile(path) => Connection::Sqlite(to_read(path)?),
         Database::Postgres(_) => Connection::open(database).await?,
     };
     let state = state(&mut connection).await?;
@@ -209,13 +212,16 @@ pub(crate) async fn existing(database: &Database) -> Result<State, Failure> {
     Ok(state)
 }
 
-/// Whether a server answers, for what connects by itself: here it is said best why one does not. A file is looked at by
-/// whoever opens it.
+/// Whether a server answers or a file is one, for what connects by itself: here it is said best what is wrong.
 pub(crate) async fn reached(database: &Database) -> Result<(), Failure> {
-    if matches!(database, Database::Postgres(_)) {
-        Connection::open(database).await?.close().await;
+    match database {
+        Database::SqliteFile(path) if path.exists() => to_read(path).map(|_| ()),
+        Database::SqliteFile(_) | Database::SqliteMemory => Ok(()),
+        Database::Postgres(_) => {
+            Connection::open(database).await?.close().await;
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// A migration error with its next step.
