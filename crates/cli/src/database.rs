@@ -171,7 +171,7 @@ fn sqlite_failure(path: &Path, error: &rusqlite::Error) -> Failure {
         Some(rusqlite::ErrorCode::ReadOnly) => {
             failed("it is read-only", "check the permissions of the file and its folder")
         }
-        Some(rusqlite::ErrorCode::CannotOpen) if path.is_dir() => failed("it is a folder", "name a file in it"),
+        _ if path.is_dir() => failed("it is a folder", "name a file in it"),
         Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::PermissionDenied) => {
             failed("permission denied", "name a file in a folder that you may write to")
         }
