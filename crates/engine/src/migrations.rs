@@ -41,21 +41,22 @@ use crate::sql::Dialect;
 
 mod files;
 mod fits;
+mod history;
+mod lease;
 mod ledger;
 mod postgres;
 mod run;
 mod session;
 mod split;
+mod sqlite;
 #[cfg(test)]
 mod tests;
 
 pub use files::{FilesError, from_files, from_folder};
+pub use history::{Plan, PlannedStep, any_applied, baseline, plan, status, survey};
 pub use ledger::{Change, Drift, MigrationState, MigrationStatus, StepState, StepStatus};
 pub(crate) use ledger::{applied, recorded};
-pub use run::{
-    Applied, Event, Plan, PlannedStep, Report, RunnerOptions, any_applied, apply_pending, apply_pending_with, baseline,
-    ensure_migrations_table, plan, status, survey,
-};
+pub use run::{Applied, Event, Report, RunnerOptions, apply_pending, apply_pending_with, ensure_migrations_table};
 pub use session::Target;
 pub use split::Fault as ScriptFault;
 use split::{Effect, Section, Statement};

@@ -6,7 +6,8 @@ use std::time::Duration;
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::run::{Event, Lease, Report};
+use super::lease::Lease;
+use super::run::{Event, Report};
 use super::session::{PATIENCE, Postgres, Refusal, raw, texts};
 use super::split::Effect;
 use super::{MigrationError, clipped};

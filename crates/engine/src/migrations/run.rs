@@ -5,13 +5,13 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use cratestack_schema::ir::Schema;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::fits;
-use super::ledger::{self, Ledger, MigrationStatus, StepRecord, StepState};
-use super::session::{Refusal, Session, Target, Texts, texts};
+use super::lease::{Lease, acquire, release};
+use super::ledger::{self, Ledger, StepRecord, StepState};
+use super::session::{Refusal, Session, Target};
 use super::split::Effect;
-use super::{Migration, MigrationError, Phase, Prepared, Step};
+use super::{Migration, MigrationError, Prepared, Step, sqlite};
 use crate::engine::futures::now;
 use crate::migrate::{self, Db};
 use crate::sql::Dialect;
@@ -146,43 +146,6 @@ pub struct Applied {
     pub waited: bool,
 }
 
-/// The right to run migrations.
-#[derive(Debug)]
-pub(super) struct Lease {
-    token: String,
-    epoch: i64,
-    length: Duration,
-    extended: Instant,
-    /// Somebody else has it.
-    lost: bool,
-}
-
-impl Lease {
-    /// A condition that holds while the lease is this runner's; the parameters are `$1` and `$2`.
-    const OWN: &'static str = "id = 1 AND token = $1 AND epoch = CAST($2 AS bigint)";
-
-    /// Extends it where that is due. `false`: somebody else has it.
-    pub(super) async fn extend(&mut self, watch: &mut sqlx::PgConnection) -> Result<bool, Refusal> {
-        if self.lost || self.extended.elapsed() < self.length / 3 {
-            return Ok(!self.lost);
-        }
-        self.hold(watch).await
-    }
-
-    /// Extends it, whether that is due or not.
-    async fn hold(&mut self, watch: &mut sqlx::PgConnection) -> Result<bool, Refusal> {
-        let sql = self.extension(Dialect::Postgres);
-        self.lost = texts(watch, &sql, &[Some(&self.token), Some(&self.epoch.to_string())]).await?.is_empty();
-        self.extended = Instant::now();
-        Ok(!self.lost)
-    }
-
-    fn extension(&self, dialect: Dialect) -> String {
-        let until = ledger::in_seconds(dialect, self.length.as_secs_f64());
-        format!("UPDATE cratestack_migration_lease SET expires_at = {until} WHERE {} RETURNING holder", Self::OWN)
-    }
-}
-
 /// Makes the tables of the records, where they are not there yet: `cratestack_migrations`, `cratestack_migration_steps` and
 /// `cratestack_migration_lease`. [`apply_pending`] does so by itself.
 ///
@@ -195,7 +158,7 @@ pub async fn ensure_migrations_table(target: &dyn Target) -> Result<(), Migratio
     done
 }
 
-async fn ensure(session: &mut Session) -> Result<(), MigrationError> {
+pub(super) async fn ensure(session: &mut Session) -> Result<(), MigrationError> {
     if ledger::is_there(session).await? {
         return Ok(());
     }
@@ -295,108 +258,18 @@ async fn run_all(
     Ok(())
 }
 
-/// Takes the lease, as soon as nobody has it.
-async fn acquire(
-    session: &mut Session,
-    options: &RunnerOptions,
-    waited: &mut bool,
-    report: Report<'_>,
-) -> Result<Lease, MigrationError> {
-    const POLL: Duration = Duration::from_millis(200);
-    let begun = Instant::now();
-    let (dialect, length) = (session.dialect(), options.lease.max(Duration::from_millis(100)));
-    let token = Uuid::now_v7().to_string();
-    let sql = format!(
-        "UPDATE cratestack_migration_lease SET holder = $1, token = $2, application = $3, epoch = epoch + 1, \
-         expires_at = {until} WHERE id = 1 AND (token IS NULL OR expires_at <= {now}) RETURNING CAST(epoch AS text)",
-        until = ledger::in_seconds(dialect, length.as_secs_f64()),
-        now = ledger::now(dialect),
-    );
-    let holder = holder();
-    let application = match session {
-        Session::Postgres(postgres) => Some(postgres.application.clone()),
-        Session::Sqlite { .. } => None,
-    };
-    let failed = |refusal: Refusal| refusal.while_doing("take the lease of the migrations");
-    loop {
-        evict(session).await.map_err(failed)?;
-        let free = guard(session, "pg_try_advisory_lock").await.map_err(failed)?;
-        let binds = [Some(holder.as_str()), Some(&token), application.as_deref()];
-        let taken = if free { session.query(&sql, &binds).await } else { Ok(Vec::new()) };
-        let taken = match taken {
-            Err(refusal) if refusal.passes() => Vec::new(),
-            taken => taken.map_err(failed)?,
-        };
-        if let Some(epoch) = taken.into_iter().flatten().flatten().next() {
-            let epoch = epoch.parse().unwrap_or_default();
-            return Ok(Lease { token, epoch, length, extended: Instant::now(), lost: false });
-        }
-        if free {
-            guard(session, "pg_advisory_unlock").await.map_err(failed)?;
-        }
-        *waited = true;
-        let row =
-            session.query("SELECT holder FROM cratestack_migration_lease WHERE id = 1", &[]).await.map_err(failed)?;
-        let other = row.into_iter().flatten().flatten().next().unwrap_or_else(|| "another connection".to_owned());
-        if begun.elapsed() >= options.wait {
-            return Err(MigrationError::Busy { holder: other, waited: options.wait });
-        }
-        report(&Event::Waiting { holder: &other });
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-/// Whether the session's own lock, which ends with the session, could be taken, or given back. It never waits: who waits
-/// for a lock of this kind has a snapshot, for which a concurrent index build waits in turn. SQLite has none.
-async fn guard(session: &mut Session, function: &str) -> Result<bool, Refusal> {
-    let Session::Postgres(postgres) = session else { return Ok(true) };
-    // A service's tables are in one schema, and another service may be in another.
-    let sql = format!("SELECT 'x' WHERE {function}({}, hashtext(current_schema()))", migrate::LOCK >> 32);
-    Ok(!texts(&mut postgres.watch, &sql, &[]).await?.is_empty())
-}
-
-/// Ends what the sessions of a runner whose lease is over still do: it can record nothing any more.
-async fn evict(session: &mut Session) -> Result<(), Refusal> {
-    if session.dialect() == Dialect::Sqlite {
-        return Ok(());
-    }
-    let sql = "SELECT CAST(pg_terminate_backend(pid) AS text) FROM pg_stat_activity WHERE datname = current_database() \
-               AND application_name = (SELECT application FROM cratestack_migration_lease \
-               WHERE token IS NOT NULL AND expires_at <= clock_timestamp())";
-    match session.query(sql, &[]).await {
-        // Another role's: it is fenced all the same.
-        Err(refusal) if refusal.code == "42501" => Ok(()),
-        done => done.map(|_| ()),
-    }
-}
-
-/// This process, for people.
-fn holder() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
-    let host = host.map(|host| format!(" on `{}`", host.trim())).unwrap_or_default();
-    format!("the process {}{host}", std::process::id())
-}
-
-async fn release(session: &mut Session, lease: &Lease) -> Result<(), Refusal> {
-    let sql = format!(
-        "UPDATE cratestack_migration_lease SET token = NULL, holder = NULL, application = NULL WHERE {}",
-        Lease::OWN
-    );
-    session.query(&sql, &[Some(&lease.token), Some(&lease.epoch.to_string())]).await.map(|_| ())
-}
-
 /// As PostgreSQL takes it; not 0, which would be no limit.
 fn millis(time: Duration) -> i32 {
     i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
 /// At one migration.
-struct Runner<'r> {
-    session: &'r mut Session,
-    migration: &'r Prepared,
-    options: &'r RunnerOptions,
-    lease: &'r mut Lease,
-    report: Report<'r>,
+pub(super) struct Runner<'r> {
+    pub(super) session: &'r mut Session,
+    pub(super) migration: &'r Prepared,
+    pub(super) options: &'r RunnerOptions,
+    pub(super) lease: &'r mut Lease,
+    pub(super) report: Report<'r>,
 }
 
 /// Where a step failed.
@@ -448,7 +321,7 @@ impl Runner<'_> {
         self.end(done).await
     }
 
-    fn begin(&self) -> &'static str {
+    pub(super) fn begin(&self) -> &'static str {
         match self.session.dialect() {
             Dialect::Postgres => "BEGIN ISOLATION LEVEL READ COMMITTED",
             Dialect::Sqlite => "BEGIN IMMEDIATE",
@@ -456,7 +329,7 @@ impl Runner<'_> {
     }
 
     /// Commits, or takes everything back.
-    async fn end<T>(&mut self, done: Result<T, MigrationError>) -> Result<T, MigrationError> {
+    pub(super) async fn end<T>(&mut self, done: Result<T, MigrationError>) -> Result<T, MigrationError> {
         match done {
             Ok(value) => match self.session.batch("COMMIT").await {
                 Ok(()) => Ok(value),
@@ -553,7 +426,7 @@ impl Runner<'_> {
 
     /// One try of a step.
     async fn attempt(&mut self, step: &Step, number: usize, tries: u32, autovacuum: bool) -> Result<(), Stop> {
-        self.for_drops(step).await?;
+        sqlite::for_drops(self.session, step).await?;
         let done = self.whole(step, number, tries, autovacuum).await;
         if done.is_err() {
             let _ended = self.session.batch("ROLLBACK").await;
@@ -561,43 +434,12 @@ impl Runner<'_> {
         done
     }
 
-    /// SQLite removes the rows of a table that is dropped one by one, and those that refer to them, unless foreign keys are
-    /// off; the switch does nothing inside a transaction. With the legacy renaming a table takes the place of one that was
-    /// dropped, and views and references are left by name alone.
-    async fn for_drops(&mut self, step: &Step) -> Result<(), MigrationError> {
-        let dropped: Vec<&str> = step.statements.iter().filter_map(super::Statement::dropped_table).collect();
-        if self.session.dialect() == Dialect::Postgres || dropped.is_empty() {
-            return Ok(());
-        }
-        let renamed: Vec<&str> = step.statements.iter().filter_map(super::Statement::renamed_table).collect();
-        let (places, others): (Vec<&str>, Vec<&str>) =
-            renamed.into_iter().partition(|to| dropped.iter().any(|name| name.eq_ignore_ascii_case(to)));
-        let doing = "switch foreign keys";
-        let failed = |refusal: Refusal| refusal.while_doing(doing);
-        if let (Some(_), Some(other)) = (places.first(), others.first()) {
-            let message = format!(
-                "the step puts a table in the place of one that it drops, and renames another one to `{other}`: give each \
-                 its own step"
-            );
-            return Err(MigrationError::Database { doing: "rename tables".to_owned(), message });
-        }
-        let legacy = if places.is_empty() { "OFF" } else { "ON" };
-        let switch = format!("PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = {legacy}");
-        self.session.batch(&switch).await.map_err(failed)?;
-        let is = self.session.query("PRAGMA foreign_keys", &[]).await.map_err(failed)?;
-        if is == [[Some("0".to_owned())]] {
-            return Ok(());
-        }
-        let message = "the connection does not do it".to_owned();
-        Err(MigrationError::Database { doing: doing.to_owned(), message })
-    }
-
     async fn whole(&mut self, step: &Step, number: usize, tries: u32, autovacuum: bool) -> Result<(), Stop> {
         let last = step.statements.len().saturating_sub(1);
         self.session.batch(self.begin()).await.map_err(|refusal| Stop::At(0, refusal, Vec::new()))?;
         let limited = self.limit_waits(tries, autovacuum, Duration::ZERO).await;
         limited.map_err(|refusal| Stop::At(0, refusal, Vec::new()))?;
-        let before = Before::look(self.session, step).await?;
+        let before = sqlite::Before::look(self.session, step).await?;
         let mut waited = Duration::ZERO;
         for (at, statement) in step.statements.iter().enumerate() {
             let begun = Instant::now();
@@ -660,7 +502,7 @@ impl Runner<'_> {
     /// That the lease is this runner's, for longer than a commit takes. On SQLite it is a part of the transaction. On
     /// PostgreSQL it is not, for a transaction that sees an older moment could not write what was extended since; there who
     /// takes the lease over ends this session first.
-    async fn fence(&mut self) -> Result<(), MigrationError> {
+    pub(super) async fn fence(&mut self) -> Result<(), MigrationError> {
         let own = match self.session {
             Session::Postgres(postgres) => self.lease.hold(&mut postgres.watch).await,
             Session::Sqlite { .. } => {
@@ -698,7 +540,7 @@ impl Runner<'_> {
     }
 
     /// Records that a migration is applied.
-    async fn applied(&mut self) -> Result<(), MigrationError> {
+    pub(super) async fn applied(&mut self) -> Result<(), MigrationError> {
         self.begun().await?;
         let now = ledger::now(self.session.dialect());
         let sql = format!("UPDATE cratestack_migrations SET applied_at = {now} WHERE id = $1");
@@ -715,7 +557,7 @@ impl Runner<'_> {
     }
 
     /// Notes which schema the database carries, after a look at its tables.
-    async fn carries(&mut self, schema: &Schema) -> Result<(), MigrationError> {
+    pub(super) async fn carries(&mut self, schema: &Schema) -> Result<(), MigrationError> {
         let missing = fits::lacking(self.session, schema).await;
         let missing = missing.map_err(|refusal| refusal.while_doing("look at the tables"))?;
         if !missing.is_empty() {
@@ -759,7 +601,7 @@ impl Runner<'_> {
         self.write(&sql, &binds).await
     }
 
-    async fn write(&mut self, sql: &str, binds: &[Option<&str>]) -> Result<(), MigrationError> {
+    pub(super) async fn write(&mut self, sql: &str, binds: &[Option<&str>]) -> Result<(), MigrationError> {
         let written = self.session.query(sql, binds).await;
         written.map(|_| ()).map_err(|refusal| refusal.while_doing("record what was applied"))
     }
@@ -889,72 +731,6 @@ impl Runner<'_> {
     }
 }
 
-/// What an SQLite file had before a step, and must not lose by it.
-#[derive(Debug, Default)]
-struct Before {
-    /// References without their rows: where, and how many.
-    orphans: Vec<Texts>,
-    /// Indexes and triggers of tables that are dropped: name and table.
-    parts: Vec<Texts>,
-}
-
-const ORPHANS: &str = "SELECT \"table\", \"parent\", count(*) FROM pragma_foreign_key_check GROUP BY 1, 2";
-const PARTS: &str = "SELECT name, tbl_name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND sql IS NOT NULL";
-
-impl Before {
-    async fn look(session: &mut Session, step: &Step) -> Result<Self, MigrationError> {
-        let failed = |refusal: Refusal| refusal.while_doing("look at the references");
-        if session.dialect() == Dialect::Postgres {
-            return Ok(Self::default());
-        }
-        let orphans = session.query(ORPHANS, &[]).await.map_err(failed)?;
-        let dropped: Vec<&str> = step.statements.iter().filter_map(super::Statement::dropped_table).collect();
-        let mut parts = session.query(PARTS, &[]).await.map_err(failed)?;
-        parts.retain(|part| {
-            let table = part.get(1).cloned().flatten().unwrap_or_default();
-            dropped.iter().any(|name| name.eq_ignore_ascii_case(&table))
-        });
-        Ok(Self { orphans, parts })
-    }
-
-    /// That no reference is without its row that was not before, and that a table that was rebuilt has its indexes and
-    /// triggers again, unless the step says that they go.
-    async fn compare(self, session: &mut Session, step: &Step) -> Result<(), MigrationError> {
-        let failed = |refusal: Refusal| refusal.while_doing("check the references");
-        if session.dialect() == Dialect::Postgres {
-            return Ok(());
-        }
-        let orphans = session.query(ORPHANS, &[]).await.map_err(failed)?;
-        let cell = |row: &Texts, at: usize| row.get(at).cloned().flatten().unwrap_or_default();
-        let count = |row: &Texts| cell(row, 2).parse::<u64>().unwrap_or_default();
-        let grown = orphans.iter().filter(|row| {
-            let same = self.orphans.iter().find(|old| old.first() == row.first() && old.get(1) == row.get(1));
-            same.is_none_or(|old| count(old) < count(row))
-        });
-        let grown: Vec<String> =
-            grown.map(|row| format!("in `{}` of rows of `{}`", cell(row, 0), cell(row, 1))).collect();
-        if !grown.is_empty() {
-            let message = format!("there would be references without rows: {}", grown.join(", "));
-            return Err(MigrationError::Database { doing: "keep the references whole".to_owned(), message });
-        }
-        let tables = session.query("SELECT name FROM sqlite_schema WHERE type = 'table'", &[]).await.map_err(failed)?;
-        let parts = session.query(PARTS, &[]).await.map_err(failed)?;
-        let meant: Vec<&str> = step.statements.iter().filter_map(super::Statement::dropped_part).collect();
-        let lost = self.parts.iter().filter(|part| {
-            tables.iter().any(|table| table.first() == part.get(1))
-                && !parts.contains(part)
-                && !meant.contains(&cell(part, 0).as_str())
-        });
-        let lost: Vec<String> = lost.map(|part| format!("`{}` of `{}`", cell(part, 0), cell(part, 1))).collect();
-        if lost.is_empty() {
-            return Ok(());
-        }
-        let message =
-            format!("the table is made anew without {}: make them again, or drop them first", lost.join(", "));
-        Err(MigrationError::Database { doing: "rebuild a table".to_owned(), message })
-    }
-}
-
 /// Notes which schema a database carries now.
 async fn carry(session: &mut Session, schema: &Schema) -> Result<(), MigrationError> {
     match session {
@@ -967,202 +743,5 @@ async fn carry(session: &mut Session, schema: &Schema) -> Result<(), MigrationEr
             carried.await.map_err(|refusal| refusal.while_doing("record which schema the database carries"))??;
             Ok(())
         }
-    }
-}
-
-/// How each migration stands, in the order of their ids.
-///
-/// # Errors
-/// [`MigrationError::Drift`] where the history is another one; [`survey`] says how all of them stand even then.
-pub async fn status(target: &dyn Target, migrations: &[Migration]) -> Result<Vec<MigrationStatus>, MigrationError> {
-    let (statuses, drift) = survey(target, migrations).await?;
-    drift.map_or(Ok(statuses), |drift| Err(MigrationError::Drift(drift)))
-}
-
-/// How each migration stands, and how the history differs. Changes nothing.
-///
-/// # Errors
-/// When the database cannot be reached, or a migration cannot be read.
-pub async fn survey(
-    target: &dyn Target,
-    migrations: &[Migration],
-) -> Result<(Vec<MigrationStatus>, Option<ledger::Drift>), MigrationError> {
-    let place = target.place()?;
-    let prepared = Prepared::all(migrations, place.dialect())?;
-    let ledger = if place.is_absent() {
-        Ledger::default()
-    } else {
-        let mut session = Session::open_to_read(&place).await?;
-        let ledger = Ledger::load(&mut session).await;
-        session.close().await;
-        ledger?
-    };
-    Ok((ledger.statuses(&prepared), ledger.drift(&prepared)))
-}
-
-/// Whether migrations were ever applied to a database. Changes nothing.
-///
-/// # Errors
-/// When it cannot be reached.
-pub async fn any_applied(target: &dyn Target) -> Result<bool, MigrationError> {
-    let place = target.place()?;
-    if place.is_absent() {
-        return Ok(false);
-    }
-    let mut session = Session::open_to_read(&place).await?;
-    let ledger = Ledger::load(&mut session).await;
-    session.close().await;
-    Ok(!ledger?.is_empty())
-}
-
-/// What [`apply_pending`] would run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    /// Of the migration.
-    pub id: String,
-    /// What it is for.
-    pub description: String,
-    /// The steps that are not done, in their order.
-    pub steps: Vec<PlannedStep>,
-}
-
-/// A step that would be run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedStep {
-    /// Which one, from 1.
-    pub number: usize,
-    /// When it is run.
-    pub phase: Phase,
-    /// Its name, or the beginning of its first statement.
-    pub title: String,
-    /// Whether it is one transaction.
-    pub transaction: bool,
-    /// The query that tells whether it has been done.
-    pub done_when: Option<String>,
-    /// Its statements.
-    pub statements: Vec<String>,
-}
-
-/// What [`apply_pending`] would run now. Changes nothing.
-///
-/// # Errors
-/// As for [`status`].
-pub async fn plan(target: &dyn Target, migrations: &[Migration]) -> Result<Vec<Plan>, MigrationError> {
-    let place = target.place()?;
-    let prepared = Prepared::all(migrations, place.dialect())?;
-    let statuses = status(target, migrations).await?;
-    let open =
-        |migration: &Prepared| statuses.iter().find(|status| status.id == migration.id && !status.state.is_clean());
-    let plan = |migration: Prepared| {
-        let status = open(&migration)?;
-        let steps = migration.steps.iter().zip(&status.steps).enumerate();
-        let steps =
-            steps.filter(|(_, (_, status))| status.state != StepState::Done).map(|(at, (step, _))| PlannedStep {
-                number: at + 1,
-                phase: step.phase,
-                title: step.title(),
-                transaction: step.transaction,
-                done_when: step.done_when.clone(),
-                statements: step.statements.iter().map(|statement| statement.sql.clone()).collect(),
-            });
-        let steps = steps.collect();
-        Some(Plan { id: migration.id, description: migration.description, steps })
-    };
-    Ok(prepared.into_iter().filter_map(plan).collect())
-}
-
-/// Marks migrations as applied without running them, up to one of them or all: for a database that has what they make
-/// already. Gives the ids of those that were marked.
-///
-/// # Errors
-/// [`MigrationError::Baseline`] for an empty database, one that lacks tables of the schema that it would carry, and a
-/// migration that is not there; [`MigrationError::Drift`] as ever.
-pub async fn baseline(
-    target: &dyn Target,
-    migrations: &[Migration],
-    to: Option<&str>,
-) -> Result<Vec<String>, MigrationError> {
-    let place = target.place()?;
-    let prepared = Prepared::all(migrations, place.dialect())?;
-    if place.is_absent() {
-        return Err(MigrationError::Baseline("there is no such database".to_owned()));
-    }
-    let position = |id: &str| match prepared.iter().position(|migration| migration.id == id) {
-        Some(at) => Ok(at + 1),
-        None => Err(MigrationError::Baseline(format!("there is no migration `{id}`"))),
-    };
-    let upto = to.map(position).transpose()?;
-    let mut session = Session::open(&place).await?;
-    let done = mark(&mut session, &prepared, upto).await;
-    session.close().await;
-    done
-}
-
-async fn mark(session: &mut Session, all: &[Prepared], upto: Option<usize>) -> Result<Vec<String>, MigrationError> {
-    // Before the tables of the records are there.
-    let tables = match session {
-        Session::Postgres(postgres) => migrate::tables(&mut Db::Postgres(&mut postgres.ddl)).await?,
-        Session::Sqlite { connection, .. } => {
-            let tables =
-                Session::blocking(connection, |connection| Ok(now(migrate::tables(&mut Db::Sqlite(connection)))));
-            tables.await.map_err(|refusal| refusal.while_doing("list the tables of the database"))??
-        }
-    };
-    if tables.is_empty() {
-        return Err(MigrationError::Baseline("the database is empty: `apply` runs the migrations".to_owned()));
-    }
-    ensure(session).await?;
-    let mut waited = false;
-    let options = RunnerOptions { wait: Duration::from_secs(10), ..RunnerOptions::default() };
-    let mut lease = acquire(session, &options, &mut waited, &mut |_| ()).await?;
-    let done = async {
-        let ledger = Ledger::load(session).await?;
-        // What is marked may be anything that nobody has recorded; the rest must be as ever.
-        let (given, later) = all.split_at(upto.unwrap_or(all.len()));
-        if upto.is_none() && !ledger.is_empty() && given.iter().any(|migration| !ledger.is_applied(&migration.id)) {
-            let message = "the database has migrations already: name the last one to mark";
-            return Err(MigrationError::Baseline(message.to_owned()));
-        }
-        if let Some(drift) = ledger.drift(all).filter(|_| !ledger.is_empty()) {
-            return Err(MigrationError::Drift(drift));
-        }
-        if let Some(begun) =
-            later.iter().chain(given).find(|one| ledger.steps_of(&one.id).any(|_| !ledger.is_applied(&one.id)))
-        {
-            return Err(MigrationError::Baseline(format!(
-                "the migration `{}` was begun: `apply` goes on with it",
-                begun.id
-            )));
-        }
-        let new: Vec<&Prepared> = given.iter().filter(|migration| !ledger.is_applied(&migration.id)).collect();
-        let last = new.iter().rfind(|migration| migration.schema.is_some()).map(|migration| &migration.id);
-        for migration in &new {
-            let options = RunnerOptions::default();
-            let mut runner = Runner { session, migration, options: &options, lease: &mut lease, report: &mut |_| () };
-            runner.mark(last == Some(&migration.id)).await?;
-        }
-        Ok(new.into_iter().map(|migration| migration.id.clone()).collect())
-    }
-    .await;
-    let _ends_by_itself = release(session, &lease).await;
-    done
-}
-
-impl Runner<'_> {
-    /// Records a migration as applied. Of several, the last one's schema is what the database carries.
-    async fn mark(&mut self, last: bool) -> Result<(), MigrationError> {
-        self.session.batch(self.begin()).await.map_err(|refusal| refusal.while_doing("begin a transaction"))?;
-        let done = async {
-            self.applied().await?;
-            if let Some(schema) = self.migration.schema.as_ref().filter(|_| last) {
-                self.carries(schema).await?;
-            }
-            let yes = if self.session.dialect() == Dialect::Postgres { "true" } else { "1" };
-            let sql = format!("UPDATE cratestack_migrations SET baseline = {yes} WHERE id = $1");
-            self.write(&sql, &[Some(&self.migration.id)]).await?;
-            self.fence().await
-        }
-        .await;
-        self.end(done).await
     }
 }
