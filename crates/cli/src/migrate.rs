@@ -8,7 +8,7 @@ use cratestack_engine::migrations::{
     self, Event, Migration, MigrationError, MigrationState, MigrationStatus, RunnerOptions, StepState,
 };
 use cratestack_engine::sources::{Clock as _, SystemClock};
-use cratestack_engine::sql::Dialect;
+use cratestack_engine::sql::{Dialect, ident};
 use cratestack_engine::{Database, ddl, ddl_diff};
 use cratestack_schema::ir::{Provider, Schema};
 use cratestack_schema::value::instant;
@@ -637,7 +637,7 @@ fn files(
                         made.warnings.push(warning);
                     }
                 }
-                draft(&diff)
+                draft(&diff, &forgotten(old, new, *dialect, &diff))
             }
             // Without tables before, all of them are new. In a database that is in use already, `baseline` marks it.
             (Some(new), None) => format!("{};\n", ddl::create(new, *dialect).join(";\n\n")),
@@ -659,12 +659,13 @@ fn files(
 }
 
 /// What brings the tables from one schema to another, in one transaction.
-fn draft(diff: &ddl_diff::Diff) -> String {
+fn draft(diff: &ddl_diff::Diff, forgotten: &[String]) -> String {
     if diff.steps.is_empty() {
         return "-- The schema has changed, and the tables need no change for it.\n".to_owned();
     }
     let mut lines: Vec<String> = vec![DRAFT.to_owned()];
     lines.extend(diff.refuse.iter().map(|refused| format!("-- It cannot be applied while {}.", refused.says)));
+    lines.extend(forgotten.iter().cloned());
     for step in &diff.steps {
         lines.push(format!("\n-- {}", step.describe));
         lines.extend(step.loses.iter().map(|probe| format!("-- WHAT IS LOST: {}", probe.says)));
@@ -672,6 +673,27 @@ fn draft(diff: &ddl_diff::Diff) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// On SQLite an index goes with its table. Where that is made anew without it, this is to be said: the runner takes it for
+/// forgotten otherwise.
+fn forgotten(old: &Schema, new: &Schema, dialect: Dialect, diff: &ddl_diff::Diff) -> Vec<String> {
+    if dialect == Dialect::Postgres {
+        return Vec::new();
+    }
+    let statements: Vec<&String> = diff.steps.iter().flat_map(|step| &step.sql).collect();
+    let says = |text: &str| statements.iter().any(|sql| sql.contains(text));
+    let [old, new] = [old, new].map(|schema| ddl::catalog(schema, dialect).tables);
+    let kept = |table: &str, index: &str| {
+        new.iter().any(|other| other.name == table && other.indexes.iter().any(|other| other.name == index))
+    };
+    let mut lines = Vec::new();
+    for table in old.iter().filter(|table| says(&format!("DROP TABLE {}", ident(&table.name)))) {
+        let gone = table.indexes.iter().filter(|index| !kept(&table.name, &index.name));
+        let gone = gone.map(|index| format!("DROP INDEX {}", ident(&index.name)));
+        lines.extend(gone.filter(|sql| !says(sql)).map(|sql| format!("{sql};")));
+    }
+    lines
 }
 
 const DRAFT: &str = "\

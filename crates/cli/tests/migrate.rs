@@ -420,6 +420,27 @@ fn of_two_branches_the_second_is_made_again() {
     assert!(why.starts_with("error: the migration `20000103T000000_size` was made from another schema than `20000102T000000_nick` leaves\n  help: "), "{why}");
 }
 
+#[tokio::test]
+async fn a_draft_without_an_index_says_so_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let versions = [
+        "  a String?\n  x String? @unique\n  y Int\n  @@index([a])\n",
+        "  a String?\n  @@index([a])\n",
+        "  b String? @rename(from: \"a\")\n  @@index([b])\n",
+        "  x String?\n",
+    ];
+    let databases = databases(folder).await;
+    for (at, version) in versions.into_iter().enumerate() {
+        let text = format!("model Note {{\n  id Int @id\n{version}  @@allow(\"all\", true)\n}}\n");
+        std::fs::write(folder.join("notes.cstack"), text).unwrap();
+        done(folder, &["migrate", "new", &format!("version {at}"), "notes.cstack", "--provider", "both"]);
+        for (url, _) in &databases {
+            done(folder, &["migrate", "apply", "notes.cstack", "--database", url]);
+        }
+    }
+}
+
 #[test]
 fn a_password_of_the_schema_stays_in_the_schema() {
     let folder = tempfile::tempdir().unwrap();

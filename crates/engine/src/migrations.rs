@@ -189,9 +189,9 @@ struct Step {
 }
 
 impl Step {
-    /// What of its text counts.
-    fn normal(&self) -> String {
-        let statements: Vec<&str> = self.statements.iter().map(|statement| statement.normal.as_str()).collect();
+    /// What of its text may be kept and shown: without the texts in it, of which one may be a password.
+    fn shown(&self) -> String {
+        let statements: Vec<&str> = self.statements.iter().map(|statement| statement.shown.as_str()).collect();
         statements.join(";\n")
     }
 
@@ -507,7 +507,10 @@ impl MigrationError {
                     .to_owned()
             }
             Self::Elsewhere { there, .. } => {
-                format!("say where the tables are to be, in the URL: `?options=-csearch_path%3D{there}`")
+                format!(
+                    "make that schema before the first migration, or say in the URL where the tables are to be: \
+                     `?options=-csearch_path%3D{there}`"
+                )
             }
             Self::InMemory => "name a file or a server".to_owned(),
             Self::Baseline(_) => {

@@ -10,7 +10,7 @@ use cratestack_schema::ir::Schema;
 use super::session::{Refusal, Session};
 use super::split;
 use crate::ddl::{self, Catalog, ConstraintKind, META_TABLE};
-use crate::sql::Dialect;
+use crate::sql::{Dialect, ident};
 
 /// What is there.
 #[derive(Debug, Default)]
@@ -40,7 +40,8 @@ const POSTGRES: &str = "\
     JOIN pg_class c ON c.oid = g.tgrelid WHERE c.relnamespace = current_schema()::regnamespace AND NOT g.tgisinternal";
 const SQLITE: &str = "\
     SELECT 'column', m.name, p.name, p.type, CASE WHEN p.\"notnull\" THEN 'y' END \
-    FROM sqlite_schema m, pragma_table_xinfo(m.name) p WHERE m.type = 'table' \
+    FROM sqlite_schema m, pragma_table_xinfo(m.name) p \
+    WHERE m.type = 'table' AND m.sql NOT LIKE 'CREATE VIRTUAL%' \
     UNION ALL SELECT 'part', tbl_name, name, NULL, NULL FROM sqlite_schema WHERE type IN ('index', 'trigger') \
     UNION ALL SELECT 'text', name, sql, NULL, NULL FROM sqlite_schema WHERE type = 'table'";
 
@@ -118,7 +119,13 @@ fn compare(needed: &Catalog, there: &There, dialect: Dialect) -> Vec<String> {
         let constraints = table.constraints.iter().filter(|constraint| match dialect {
             Dialect::Postgres => !has(&constraint.name),
             Dialect::Sqlite if numbered && constraint.kind == ConstraintKind::Primary => false,
-            Dialect::Sqlite => !text.is_some_and(|text| text.contains(&normal(&constraint.sql, dialect))),
+            Dialect::Sqlite => !text.is_some_and(|text| {
+                // A reference may stand with its column.
+                let named = |name: &str| text.contains(&format!("constraint {name} "));
+                let reference = matches!(constraint.kind, ConstraintKind::Foreign(_));
+                text.contains(&normal(&constraint.sql, dialect))
+                    || (reference && (named(&constraint.name) || named(&ident(&constraint.name))))
+            }),
         });
         lacking.extend(constraints.map(|constraint| format!("`{name}` lacks the constraint `{}`", constraint.name)));
         let indexes = table.indexes.iter().filter(|index| !has(&index.name));

@@ -78,7 +78,10 @@ pub(super) async fn acquire(
     let failed = |refusal: Refusal| refusal.while_doing("take the lease of the migrations");
     loop {
         evict(session).await.map_err(failed)?;
-        let free = guard(session, "pg_try_advisory_lock").await.map_err(failed)?;
+        let free = match session {
+            Session::Postgres(postgres) => guard(&mut postgres.watch, "pg_try_advisory_lock").await.map_err(failed)?,
+            Session::Sqlite { .. } => true,
+        };
         let binds = [Some(holder.as_str()), Some(&token), application.as_deref()];
         let taken = if free { session.query(&sql, &binds).await } else { Ok(Vec::new()) };
         let taken = match taken {
@@ -89,8 +92,8 @@ pub(super) async fn acquire(
             let epoch = epoch.parse().unwrap_or_default();
             return Ok(Lease { token, epoch, length, extended: Instant::now(), lost: false });
         }
-        if free {
-            guard(session, "pg_advisory_unlock").await.map_err(failed)?;
+        if let (Session::Postgres(postgres), true) = (&mut *session, free) {
+            guard(&mut postgres.watch, "pg_advisory_unlock").await.map_err(failed)?;
         }
         *waited = true;
         let row =
@@ -105,12 +108,11 @@ pub(super) async fn acquire(
 }
 
 /// Whether the session's own lock, which ends with the session, could be taken, or given back. It never waits: who waits
-/// for a lock of this kind has a snapshot, for which a concurrent index build waits in turn. SQLite has none.
-async fn guard(session: &mut Session, function: &str) -> Result<bool, Refusal> {
-    let Session::Postgres(postgres) = session else { return Ok(true) };
+/// for a lock of this kind has a snapshot, for which a concurrent index build waits in turn.
+pub(super) async fn guard(watch: &mut sqlx::PgConnection, function: &str) -> Result<bool, Refusal> {
     // A service's tables are in one schema, and another service may be in another.
     let sql = format!("SELECT 'x' WHERE {function}({}, hashtext(current_schema()))", migrate::LOCK >> 32);
-    Ok(!texts(&mut postgres.watch, &sql, &[]).await?.is_empty())
+    Ok(!texts(watch, &sql, &[]).await?.is_empty())
 }
 
 /// Ends what the sessions of a runner whose lease is over still do: it can record nothing any more.

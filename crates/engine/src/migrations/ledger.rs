@@ -275,13 +275,13 @@ impl Ledger {
             return None;
         }
         let difference = if let Some(step) = step {
-            let now = given.steps.get(step.step.wrapping_sub(1)).map(super::Step::normal);
+            let now = given.steps.get(step.step.wrapping_sub(1)).map(super::Step::shown);
             match now {
                 Some(now) if now != step.sql => {
                     let (before, after) = contrast(&step.sql, &now);
                     format!("step {} was `{before}`, and is `{after}`", step.step)
                 }
-                Some(_) => format!("the lines about step {} differ", step.step),
+                Some(_) => format!("texts in step {}, or lines about it, differ", step.step),
                 None => format!("step {} is gone: it was `{}`", step.step, clipped(&step.sql, 60)),
             }
         } else if record.description == given.description {

@@ -6,12 +6,13 @@ use std::time::Duration;
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::lease::Lease;
+use super::lease::{Lease, guard};
 use super::run::{Event, Report};
 use super::session::{PATIENCE, Postgres, Refusal, raw, texts};
 use super::split::Effect;
 use super::{MigrationError, clipped};
 use crate::sql::ident;
+use crate::storage::literal;
 
 /// How often a running statement is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -36,7 +37,7 @@ impl Postgres {
             doing: "look at the session".to_owned(),
             message: "the search path leads to no schema".to_owned(),
         })?;
-        self.arm().await.map_err(failed)?;
+        Self::arm(&mut self.watch).await.map_err(failed)?;
         let short = raw(&mut self.ddl, "SET deadlock_timeout = '50ms'").await;
         self.short_deadlocks = short.is_ok();
         self.settle().await.map_err(failed)?;
@@ -73,9 +74,7 @@ impl Postgres {
     /// notices when the runner has gone, and ends what it was doing.
     pub(super) async fn settle(&mut self) -> Result<(), Refusal> {
         raw(&mut self.ddl, "DISCARD ALL").await?;
-        let settings = "SET idle_in_transaction_session_timeout = '10s'; SET standard_conforming_strings = on; \
-                        SET lock_timeout = '2s'";
-        raw(&mut self.ddl, settings).await?;
+        self.set().await?;
         if self.short_deadlocks {
             raw(&mut self.ddl, "SET deadlock_timeout = '50ms'").await?;
         }
@@ -86,18 +85,32 @@ impl Postgres {
         Ok(())
     }
 
+    /// What must hold even while a step is recorded. The name is set, too: a pooler gives it to a session as a setting.
+    async fn set(&mut self) -> Result<(), Refusal> {
+        let settings = format!(
+            "SET application_name = {}; SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '2s'; \
+             SET standard_conforming_strings = on",
+            literal(&self.application)
+        );
+        raw(&mut self.ddl, &settings).await
+    }
+
     /// What the session that watches needs: it waits for nobody for long, and may be idle.
-    async fn arm(&mut self) -> Result<(), Refusal> {
-        raw(&mut self.watch, "SET lock_timeout = '2s'").await?;
-        let _older = raw(&mut self.watch, "SET idle_session_timeout = 0").await;
+    async fn arm(watch: &mut PgConnection) -> Result<(), Refusal> {
+        raw(watch, "SET lock_timeout = '2s'").await?;
+        let _older = raw(watch, "SET idle_session_timeout = 0").await;
         Ok(())
     }
 
     /// The records are the runner's, whoever and wherever the statements have made it. Temporary tables are looked for last.
-    pub(super) async fn own_settings(&mut self) -> Result<(), Refusal> {
-        let schema = ident(&self.schema);
-        let path = format!("SET LOCAL search_path = {schema}, pg_temp");
-        raw(&mut self.ddl, &format!("RESET SESSION AUTHORIZATION; RESET ALL; {path}")).await
+    /// Gives where new tables go from here on, if that has changed.
+    pub(super) async fn own_settings(&mut self) -> Result<Option<String>, Refusal> {
+        raw(&mut self.ddl, "RESET SESSION AUTHORIZATION; RESET ALL").await?;
+        self.set().await?;
+        let first = texts(&mut self.ddl, "SELECT current_schema()::text", &[]).await?;
+        let first = first.into_iter().flatten().flatten().next().filter(|first| *first != self.schema);
+        raw(&mut self.ddl, &format!("SET LOCAL search_path = {}, pg_temp", ident(&self.schema))).await?;
+        Ok(first)
     }
 
     /// Runs a statement, extends the lease meanwhile, and says what it waits for and how far it has come. Gives who held
@@ -123,6 +136,8 @@ impl Postgres {
             let looked = async {
                 if again {
                     *watch = PgConnection::connect_with(options).await?;
+                    Self::arm(watch).await?;
+                    guard(watch, "pg_try_advisory_lock").await?;
                 }
                 if !lease.extend(watch).await? {
                     texts(watch, "SELECT CAST(pg_cancel_backend($1::integer) AS text)", &[Some(&pid.to_string())])
@@ -179,7 +194,7 @@ impl Postgres {
             Effect::Index { name, table, .. } => (INDEX_IS_VALID, vec![name.as_str(), table.as_str()]),
             Effect::NoIndex { name, .. } => ("SELECT 'x' WHERE to_regclass($1) IS NULL", vec![name.as_str()]),
             Effect::Valid { table, constraint } => (
-                "SELECT 'x' FROM pg_constraint WHERE conrelid = to_regclass($1) AND conname = (parse_ident($2))[1] \
+                "SELECT 'x' FROM pg_constraint WHERE conrelid = to_regclass($1) AND conname = ((parse_ident($2))[1])::name \
                  AND convalidated",
                 vec![table.as_str(), constraint.as_str()],
             ),
@@ -280,10 +295,10 @@ const LEFTOVERS: &str = "\
 
 /// The index of that name at that table, whoever made it.
 const INDEX_IS_VALID: &str = "SELECT 'x' FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
-    WHERE c.relname = (parse_ident($1))[array_upper(parse_ident($1), 1)] AND i.indrelid = to_regclass($2) \
+    WHERE c.relname = ((parse_ident($1))[array_upper(parse_ident($1), 1)])::name AND i.indrelid = to_regclass($2) \
     AND i.indisvalid AND i.indisready";
 const INVALID_INDEX: &str = "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
-    WHERE c.relname = (parse_ident($1))[array_upper(parse_ident($1), 1)] AND i.indrelid = to_regclass($2) \
+    WHERE c.relname = ((parse_ident($1))[array_upper(parse_ident($1), 1)])::name AND i.indrelid = to_regclass($2) \
     AND NOT (i.indisvalid AND i.indisready)";
 
 /// What a session does at the moment.

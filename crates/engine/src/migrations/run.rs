@@ -298,6 +298,9 @@ impl Runner<'_> {
             }
             (self.report)(&Event::Step { id: &migration.id, step: number, steps, title: &step.title() });
             self.session.settle().await?;
+            if let Some(other) = before.filter(|record| record.checksum != step.digest) {
+                self.clear(other).await?;
+            }
             if step.transaction {
                 self.transaction(step, number).await?;
             } else {
@@ -306,8 +309,17 @@ impl Runner<'_> {
             (self.report)(&Event::Done { id: &migration.id, step: number });
             last = number;
         }
+        for other in ledger.steps_of(&migration.id).filter(|record| record.step > steps) {
+            self.clear(other).await?;
+        }
         // The last step records the migration with itself. Not where there is none, or where what was left was taken out.
         if last == steps && steps > 0 { Ok(()) } else { self.record_alone().await }
+    }
+
+    /// Removes what a step may have left that reads otherwise now, or is not there any more.
+    async fn clear(&mut self, other: &StepRecord) -> Result<(), MigrationError> {
+        let cleaned = self.clean(&super::effect_of(&other.sql, self.session.dialect())).await;
+        cleaned.map_err(|refusal| refusal.while_doing("remove what an earlier try has left"))
     }
 
     /// Records a migration without a step.
@@ -453,7 +465,11 @@ impl Runner<'_> {
             done.map_err(|refusal| Stop::At(at, refusal, by))?;
         }
         before.compare(self.session, step).await?;
-        self.own_settings().await.map_err(|refusal| Stop::At(last, refusal, Vec::new()))?;
+        match self.own_settings().await {
+            Ok(None) => {}
+            Ok(Some(error)) => return Err(Stop::Error(error)),
+            Err(refusal) => return Err(Stop::At(last, refusal, Vec::new())),
+        }
         self.record(step, number).await?;
         (self.report)(&Event::Written { id: &self.migration.id, step: number });
         self.fence().await?;
@@ -475,13 +491,12 @@ impl Runner<'_> {
         self.session.batch(&format!("SET LOCAL lock_timeout = {}", millis(wait))).await
     }
 
-    /// For the records, at the end of a transaction.
-    async fn own_settings(&mut self) -> Result<(), Refusal> {
-        if let Session::Postgres(postgres) = self.session {
-            postgres.own_settings().await?;
-            self.session.batch("SET LOCAL lock_timeout = '5s'").await?;
-        }
-        Ok(())
+    /// For the records, at the end of a transaction. Gives an error where the statements have put another schema before the
+    /// one that has the records: whoever comes next would look for them there.
+    async fn own_settings(&mut self) -> Result<Option<MigrationError>, Refusal> {
+        let Session::Postgres(postgres) = self.session else { return Ok(None) };
+        let here = postgres.own_settings().await?;
+        Ok(here.map(|here| MigrationError::Elsewhere { there: postgres.schema.clone(), here }))
     }
 
     async fn execute(&mut self, sql: &str) -> (Result<(), Refusal>, Vec<String>) {
@@ -504,19 +519,26 @@ impl Runner<'_> {
     /// takes the lease over ends this session first.
     pub(super) async fn fence(&mut self) -> Result<(), MigrationError> {
         let own = match self.session {
-            Session::Postgres(postgres) => self.lease.hold(&mut postgres.watch).await,
-            Session::Sqlite { .. } => {
-                let sql = self.lease.extension(Dialect::Sqlite);
-                let epoch = self.lease.epoch.to_string();
-                let rows = self.session.query(&sql, &[Some(&self.lease.token), Some(&epoch)]).await;
-                rows.map(|rows| !rows.is_empty())
-            }
+            Session::Postgres(postgres) => match self.lease.hold(&mut postgres.watch).await {
+                // The statements have locked all tables there are: then this transaction may write it itself.
+                Err(refusal) if refusal.passes() => self.hold_within().await,
+                held => held,
+            },
+            Session::Sqlite { .. } => self.hold_within().await,
         };
         match own {
             Ok(true) => Ok(()),
             Ok(false) => Err(MigrationError::Fenced),
             Err(refusal) => Err(refusal.while_doing("extend the lease of the migrations")),
         }
+    }
+
+    /// Extends the lease in the transaction that is under way.
+    async fn hold_within(&mut self) -> Result<bool, Refusal> {
+        let sql = self.lease.extension(self.session.dialect());
+        let epoch = self.lease.epoch.to_string();
+        let rows = self.session.query(&sql, &[Some(&self.lease.token), Some(&epoch)]).await?;
+        Ok(!rows.is_empty())
     }
 
     /// Records that a step is done, and with the last one that the migration is.
@@ -586,7 +608,7 @@ impl Runner<'_> {
              lease_epoch = excluded.lease_epoch, error = excluded.error, attempts = old.attempts {attempts}, \
              finished_at = excluded.finished_at"
         );
-        let (number, epoch, normal) = (number.to_string(), self.lease.epoch.to_string(), step.normal());
+        let (number, epoch, normal) = (number.to_string(), self.lease.epoch.to_string(), step.shown());
         let binds = [
             Some(self.migration.id.as_str()),
             Some(&number),
@@ -616,7 +638,10 @@ impl Runner<'_> {
     ) -> Result<(), MigrationError> {
         self.session.batch(self.begin()).await.map_err(|refusal| refusal.while_doing("begin a transaction"))?;
         let done = async {
-            self.own_settings().await.map_err(|refusal| refusal.while_doing("record what was applied"))?;
+            let settings = self.own_settings().await;
+            if let Some(error) = settings.map_err(|refusal| refusal.while_doing("record what was applied"))? {
+                return Err(error);
+            }
             if state == StepState::Done {
                 self.record(step, number).await?;
             } else {
@@ -634,11 +659,6 @@ impl Runner<'_> {
     async fn outside(&mut self, step: &Step, number: usize, before: Option<&StepRecord>) -> Result<(), MigrationError> {
         let effect = step.statements.first().map_or(Effect::Other, super::Statement::effect);
         let same = before.is_some_and(|record| record.checksum == step.digest);
-        if let Some(other) = before.filter(|_| !same) {
-            // It read otherwise when it was begun, and may have left something that nobody wants any more.
-            let cleaned = self.clean(&super::effect_of(&other.sql, self.session.dialect())).await;
-            cleaned.map_err(|refusal| refusal.while_doing("remove what an earlier try has left"))?;
-        }
         let resumed = same && before.is_some_and(|record| record.state == StepState::Running);
         // Nothing in the catalog tells whether an index was built anew.
         if !matches!(effect, Effect::Reindex { .. }) && self.is_done(step, &effect).await? == Some(true) {
@@ -658,6 +678,7 @@ impl Runner<'_> {
             }
         }
         self.recorded(step, number, StepState::Running, None).await?;
+        self.session.settle().await?;
         let (begun, mut tries) = (Instant::now(), 0);
         loop {
             tries += 1;
@@ -719,8 +740,8 @@ impl Runner<'_> {
         let failed = |refusal: Refusal| refusal.while_doing("see whether a step is done");
         if let Some(query) = &step.done_when {
             let rows = match self.session {
-                Session::Postgres(_) => format!("SELECT 'x' FROM ({query}) AS done (it) WHERE it"),
-                Session::Sqlite { .. } => format!("SELECT 'x' WHERE ({query})"),
+                Session::Postgres(_) => format!("SELECT 'x' FROM ({query}\n) AS done (it) WHERE it"),
+                Session::Sqlite { .. } => format!("SELECT 'x' WHERE ({query}\n)"),
             };
             return Ok(Some(!self.session.query(&rows, &[]).await.map_err(failed)?.is_empty()));
         }

@@ -17,6 +17,8 @@ pub(super) struct Statement {
     pub(super) line: usize,
     /// What of it counts: without comments, one space between the words, words in lower case.
     pub(super) normal: String,
+    /// The same without what is in its texts.
+    pub(super) shown: String,
     /// The words, names and signs of it, names without their quotes.
     words: Vec<Word>,
 }
@@ -292,6 +294,7 @@ pub(super) fn sections(text: &str, dialect: Dialect) -> Result<Vec<Section>, Fau
 struct Building {
     sql: String,
     normal: String,
+    shown: String,
     line: usize,
     words: Vec<Word>,
     /// Whether this is in the body of a function or of a trigger.
@@ -341,8 +344,14 @@ impl Building {
         }
         if !self.normal.is_empty() {
             self.normal.push(' ');
+            self.shown.push(' ');
         }
         self.normal.push_str(if piece == Piece::Word { &word } else { text });
+        self.shown.push_str(match piece {
+            Piece::Word => &word,
+            Piece::Text => "'..'",
+            _ => text,
+        });
         self.words.push(Word { text: word, piece });
     }
 
@@ -366,7 +375,7 @@ impl Building {
     }
 
     fn finish(&mut self, dialect: Dialect) -> Result<Option<Statement>, Fault> {
-        let Self { sql, normal, line, words, body, parentheses } = std::mem::take(self);
+        let Self { sql, normal, shown, line, words, body, parentheses } = std::mem::take(self);
         let Some(first) = words.first() else { return Ok(None) };
         if body {
             return fault(line, "a body begins with `BEGIN` here and does not end", "write its `END`");
@@ -391,7 +400,7 @@ impl Building {
             _ if dialect == Dialect::Postgres && words.iter().any(|word| word.text == "\\") => {
                 fault(line, "a command of `psql` is no SQL", "remove it, and end the statement before it with `;`")
             }
-            _ => Ok(Some(Statement { sql: sql.trim_end().to_owned(), line, normal, words })),
+            _ => Ok(Some(Statement { sql: sql.trim_end().to_owned(), line, normal, shown, words })),
         }
     }
 }
@@ -647,8 +656,9 @@ impl Statement {
             ("alter", "type") => {
                 let (of, end) = self.name_at(2)?;
                 let adds = self.word(end) == "add" && self.word(end + 1) == "value";
-                let value = self.words.get(end + 2..).into_iter().flatten().find(|word| word.text.starts_with('\''));
-                let plain = value?.text.strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'");
+                let at = (end + 2..self.words.len()).find(|at| !["if", "not", "exists"].contains(&self.word(*at)))?;
+                let text = &self.words.get(at)?.text;
+                let plain = text.strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'");
                 adds.then_some(Effect::Value { of, value: plain })
             }
             ("vacuum", _) if self.find("into").is_some() => None,
@@ -660,19 +670,17 @@ impl Statement {
     /// Whether both databases refuse it in a transaction, or it waits there for itself.
     fn never_in_a_transaction(&self) -> bool {
         let concurrently = matches!(self.word(0), "create" | "drop" | "reindex" | "alter")
-            && (self.find("concurrently").is_some_and(|at| at < 3 || self.is("reindex") || self.is("alter")));
+            && (self.find("concurrently").is_some_and(|at| at < 4 || self.is("reindex") || self.is("alter")));
         concurrently || self.is("vacuum") || matches!((self.word(0), self.word(1)), ("create" | "drop", "database"))
     }
 
     /// A pragma that changes the connection, and not the file.
     fn passing_pragma(&self) -> Option<&str> {
-        const LASTING: [&str; 12] = [
+        const LASTING: [&str; 10] = [
             "application_id",
             "defer_foreign_keys",
             "foreign_key_check",
-            "incremental_vacuum",
             "integrity_check",
-            "journal_mode",
             "optimize",
             "quick_check",
             "table_info",
@@ -697,6 +705,12 @@ impl Statement {
             .find("to")
             .filter(|at| self.is("alter") && self.word(1) == "table" && self.word(at - 1) == "rename")?;
         self.words.get(to + 1).map(|word| word.text.as_str())
+    }
+
+    /// The table that is renamed, without quotes.
+    pub(super) fn renamed_from(&self) -> Option<&str> {
+        let to = self.find("to").filter(|_| self.renamed_table().is_some())?;
+        self.words.get(to.checked_sub(2)?).map(|word| word.text.as_str())
     }
 
     /// The index or trigger that it removes, without quotes.

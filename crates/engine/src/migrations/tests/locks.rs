@@ -343,15 +343,15 @@ async fn an_index_that_was_begun_under_another_name_is_not_left_behind() {
 #[tokio::test]
 async fn records_that_are_elsewhere_are_not_taken_for_none() {
     let Some(house) = House::postgres().await else { return };
-    let migrations = [
-        Migration::new("1", "count", "CREATE TABLE counter (n integer); INSERT INTO counter VALUES (1)"),
-        Migration::new(
-            "2",
-            "a schema of the role's own",
-            "DO $$ BEGIN EXECUTE format('CREATE SCHEMA %I', current_user); END $$",
-        ),
-    ];
-    house.apply(&migrations).await.unwrap();
+    let count = Migration::new("1", "count", "CREATE TABLE counter (n integer); INSERT INTO counter VALUES (1)");
+    let own = "DO $$ BEGIN EXECUTE format('CREATE SCHEMA %I', current_user); END $$";
+    let second = [count.clone(), Migration::new("2", "a schema of the role's own", own)];
+    // Not even by a migration, which is then undone.
+    let error = house.apply(&second).await.unwrap_err();
+    assert!(matches!(error, MigrationError::Elsewhere { .. }), "{error}");
+    assert_eq!(house.states(&second).await[1].1, "pending");
+    house.run(own).await;
+    let migrations = [count];
     let error = house.apply(&migrations).await.unwrap_err();
     assert!(
         error
@@ -401,4 +401,37 @@ async fn messages_have_no_values_of_rows() {
         let error = house.apply(&[Migration::new("1", "wrong", sql)]).await.unwrap_err().to_string();
         assert!(["secr", "123", "2001"].iter().all(|value| !error.contains(value)), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_step_may_lock_all_tables_there_are() {
+    let Some(house) = House::postgres().await else { return };
+    let all = "DO $$ DECLARE r record; BEGIN
+                 FOR r IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+                   EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', r.tablename);
+                 END LOOP;
+               END $$";
+    house.apply(&[notes(), Migration::new("0002", "all of them", all)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_statement_without_a_transaction_has_the_settings_of_the_runner() {
+    let Some(house) = House::postgres().await else { return };
+    let sql = "-- cratestack: no-transaction
+               -- cratestack: done-when SELECT to_regclass('seen') IS NOT NULL -- whether it is there
+               CREATE TABLE seen AS SELECT current_setting('client_connection_check_interval') AS gone,
+                 current_setting('application_name') AS name";
+    house.apply(&[Migration::new("1", "settings", sql)]).await.unwrap();
+    assert_eq!(house.texts("SELECT gone FROM seen WHERE name LIKE 'cratestack migrate %'").await, ["1s"]);
+}
+
+#[tokio::test]
+async fn a_long_name_is_the_one_that_postgresql_makes_of_it() {
+    let Some(house) = House::postgres().await else { return };
+    let name = "i".repeat(70);
+    let sql = format!(
+        "CREATE TABLE a (id integer);\n-- cratestack: step\n-- cratestack: no-transaction\n\
+         CREATE INDEX CONCURRENTLY {name} ON a (id)"
+    );
+    house.apply(&[Migration::new("1", "long", sql)]).await.unwrap();
 }

@@ -325,6 +325,38 @@ async fn tables_of_sqlite_keep_what_belongs_to_them() {
 }
 
 #[tokio::test]
+async fn what_sqlite_cannot_tell_of_references_stops_nobody() {
+    let house = House::sqlite();
+    house
+        .run("CREATE TABLE p (id integer PRIMARY KEY, code text); CREATE TABLE c (code text REFERENCES p (code))")
+        .await;
+    let mend = Migration::new("1", "mend it", "CREATE UNIQUE INDEX by_code ON p (code)");
+    house.apply(std::slice::from_ref(&mend)).await.unwrap();
+    // Renamed first, and then dropped: the index is gone all the same.
+    let aside = "ALTER TABLE p RENAME TO old; CREATE TABLE p (id integer PRIMARY KEY, code text UNIQUE); \
+                 INSERT INTO p SELECT * FROM old; DROP TABLE old;";
+    let error = house.apply(&[mend.clone(), Migration::new("2", "aside", aside)]).await.unwrap_err().to_string();
+    assert!(error.contains("without `by_code` of `p`"), "{error}");
+    let said = format!("DROP INDEX By_Code; {aside}");
+    house.apply(&[mend, Migration::new("2", "aside", said)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_password_in_a_statement_is_not_kept() {
+    for house in House::all().await {
+        let sql = "CREATE TABLE a (secret text); INSERT INTO a VALUES ('hunter2')";
+        house.apply(&[Migration::new("1", "a password", sql)]).await.unwrap();
+        assert_eq!(
+            house.texts("SELECT sql FROM cratestack_migration_steps").await,
+            ["create table a ( secret text );\ninsert into a values ( '..' )"]
+        );
+        let other = Migration::new("1", "a password", "CREATE TABLE a (secret text); INSERT INTO a VALUES ('hunter3')");
+        let error = house.apply(&[other]).await.unwrap_err().to_string();
+        assert!(error.ends_with("texts in step 1, or lines about it, differ") && !error.contains("hunter"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_live_runner_is_waited_for_until_the_deadline() {
     for house in House::all().await {
         ensure_migrations_table(&house.database).await.unwrap();
