@@ -56,7 +56,7 @@ pub async fn any_applied(target: &dyn Target) -> Result<bool, MigrationError> {
     Ok(!ledger?.is_empty())
 }
 
-/// What [`apply_pending`] would run.
+/// What [`apply_pending`](super::apply_pending) would run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Of the migration.
@@ -84,7 +84,7 @@ pub struct PlannedStep {
     pub statements: Vec<String>,
 }
 
-/// What [`apply_pending`] would run now. Changes nothing.
+/// What [`apply_pending`](super::apply_pending) would run now. Changes nothing.
 ///
 /// # Errors
 /// As for [`status`].
