@@ -372,7 +372,7 @@ impl Runner<'_> {
     /// Runs a step as one transaction, its record included, in short tries.
     async fn transaction(&mut self, step: &Step, number: usize) -> Result<(), MigrationError> {
         self.preflight(step).await?;
-        let (begun, mut tries, mut autovacuum) = (Instant::now(), 0, false);
+        let (begun, mut tries, mut autovacuum, mut holders) = (Instant::now(), 0, false, Vec::new());
         loop {
             tries += 1;
             match self.attempt(step, number, tries, autovacuum).await {
@@ -380,6 +380,10 @@ impl Runner<'_> {
                 Err(Stop::Error(error)) => return Err(error),
                 Err(Stop::At(..)) if self.lease.lost => return Err(MigrationError::Fenced),
                 Err(Stop::At(_, refusal, by)) if refusal.passes() => {
+                    // A try may be over before anybody has looked.
+                    if !by.is_empty() {
+                        holders.clone_from(&by);
+                    }
                     if begun.elapsed() >= self.options.patience {
                         return Err(MigrationError::Blocked {
                             id: self.migration.id.clone(),
@@ -387,7 +391,7 @@ impl Runner<'_> {
                             steps: self.migration.steps.len(),
                             patience: self.options.patience,
                             tries,
-                            by,
+                            by: holders,
                         });
                     }
                     // It is ended for others' sake, but only when they have waited for the server's `deadlock_timeout`.

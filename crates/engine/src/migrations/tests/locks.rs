@@ -1,7 +1,7 @@
 //! Locks of others, long builds, and poolers: PostgreSQL alone.
 
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -24,30 +24,26 @@ async fn writers_do_not_stall_behind_a_runner_that_waits_for_a_long_reader() {
     let Some(house) = House::postgres().await else { return };
     house.apply(&[notes()]).await.unwrap();
     let database = house.postgres.as_ref().unwrap();
-    let (mut reader, mut writer) = (database.connect().await, database.connect().await);
-    let insert = "INSERT INTO notes (id, text) SELECT coalesce(max(id), 0) + 1, 'x' FROM notes";
-    // What a writer waits for without a migration.
-    let mut usual = Duration::ZERO;
-    for _ in 0..5000 {
-        let begun = Instant::now();
-        execute(&mut writer, insert).await;
-        usual = usual.max(begun.elapsed());
-    }
+    let mut reader = database.connect().await;
+    execute(&mut reader, "CREATE TABLE others (id integer PRIMARY KEY, text text NOT NULL)").await;
     execute(&mut reader, "BEGIN; SELECT * FROM notes").await;
-    // All the time, and what each waits for longest.
-    let (stop, longest, count) =
-        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let writing = tokio::spawn({
-        let (stop, longest, count) = (Arc::clone(&stop), Arc::clone(&longest), Arc::clone(&count));
-        async move {
+    // All the time, into the table and into one that nobody changes: what each waits for longest.
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for table in ["notes", "others"] {
+        let (mut writer, stop) = (database.connect().await, Arc::clone(&stop));
+        let insert = format!("INSERT INTO {table} (id, text) SELECT coalesce(max(id), 0) + 1, 'x' FROM {table}");
+        writers.push(tokio::spawn(async move {
+            let (mut longest, mut count) = (Duration::ZERO, 0);
             while !stop.load(Ordering::SeqCst) {
                 let begun = Instant::now();
-                execute(&mut writer, insert).await;
-                longest.fetch_max(u64::try_from(begun.elapsed().as_micros()).unwrap(), Ordering::SeqCst);
-                count.fetch_add(1, Ordering::SeqCst);
+                execute(&mut writer, &insert).await;
+                longest = longest.max(begun.elapsed());
+                count += 1;
             }
-        }
-    });
+            (longest, count)
+        }));
+    }
     let (told, mut tries) = tokio::sync::mpsc::unbounded_channel();
     let runner = tokio::spawn({
         let (database, migrations) = (house.database.clone(), two());
@@ -61,19 +57,22 @@ async fn writers_do_not_stall_behind_a_runner_that_waits_for_a_long_reader() {
         }
     });
     let mut last = (0, Vec::new());
-    while last.0 < 4 {
+    // Somebody has said by now who has the lock.
+    while last.0 < 4 || !last.1.iter().any(|session: &String| session.contains("idle in transaction")) {
         last = tokio::time::timeout(PATIENCE, tries.recv()).await.unwrap().unwrap();
     }
-    assert!(last.1[0].contains("idle in transaction"), "{last:?}");
     assert!(!runner.is_finished());
     execute(&mut reader, "COMMIT").await;
     assert_eq!(tokio::time::timeout(PATIENCE, runner).await.unwrap().unwrap().unwrap().ids, ["0002_more"]);
     stop.store(true, Ordering::SeqCst);
-    writing.await.unwrap();
-    let longest = Duration::from_micros(longest.load(Ordering::SeqCst));
-    println!("{} writes, the longest took {longest:?}; before, {usual:?}", count.load(Ordering::SeqCst));
-    let most = (RunnerOptions::default().lock_timeout + Duration::from_millis(50)).max(2 * usual);
-    assert!(longest <= most, "a writer waited for {longest:?}");
+    let mut seen = Vec::new();
+    for writer in writers {
+        seen.push(writer.await.unwrap());
+    }
+    println!("the longest write, and how many there were: {:?}; beside it {:?}", seen[0], seen[1]);
+    // What the machine itself did meanwhile happened to both.
+    let most = (RunnerOptions::default().lock_timeout + Duration::from_millis(50)).max(2 * seen[1].0);
+    assert!(seen[0].0 <= most, "a writer waited for {:?}", seen[0].0);
 }
 
 #[tokio::test]
@@ -83,8 +82,8 @@ async fn a_lock_that_is_never_to_be_had_ends_in_an_error_that_names_who_has_it()
     let mut reader = house.postgres.as_ref().unwrap().connect().await;
     execute(&mut reader, "SET application_name = 'nightly report'; BEGIN; SELECT * FROM notes").await;
     let options = RunnerOptions {
-        patience: Duration::from_millis(200),
-        lock_timeout: Duration::from_millis(120),
+        patience: Duration::from_secs(1),
+        lock_timeout: Duration::from_millis(250),
         ..RunnerOptions::default()
     };
     let mut warned = Vec::new();
@@ -100,7 +99,7 @@ async fn a_lock_that_is_never_to_be_had_ends_in_an_error_that_names_who_has_it()
     };
     let error = apply_pending_with(&house.database, &two(), &options, &mut report).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with("migration `0002_more`, step 1 of 1: no lock within 200ms ("), "{text}");
+    assert!(text.starts_with("migration `0002_more`, step 1 of 1: no lock within 1s ("), "{text}");
     assert!(text.contains("; it is held by session ") && text.contains("(nightly report, "), "{text}");
     assert!(warned.len() == 1 && warned[0].contains("nightly report"), "{warned:?}");
     assert_eq!(house.states(&two()).await[1].1, "pending");
