@@ -146,7 +146,8 @@ impl Migration {
         Self { id: id.into(), description: description.into(), scripts: vec![script], ..Self::default() }
     }
 
-    /// What a database of this kind records of it: SHA-256 of id, description and statements, as hexadecimal digits.
+    /// What a database of this kind records of it: SHA-256 of id, description, statements and the fingerprint of the
+    /// schema, as hexadecimal digits.
     ///
     /// # Errors
     /// When its SQL cannot be read.

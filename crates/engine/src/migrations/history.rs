@@ -116,8 +116,9 @@ pub async fn plan(target: &dyn Target, migrations: &[Migration]) -> Result<Vec<P
 /// already. Gives the ids of those that were marked.
 ///
 /// # Errors
-/// [`MigrationError::Baseline`] for an empty database, one that lacks tables of the schema that it would carry, and a
-/// migration that is not there; [`MigrationError::Drift`] as ever.
+/// [`MigrationError::Baseline`] for an empty database, one that has migrations already where `to` is not given, and a
+/// migration that is not there; [`MigrationError::Lacks`] where the last schema among them needs what is not there;
+/// [`MigrationError::Drift`] as ever.
 pub async fn baseline(
     target: &dyn Target,
     migrations: &[Migration],

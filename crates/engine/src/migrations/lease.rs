@@ -124,7 +124,7 @@ async fn evict(session: &mut Session) -> Result<(), Refusal> {
                AND application_name = (SELECT application FROM cratestack_migration_lease \
                WHERE token IS NOT NULL AND expires_at <= clock_timestamp())";
     match session.query(sql, &[]).await {
-        // Another role's: it is fenced all the same.
+        // Another role's: while it lives, its own lock keeps everybody away.
         Err(refusal) if refusal.code == "42501" => Ok(()),
         done => done.map(|_| ()),
     }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -102,6 +103,20 @@ impl Postgres {
         Ok(())
     }
 
+    /// A session in the place of one that watched and was lost.
+    async fn watcher(options: &PgConnectOptions) -> Result<PgConnection, Refusal> {
+        let mut watch = PgConnection::connect_with(options).await?;
+        Self::arm(&mut watch).await?;
+        guard(&mut watch, "pg_try_advisory_lock").await?;
+        Ok(watch)
+    }
+
+    /// The same between statements.
+    pub(super) async fn watch_again(&mut self) -> Result<(), Refusal> {
+        self.watch = Self::watcher(&self.options).await?;
+        Ok(())
+    }
+
     /// The records are the runner's, whoever and wherever the statements have made it. Temporary tables are looked for last.
     /// Gives where new tables go from here on, if that has changed.
     pub(super) async fn own_settings(&mut self) -> Result<Option<String>, Refusal> {
@@ -135,9 +150,7 @@ impl Postgres {
             let again = lost;
             let looked = async {
                 if again {
-                    *watch = PgConnection::connect_with(options).await?;
-                    Self::arm(watch).await?;
-                    guard(watch, "pg_try_advisory_lock").await?;
+                    *watch = Self::watcher(options).await?;
                 }
                 if !lease.extend(watch).await? {
                     texts(watch, "SELECT CAST(pg_cancel_backend($1::integer) AS text)", &[Some(&pid.to_string())])

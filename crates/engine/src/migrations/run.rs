@@ -524,6 +524,10 @@ impl Runner<'_> {
     pub(super) async fn fence(&mut self) -> Result<(), MigrationError> {
         let own = match self.session {
             Session::Postgres(postgres) => match self.lease.hold(&mut postgres.watch).await {
+                Err(refusal) if refusal.is_loss() => match postgres.watch_again().await {
+                    Ok(()) => self.lease.hold(&mut postgres.watch).await,
+                    Err(refusal) => Err(refusal),
+                },
                 // The statements have locked all tables there are: then this transaction may write it itself.
                 Err(refusal) if refusal.passes() => self.hold_within().await,
                 held => held,
@@ -612,7 +616,7 @@ impl Runner<'_> {
              lease_epoch = excluded.lease_epoch, error = excluded.error, attempts = old.attempts {attempts}, \
              finished_at = excluded.finished_at"
         );
-        let (number, epoch, normal) = (number.to_string(), self.lease.epoch.to_string(), step.shown());
+        let (number, epoch, shown) = (number.to_string(), self.lease.epoch.to_string(), step.shown());
         let binds = [
             Some(self.migration.id.as_str()),
             Some(&number),
@@ -620,7 +624,7 @@ impl Runner<'_> {
             step.name.as_deref(),
             Some(state.name()),
             Some(&step.digest),
-            Some(&normal),
+            Some(&shown),
             Some(&epoch),
             error,
         ];

@@ -272,15 +272,12 @@ pub(super) fn sections(text: &str, dialect: Dialect) -> Result<Vec<Section>, Fau
     }
     section.statements.extend(statement.finish(dialect)?);
     sections.push(section);
-    if sections.len() > 1
-        && let Some(empty) = sections.iter().find(|section| section.statements.is_empty() && !section.is_plain())
-    {
+    // Before the first line about a step there may be nothing.
+    let unsaid = |(at, section): &(usize, &Section)| section.statements.is_empty() && (*at > 0 || !section.is_plain());
+    if let Some((_, empty)) = sections.iter().enumerate().find(unsaid) {
         let name = empty.name.as_deref().map(|name| format!(" `{name}`")).unwrap_or_default();
-        return fault(
-            lexer.line,
-            format!("the step{name} has no statements"),
-            "remove its lines, or write what it does",
-        );
+        let help = "remove its lines, or write what it does";
+        return fault(lexer.line, format!("the step{name} has no statements"), help);
     }
     sections.retain(|section| !section.statements.is_empty());
     for section in &sections {
@@ -529,7 +526,7 @@ impl Section {
             if let Some(pragma) = statement.passing_pragma() {
                 return fault(
                     line,
-                    format!("`PRAGMA {pragma}` is a setting of the runner's connection, and ends with it"),
+                    format!("`PRAGMA {pragma}` would do nothing: settings end with the step, and nobody reads rows"),
                     "remove it: foreign keys are off in a step with a `DROP TABLE`, and all references are checked at its end",
                 );
             }
@@ -674,20 +671,10 @@ impl Statement {
         concurrently || self.is("vacuum") || matches!((self.word(0), self.word(1)), ("create" | "drop", "database"))
     }
 
-    /// A pragma that changes the connection, and not the file.
+    /// A pragma that changes the connection and not the file, or gives rows that nobody reads.
     fn passing_pragma(&self) -> Option<&str> {
-        const LASTING: [&str; 10] = [
-            "application_id",
-            "defer_foreign_keys",
-            "foreign_key_check",
-            "integrity_check",
-            "optimize",
-            "quick_check",
-            "table_info",
-            "table_xinfo",
-            "user_version",
-            "wal_checkpoint",
-        ];
+        const LASTING: [&str; 5] =
+            ["application_id", "defer_foreign_keys", "optimize", "user_version", "wal_checkpoint"];
         let name = self.words.get(if self.word(2) == "." { 3 } else { 1 }).filter(|_| self.is("pragma"))?;
         (!LASTING.contains(&name.text.to_ascii_lowercase().as_str())).then_some(&name.text)
     }

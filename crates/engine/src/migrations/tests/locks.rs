@@ -385,6 +385,11 @@ async fn a_session_that_watches_is_replaced_when_it_is_lost() {
                END $$";
     let options = RunnerOptions { lease: Duration::from_millis(300), ..RunnerOptions::default() };
     apply_pending_with(&house.database, &[Migration::new("1", "slow", sql)], &options, &mut |_| ()).await.unwrap();
+    // And where nobody has looked since.
+    let short = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid()";
+    let both = [Migration::new("1", "slow", sql), Migration::new("2", "short", short)];
+    apply_pending_with(&house.database, &both, &options, &mut |_| ()).await.unwrap();
 }
 
 #[tokio::test]

@@ -147,6 +147,8 @@ fn what_is_not_for_a_migration_is_said() {
         ("-- cratestack: no-transaction please\nVACUUM", "`no-transaction` takes nothing: `please`"),
         ("-- cratestack: done-when\nVACUUM", "`done-when` needs a query"),
         ("-- cratestack: done-when SELECT true\nSELECT 1", "`done-when` is for one statement outside of a transaction"),
+        ("-- cratestack: no-transaction", "the step has no statements"),
+        ("SELECT 1;\n-- cratestack: step", "the step has no statements"),
         ("-- cratestack: step one\n-- cratestack: step two\nSELECT 1", "the step `one` has no statements"),
         ("SELECT 1 -- cratestack: step\n, 2", "`-- cratestack: step` stands in a statement"),
     ];
@@ -155,7 +157,7 @@ fn what_is_not_for_a_migration_is_said() {
     }
     assert_eq!(
         refused("PRAGMA foreign_keys = OFF", Dialect::Sqlite).1,
-        "`PRAGMA foreign_keys` is a setting of the runner's connection, and ends with it"
+        "`PRAGMA foreign_keys` would do nothing: settings end with the step, and nobody reads rows"
     );
 }
 
@@ -213,8 +215,11 @@ fn what_sqlite_would_lose_without_a_transaction_is_refused() {
     let text = "-- cratestack: no-transaction\n-- cratestack: done-when SELECT 1\nDROP TABLE a";
     let (_, message) = refused(text, Dialect::Sqlite);
     assert_eq!(message, "a table that is dropped outside of a transaction takes the rows that refer to it along");
-    for pragma in ["PRAGMA main.foreign_keys = OFF", "PRAGMA ignore_check_constraints = ON"] {
-        assert!(refused(pragma, Dialect::Sqlite).1.contains("is a setting of the runner's connection"), "{pragma}");
+    for pragma in ["PRAGMA main.foreign_keys = OFF", "PRAGMA ignore_check_constraints = ON", "PRAGMA integrity_check"] {
+        assert!(
+            refused(pragma, Dialect::Sqlite).1.contains("would do nothing: settings end with the step"),
+            "{pragma}"
+        );
     }
     assert_eq!(statements("PRAGMA user_version = 3; PRAGMA main.user_version = 4", Dialect::Sqlite).len(), 2);
 }
