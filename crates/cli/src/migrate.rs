@@ -54,7 +54,7 @@ pub(crate) fn command(file: &Arg, config: &Arg) -> Command {
         .value_parser(["postgresql", "sqlite"]);
     let time = |name: &'static str, help: &'static str| {
         let parse = |text: &str| settings::time(text).ok_or("write a time such as `500ms`, `30s`, `5m` or `1h`");
-        Arg::new(name).long(name).value_name("TIME").help(help).value_parser(parse)
+        Arg::new(name).long(name).value_name("TIME").help(help).value_parser(parse).conflicts_with("dry-run")
     };
     let switch =
         |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
@@ -493,6 +493,9 @@ fn show(ui: Ui, status: &MigrationStatus, width: usize) {
 
 fn baseline(ui: Ui, args: &ArgMatches) -> Result<Outcome, Failure> {
     let Some(house) = House::open(ui, args)? else { return Ok(Outcome::Findings) };
+    if let Some(schema) = &house.schema {
+        leads_to(&house.migrations, schema)?;
+    }
     let to = args.get_one::<String>("to").map(String::as_str);
     let marked = house.run(migrations::baseline(&house.database, &house.migrations, to))?;
     let marked = marked.map_err(|error| failure(&error))?;

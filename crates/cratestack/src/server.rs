@@ -13,6 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
+use cratestack_engine::api::Code;
 use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, header};
 use hyper::body::Incoming;
@@ -27,8 +28,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 use tower::util::Oneshot;
 use tower::{Service, ServiceExt as _};
-
-use cratestack_engine::api::Code;
 
 use crate::answer::sent;
 use crate::config::ServerConfig;
@@ -260,12 +259,14 @@ impl Service<Request> for Switch {
 }
 
 /// What is served while a service cannot work yet, to be [exchanged](Switch) for the service: `/livez` answers as ever,
-/// and everything else is a 503 (`unavailable`) with the sentence of `why`. `problem_base` is that of
+/// and everything else is a 503 (`unavailable`), at `/readyz` with the sentence of `why`. `problem_base` is that of
 /// [`ServerConfig::problem_base`].
 pub fn not_ready(problem_base: &str, why: impl Fn() -> String + Clone + Send + Sync + 'static) -> Router {
     let base: Arc<str> = problem_base.into();
     let refuse = move |request: Request| {
-        let (base, detail) = (Arc::clone(&base), why());
+        // What is under way is for whoever runs the service.
+        let probe = request.uri().path() == "/readyz";
+        let (base, detail) = (Arc::clone(&base), if probe { why() } else { "the service is starting".to_owned() });
         async move {
             let problem = Problem::new(Code::Unavailable, detail);
             let problem = problem.with(header::RETRY_AFTER, HeaderValue::from_static("1"));
