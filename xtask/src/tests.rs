@@ -7,7 +7,7 @@ use crate::postgres::Server;
 use crate::{programs, run};
 
 /// What nothing in the workspace turns on, and is to be tested all the same. `nats` is on: the command has it.
-pub(crate) const FEATURES: [&str; 2] = ["--features", "cratestack/redis"];
+pub(crate) const FEATURES: [&str; 2] = ["--features", "cratestack/redis,cratestack/decimal-bigdecimal"];
 
 /// Parses the arguments and runs the tests.
 pub(crate) fn main(args: &[String]) -> Result<(), String> {

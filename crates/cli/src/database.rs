@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use cratestack_engine::migrate::{self, Db, State};
 use cratestack_engine::store::postgres::PoolOptions;
 use cratestack_engine::{Database, Engine, Limits, Options};
+use cratestack_schema::decimal::Backend;
 use cratestack_schema::ir::Schema;
 use sqlx::{ConnectOptions as _, Connection as _};
 
@@ -62,11 +63,19 @@ pub(crate) fn options(settings: &Settings) -> Result<Options, Failure> {
         trail_window: standard.trail_window,
     };
     let standard = Options::default();
+    let decimals = match settings.text("decimal").and_then(Backend::named) {
+        Some(backend) => Some(backend).filter(|backend| *backend != Backend::BigDecimal),
+        None => {
+            return Err(Failure::new(format!("{} names no type of decimals", settings.from("decimal")))
+                .help("it is `bigdecimal` or `rust_decimal`"));
+        }
+    };
     let connections = settings.number("connections").unwrap_or(standard.pool.connections);
     let statement_timeout = settings.time("request-timeout").unwrap_or(standard.pool.statement_timeout);
     Ok(Options {
         limits,
         cursor_keys: cursor_keys(settings)?,
+        decimals,
         service: settings.text("service").map_or(standard.service.clone(), str::to_owned),
         pool: PoolOptions { connections, statement_timeout, ..standard.pool },
         ..standard

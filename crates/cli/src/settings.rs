@@ -131,7 +131,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
 }
 
 /// The settings that have nothing to do with sinks.
-static SETTINGS: [Setting; 43] = [
+static SETTINGS: [Setting; 44] = [
     setting(
         "database",
         "URL",
@@ -204,6 +204,15 @@ static SETTINGS: [Setting; 43] = [
         Scope::Serve,
         None,
         "comma-separated base64 keys of 32 octets for list cursors, newest first; default: the database's own key",
+    ),
+    setting(
+        "decimal",
+        "TYPE",
+        Kind::Text,
+        Scope::Both,
+        Some("bigdecimal"),
+        "Rust type that every decimal in a request must fit, because code of yours reads it: `bigdecimal` (all do) or \
+         `rust_decimal` (28 digits)",
     ),
     setting("connections", "N", Kind::Number, Scope::Both, Some("16"), "PostgreSQL connections at most"),
     setting("body-limit", "SIZE", Kind::Size, Scope::Both, Some("1MiB"), "largest request body"),

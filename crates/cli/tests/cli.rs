@@ -402,6 +402,7 @@ fn serve_refuses_what_is_not_safe() {
     refuse(&with(&["--auth", "none"]), "auth block");
     refuse(&["--auth", "dev", "--allow-dev-auth"], "no database");
     refuse(&with(&["--auth", "dev", "--allow-dev-auth"]), "carries no schema yet");
+    refuse(&with(&["--auth", "dev", "--allow-dev-auth", "--apply", "--decimal", "float"]), "it is `bigdecimal` or");
     let on = |url: &'static str| ["--auth", "dev", "--allow-dev-auth", "--apply", "--database", url];
     refuse(&on("mysql://u:secret@h/x"), "not a database URL");
     refuse(&on("postgres://u:secret@h/x?sslmod=require"), "did you mean `sslmode`?");
@@ -430,6 +431,17 @@ fn serve_refuses_what_is_not_safe() {
     assert_eq!(server.request("GET", "/livez", &[], "").status, 200);
     assert_eq!(server.request("GET", "/readyz", &[], "").status, 200);
     server.stop();
+
+    // What code with `rust_decimal` could not read is not taken.
+    let prices = "model Price { id Int @id  value Decimal  @@allow(\"all\", true) }";
+    fs::write(path.join("prices.cstack"), prices).unwrap();
+    let serve = ["serve", "prices.cstack", "--addr", "127.0.0.1:0", "--database", "sqlite::memory:", "--auth", "none"];
+    for (decimal, status) in [("rust_decimal", 422), ("bigdecimal", 201)] {
+        let server = Server::start(path, &[&serve[..], &["--decimal", decimal]].concat());
+        let body = r#"{"id":1,"value":"123456789012345678901234567890"}"#;
+        assert_eq!(server.request("POST", "/api/prices", &[], body).status, status, "{decimal}");
+        server.stop();
+    }
 
     // Another schema does not fit the database, and `--apply` is for empty ones.
     fs::write(path.join("notes.cstack"), NOTES.replace("max: 40", "max: 4")).unwrap();

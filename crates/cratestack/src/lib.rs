@@ -125,6 +125,7 @@ mod exchange;
 mod headers;
 pub mod idempotency;
 mod media;
+pub mod money;
 mod problem;
 pub mod ratelimit;
 mod router;
@@ -155,14 +156,22 @@ pub struct Guide;
 #[doc = include_str!("../../../docs/rate-limits.md")]
 pub struct RateLimitGuide;
 
+/// And those of the page about decimals and money.
+#[cfg(all(doctest, feature = "decimal-bigdecimal"))]
+#[doc = include_str!("../../../docs/decimals.md")]
+pub struct DecimalGuide;
+
 /// And those of the page about migrations.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/migrations.md")]
 pub struct MigrationGuide;
 
 pub use axum;
+#[cfg(feature = "decimal-bigdecimal")]
+pub use bigdecimal;
 pub use chrono;
 pub use rusqlite;
+#[cfg(feature = "decimal-rust-decimal")]
 pub use rust_decimal;
 pub use serde_json;
 pub use sqlx;
@@ -170,6 +179,8 @@ pub use uuid;
 
 pub use address::{NotAnAddress, TrustedProxies};
 pub use auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
+#[cfg(feature = "decimal-bigdecimal")]
+pub use bigdecimal::BigDecimal;
 pub use caller::CallerScope;
 pub use chrono::{DateTime, NaiveDate, Utc};
 pub use config::{HttpConfig, IdempotencyConfig, ServerConfig};
@@ -202,6 +213,7 @@ pub use ratelimit::{
 };
 pub use router::{RouterBuilder, router};
 pub use routes::{RouteInfo, RouteTarget, RouteVerb, routes};
+#[cfg(feature = "decimal-rust-decimal")]
 pub use rust_decimal::Decimal;
 pub use server::{Switch, interrupted, not_ready, serve};
 pub use typed::{Change, Children, Error, Filter, Page, RequestContext, Written};

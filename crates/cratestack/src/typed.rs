@@ -16,6 +16,8 @@ mod tx;
 mod value;
 mod write;
 
+#[cfg(feature = "decimal-bigdecimal")]
+pub use bigdecimal::BigDecimal;
 pub use chrono::{DateTime, NaiveDate, Utc};
 pub use cratestack_engine::api::AuthMethod;
 pub use cratestack_engine::engine::procedures::NoProcedures;
@@ -23,12 +25,14 @@ pub use cratestack_engine::engine::tx::Tx as Begun;
 pub use cratestack_engine::isolated::{BoxError, Host, TxOptions, run_in_isolated_tx_with};
 pub use cratestack_engine::json::Json;
 pub use cratestack_engine::{Engine, OpenError, Options};
+pub use cratestack_schema::decimal::Backend;
 pub use cratestack_schema::ir::Schema;
 pub use error::Error;
 pub use filter::{Children, Field, Filter, Many, Path, Sort};
 pub use futures_util::future::BoxFuture;
 pub use query::{Include, Included, Listed, Page, Plain, Query, Shape, With};
 pub use record::{Change, Reader, Redacted, Writer};
+#[cfg(feature = "decimal-rust-decimal")]
 pub use rust_decimal::Decimal;
 pub use serde_json::Value as JsonValue;
 pub use session::{Reading, RequestContext, Session, Source};
@@ -37,5 +41,5 @@ pub use tokio::time::Instant;
 pub(crate) use tx::hosted;
 pub use tx::{Call, Claims, Face, Implements, Nobody, Tx, begin, lend, options};
 pub use uuid::Uuid;
-pub use value::{Comparable, Enumeration, Key, Ordered, Value, ValueError, decode_enum, encode_enum};
+pub use value::{Comparable, Enumeration, Exact, Key, Ordered, Value, ValueError, decode_enum, encode_enum};
 pub use write::{Create, Delete, Restore, Update, Written};

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use cratestack_engine::sources::{Clock as _, SystemClock};
+#[cfg(feature = "decimal-rust-decimal")]
 use rust_decimal::Decimal;
 
 /// A [`Decimal`] from its digits, made when the program is compiled. (That of `rust_decimal` works in crates alone that
@@ -19,11 +20,39 @@ use rust_decimal::Decimal;
 /// ```compile_fail
 /// cratestack::dec!(1e5);
 /// ```
+#[cfg(feature = "decimal-rust-decimal")]
 #[macro_export]
 macro_rules! dec {
     ($($number:tt)+) => {
         const { $crate::values::parse(::core::concat!($(::core::stringify!($number)),+)) }
     };
+}
+
+/// What a schema that uses decimals asks of the features of this crate.
+macro_rules! needs {
+    ($($feature:literal $name:ident $how:literal),*) => { $(
+        #[cfg(feature = $feature)]
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! $name {
+            () => {};
+        }
+        #[cfg(not(feature = $feature))]
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! $name {
+            () => {
+                ::core::compile_error!($how);
+            };
+        }
+    )* };
+}
+
+needs! {
+    "decimal-rust-decimal" needs_rust_decimal
+        "the schema has decimals: turn on the feature `decimal-rust-decimal` of `cratestack`, or write `include_schema!(\"..\", decimal = \"bigdecimal\")` with the feature `decimal-bigdecimal`",
+    "decimal-bigdecimal" needs_bigdecimal
+        "`decimal = \"bigdecimal\"` needs the feature `decimal-bigdecimal` of `cratestack`"
 }
 
 /// The time, in microseconds, as the databases hold it: `chrono::Utc::now` has nanoseconds, which fields refuse.
@@ -41,6 +70,7 @@ pub fn now() -> DateTime<Utc> {
 ///
 /// # Panics
 /// When the text is no decimal: at compile time, where it is called.
+#[cfg(feature = "decimal-rust-decimal")]
 #[doc(hidden)]
 #[must_use]
 pub const fn parse(text: &str) -> Decimal {
@@ -74,7 +104,7 @@ pub const fn parse(text: &str) -> Decimal {
     Decimal::from_parts(parts.0, parts.1, parts.2, negative, scale)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "decimal-rust-decimal"))]
 mod tests {
     use proptest::prelude::*;
     use rust_decimal::Decimal;

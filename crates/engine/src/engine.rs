@@ -28,6 +28,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cratestack_schema::decimal::Backend;
 use cratestack_schema::ir::{Action, Default as IrDefault, FieldId, Model, ModelId, Schema};
 use cratestack_schema::value::{Value, instant};
 use futures_util::FutureExt as _;
@@ -106,6 +107,9 @@ pub struct Options {
     /// Migrations that the database must have for the service to be [ready](Engine::ready): their ids and
     /// [checksums](crate::migrations::Migration::checksum).
     pub migrations: Vec<(String, String)>,
+    /// The Rust type that every decimal in an input must fit, because code reads it: others are a 422 (`precision`).
+    /// `None`: whatever the language has. `include_schema!` sets its own.
+    pub decimals: Option<Backend>,
 }
 
 impl std::default::Default for Options {
@@ -120,6 +124,7 @@ impl std::default::Default for Options {
             service: "cratestack".to_owned(),
             cursor_keys: Vec::new(),
             migrations: Vec::new(),
+            decimals: None,
         }
     }
 }
@@ -210,7 +215,7 @@ impl Engine {
         let dialect = store.dialect();
         let core = Core {
             policies: Policies::new(&schema),
-            validators: Validators::compile(&schema).map_err(OpenError::Database)?,
+            validators: Validators::compile(&schema).map_err(OpenError::Database)?.decimals(options.decimals),
             trail: Trail::new(dialect),
             cursors: CursorKeys::new(if options.cursor_keys.is_empty() {
                 vec![key]

@@ -26,7 +26,7 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use cratestack_schema::decimal::Decimal;
+use cratestack_schema::decimal::{Decimal, MAX_DIGITS};
 use cratestack_schema::ir::{FieldType, Scalar, Schema, Variant};
 use cratestack_schema::value::{Value, instant};
 use sqlx::{Row as _, ValueRef as _};
@@ -93,8 +93,10 @@ impl rusqlite::ToSql for Bind {
 }
 
 /// Gives an SQLite connection the function that [`Codec::select_element`] calls: `cratestack_float(x)`, the shortest
-/// text that reads back as the same float. And those by which the audit trail is read: `cratestack_scaled(text, scale)` and
-/// `cratestack_sortable(text)`, the stored forms of a Decimal, null where the text is none.
+/// text that reads back as the same float. Those by which the audit trail is read: `cratestack_scaled(text, scale)` and
+/// `cratestack_sortable(text)`, the stored forms of a Decimal, null where the text is none. And for SQL of a service's own
+/// the way back: `cratestack_plain(stored [, scale])`, the text that an answer has, and `cratestack_sum(stored [, scale])`,
+/// the exact sum as such a text, null without rows. `scale` is that of the field, if it is a `Decimal(p, s)`.
 pub fn register_functions(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
     use rusqlite::functions::FunctionFlags;
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
@@ -109,7 +111,73 @@ pub fn register_functions(connection: &rusqlite::Connection) -> rusqlite::Result
     connection.create_scalar_function("cratestack_sortable", 1, flags, |context| {
         let text: Option<String> = context.get(0)?;
         Ok(text.and_then(|text| text.parse::<Decimal>().ok()).and_then(|decimal| sortable(&decimal.to_string())))
-    })
+    })?;
+    for arguments in [1, 2] {
+        connection.create_scalar_function("cratestack_plain", arguments, flags, |context| {
+            let scale = stored_scale(context)?;
+            Ok(stored_decimal(context, scale)?.map(|value| value.padded(scale)))
+        })?;
+        connection.create_aggregate_function("cratestack_sum", arguments, flags, Sum)?;
+    }
+    Ok(())
+}
+
+/// The second argument, 0 where there is none.
+fn stored_scale(context: &rusqlite::functions::Context<'_>) -> rusqlite::Result<u32> {
+    if context.len() < 2 {
+        return Ok(0);
+    }
+    let scale: u32 = context.get(1)?;
+    if scale as usize <= MAX_DIGITS { Ok(scale) } else { Err(no_decimal("the scale of a decimal is too large")) }
+}
+
+/// The first argument, a decimal as it is stored: an integer times 10^scale, or ordered text.
+fn stored_decimal(context: &rusqlite::functions::Context<'_>, scale: u32) -> rusqlite::Result<Option<Decimal>> {
+    use rusqlite::types::ValueRef;
+    match context.get_raw(0) {
+        ValueRef::Null => Ok(None),
+        ValueRef::Integer(value) => Ok(Some(Decimal::from_scaled(value, scale))),
+        ValueRef::Text(text) => std::str::from_utf8(text)
+            .ok()
+            .and_then(unsortable)
+            .and_then(|plain| Decimal::of_any_length(&plain).ok())
+            .map(Some)
+            .ok_or_else(|| no_decimal("a text is not the stored form of a decimal")),
+        ValueRef::Real(_) | ValueRef::Blob(_) => Err(no_decimal("a value is not the stored form of a decimal")),
+    }
+}
+
+fn no_decimal(text: &str) -> rusqlite::Error {
+    rusqlite::Error::UserFunctionError(text.into())
+}
+
+/// `cratestack_sum`: SQLite's own `sum` ends with an error beyond 64 bits, and makes a float of text.
+struct Sum;
+
+impl rusqlite::functions::Aggregate<(Option<Decimal>, u32), Option<String>> for Sum {
+    fn init(&self, _: &mut rusqlite::functions::Context<'_>) -> rusqlite::Result<(Option<Decimal>, u32)> {
+        Ok((None, 0))
+    }
+
+    fn step(
+        &self,
+        context: &mut rusqlite::functions::Context<'_>,
+        (sum, scale): &mut (Option<Decimal>, u32),
+    ) -> rusqlite::Result<()> {
+        *scale = stored_scale(context)?;
+        if let Some(value) = stored_decimal(context, *scale)? {
+            *sum = Some(sum.take().unwrap_or_default().add(&value));
+        }
+        Ok(())
+    }
+
+    fn finalize(
+        &self,
+        _: &mut rusqlite::functions::Context<'_>,
+        sum: Option<(Option<Decimal>, u32)>,
+    ) -> rusqlite::Result<Option<String>> {
+        Ok(sum.and_then(|(sum, scale)| Some(sum?.padded(scale))))
+    }
 }
 
 /// One column value of a fetched row.

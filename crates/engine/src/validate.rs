@@ -19,7 +19,8 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use cratestack_schema::ir::{Field, FieldType, Schema, ValidatorKind};
+use cratestack_schema::decimal::Backend;
+use cratestack_schema::ir::{Field, FieldType, Scalar, Schema, ValidatorKind};
 use cratestack_schema::pattern;
 use cratestack_schema::value::Value;
 use regex::Regex;
@@ -30,6 +31,8 @@ use crate::sql::SqlType;
 #[derive(Debug, Clone, Default)]
 pub struct Validators {
     patterns: HashMap<String, Regex>,
+    /// What every decimal must fit, whatever its field says.
+    decimals: Option<Backend>,
 }
 
 /// What a value breaks.
@@ -56,12 +59,26 @@ impl Validators {
                 patterns.insert(text.clone(), pattern::compile(text)?);
             }
         }
-        Ok(Self { patterns })
+        Ok(Self { patterns, decimals: None })
+    }
+
+    /// Also refuses decimals that the backend does not hold.
+    #[must_use]
+    pub fn decimals(self, backend: Option<Backend>) -> Self {
+        Self { decimals: backend, ..self }
     }
 
     /// Gives every validator of the field that one value breaks. The value is not null; of a list it is one element.
     pub fn check(&self, field: &Field, value: &Value) -> Vec<Broken> {
-        field.validators.iter().filter_map(|validator| self.broken(field.ty, &validator.kind, value)).collect()
+        let broken = field.validators.iter().filter_map(|validator| self.broken(field.ty, &validator.kind, value));
+        broken.chain(self.beyond(field, value)).collect()
+    }
+
+    fn beyond(&self, field: &Field, value: &Value) -> Option<Broken> {
+        let backend = self.decimals.filter(|_| matches!(field.ty, FieldType::Scalar(Scalar::Decimal(_))))?;
+        let holds = matches!(value, Value::Text(text) if text.parse().is_ok_and(|value| backend.holds(&value)));
+        let detail = "must have at most 28 digits, or 29 that make a number of 96 bits, and 28 after the point";
+        (!holds).then(|| Broken { code: "precision", detail: detail.to_owned() })
     }
 
     fn broken(&self, ty: FieldType, kind: &ValidatorKind, value: &Value) -> Option<Broken> {

@@ -6,7 +6,9 @@ const SCHEMA: ::cratestack::typed::Source = ::cratestack::typed::Source {
     name: "shapes",
     text: SOURCE,
     fingerprint: FINGERPRINT,
+    decimal: ::cratestack::typed::Backend::RustDecimal,
 };
+::cratestack::needs_rust_decimal!();
 /// A database that carries the schema `shapes`. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Db(::cratestack::typed::Engine);

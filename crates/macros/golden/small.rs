@@ -6,6 +6,7 @@ const SCHEMA: ::cratestack::typed::Source = ::cratestack::typed::Source {
     name: "small",
     text: SOURCE,
     fingerprint: FINGERPRINT,
+    decimal: ::cratestack::typed::Backend::RustDecimal,
 };
 /// A database that carries the schema `small`. Clones share everything.
 #[derive(Debug, Clone)]

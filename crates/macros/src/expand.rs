@@ -5,17 +5,34 @@ mod inputs;
 mod models;
 mod procedures;
 
+use std::ops::Deref;
+
+use cratestack_schema::decimal::Backend;
 use cratestack_schema::ir::{Enum, Field, FieldType, Scalar, Schema, TypeId};
 use proc_macro2::TokenStream;
 use quote::quote;
 
 use crate::names::{Scope, ident, pascal, snake};
 
+/// A schema, and what its scalars are in Rust.
+pub(crate) struct Face<'s> {
+    pub(crate) schema: &'s Schema,
+    pub(crate) decimal: Backend,
+}
+
+impl Deref for Face<'_> {
+    type Target = Schema;
+
+    fn deref(&self) -> &Schema {
+        self.schema
+    }
+}
+
 /// The items of a schema. `absolute` is the path of its file.
 ///
 /// # Errors
 /// Two names of the schema that become one in Rust.
-pub(crate) fn expand(schema: &Schema, absolute: &str) -> Result<TokenStream, String> {
+pub(crate) fn expand(schema: &Face<'_>, absolute: &str) -> Result<TokenStream, String> {
     check_names(schema)?;
     let name = &schema.name;
     let fingerprint = schema.fingerprint();
@@ -25,6 +42,7 @@ pub(crate) fn expand(schema: &Schema, absolute: &str) -> Result<TokenStream, Str
     let principal = schema.auth.as_ref().map(|auth| inputs::principal(schema, auth)).transpose()?;
     let models: TokenStream =
         schema.models().map(|(id, of)| models::model(schema, id, of)).collect::<Result<_, _>>()?;
+    let (decimal, decimals) = decimals(schema);
     let database = database(schema);
     let session = session(schema);
     let (answers, procedures) = (procedures::answers(schema), procedures::procedures(schema)?);
@@ -34,7 +52,8 @@ pub(crate) fn expand(schema: &Schema, absolute: &str) -> Result<TokenStream, Str
         /// Identifies what the schema means; a database carries the fingerprint of its schema.
         pub const FINGERPRINT: &str = #fingerprint;
         const SCHEMA: ::cratestack::typed::Source =
-            ::cratestack::typed::Source { name: #name, text: SOURCE, fingerprint: FINGERPRINT };
+            ::cratestack::typed::Source { name: #name, text: SOURCE, fingerprint: FINGERPRINT, decimal: #decimal };
+        #decimals
         #database
         #session
         #principal
@@ -46,8 +65,25 @@ pub(crate) fn expand(schema: &Schema, absolute: &str) -> Result<TokenStream, Str
     })
 }
 
+/// The backend as Rust says it, and what is an error of the compiler where `cratestack` does not have it.
+fn decimals(schema: &Face<'_>) -> (TokenStream, TokenStream) {
+    let has = |fields: &[Field]| fields.iter().any(|field| matches!(field.ty, FieldType::Scalar(Scalar::Decimal(_))));
+    let returned = |procedure: &cratestack_schema::ir::Procedure| {
+        matches!(procedure.returns.ty, FieldType::Scalar(Scalar::Decimal(_)))
+    };
+    let used = schema.models.iter().any(|model| has(&model.fields))
+        || schema.types.iter().any(|of| has(&of.fields))
+        || schema.auth.iter().any(|auth| has(&auth.fields))
+        || schema.procedures.iter().any(|procedure| has(&procedure.params) || returned(procedure));
+    let (name, needs) = match schema.decimal {
+        Backend::RustDecimal => (quote!(RustDecimal), quote!(::cratestack::needs_rust_decimal!();)),
+        Backend::BigDecimal => (quote!(BigDecimal), quote!(::cratestack::needs_bigdecimal!();)),
+    };
+    (quote!(::cratestack::typed::Backend::#name), if used { needs } else { TokenStream::new() })
+}
+
 /// Names of items, modules and accessors are each used once.
-fn check_names(schema: &Schema) -> Result<(), String> {
+fn check_names(schema: &Face<'_>) -> Result<(), String> {
     let mut items = Scope::with(&[
         "Db",
         "Session",
@@ -161,7 +197,7 @@ fn enumeration(of: &Enum) -> Result<TokenStream, String> {
     })
 }
 
-fn database(schema: &Schema) -> TokenStream {
+fn database(schema: &Face<'_>) -> TokenStream {
     let docs = format!(" A database that carries the schema `{}`. Clones share everything.", schema.name);
     let principal = schema.auth.as_ref().map(|auth| {
         let principal = ident(&auth.name);
@@ -265,7 +301,7 @@ fn database(schema: &Schema) -> TokenStream {
     }
 }
 
-fn session(schema: &Schema) -> TokenStream {
+fn session(schema: &Face<'_>) -> TokenStream {
     let accessors = schema.models.iter().map(|of| {
         let (accessor, name) = (ident(&snake(&of.path)), ident(&of.name));
         let docs = format!(" The rows of [`{}`].", of.name);
@@ -345,14 +381,17 @@ fn session(schema: &Schema) -> TokenStream {
 }
 
 /// The Rust type of one value.
-fn value_type(schema: &Schema, ty: FieldType, from: &TokenStream) -> TokenStream {
+fn value_type(schema: &Face<'_>, ty: FieldType, from: &TokenStream) -> TokenStream {
     match ty {
         FieldType::Scalar(scalar) => match scalar {
             Scalar::String | Scalar::Cuid => quote!(::std::string::String),
             Scalar::Int | Scalar::BigInt => quote!(i64),
             Scalar::Float => quote!(f64),
             Scalar::Boolean => quote!(bool),
-            Scalar::Decimal(_) => quote!(::cratestack::typed::Decimal),
+            Scalar::Decimal(_) => match schema.decimal {
+                Backend::RustDecimal => quote!(::cratestack::typed::Decimal),
+                Backend::BigDecimal => quote!(::cratestack::typed::BigDecimal),
+            },
             Scalar::DateTime => quote!(::cratestack::typed::DateTime<::cratestack::typed::Utc>),
             Scalar::Date => quote!(::cratestack::typed::NaiveDate),
             Scalar::Uuid => quote!(::cratestack::typed::Uuid),
@@ -375,19 +414,19 @@ fn value_type(schema: &Schema, ty: FieldType, from: &TokenStream) -> TokenStream
 }
 
 /// The Rust type of a field without its `?`. `from` is the way to the module of the schema's items.
-fn element_type(schema: &Schema, field: &Field, from: &TokenStream) -> TokenStream {
+fn element_type(schema: &Face<'_>, field: &Field, from: &TokenStream) -> TokenStream {
     let one = value_type(schema, field.ty, from);
     if field.list { quote!(::std::vec::Vec<#one>) } else { one }
 }
 
 /// The Rust type of a field.
-fn field_type(schema: &Schema, field: &Field) -> TokenStream {
+fn field_type(schema: &Face<'_>, field: &Field) -> TokenStream {
     let element = element_type(schema, field, &TokenStream::new());
     if field.optional { quote!(::core::option::Option<#element>) } else { element }
 }
 
 /// Whether a value object is reached again from its own fields, so that they need a box.
-fn recursive(schema: &Schema, owner: TypeId, from: TypeId) -> bool {
+fn recursive(schema: &Face<'_>, owner: TypeId, from: TypeId) -> bool {
     let mut seen = vec![from];
     let mut at = 0;
     while let Some(id) = seen.get(at).copied() {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use cratestack_schema::decimal::Backend;
+
 use crate::names::{ident, pascal, snake};
 use crate::{expand, file, include};
 
@@ -11,7 +13,8 @@ fn here(path: &str) -> PathBuf {
 
 fn expanded(name: &str, text: &str) -> Result<String, String> {
     let schema = file::compile(name, &format!("{name}.cstack"), text).map_err(|errors| errors.join("\n"))?;
-    let tokens = expand::expand(&schema, &format!("/schemas/{name}.cstack"))?;
+    let face = expand::Face { schema: &schema, decimal: Backend::default() };
+    let tokens = expand::expand(&face, &format!("/schemas/{name}.cstack"))?;
     Ok(prettyplease::unparse(&syn::parse2(tokens).unwrap()))
 }
 
@@ -65,8 +68,34 @@ fn what_cannot_be_included() {
     let message = |tokens: &str| include(tokens.parse().unwrap()).to_string();
     assert!(message("12").contains("takes one string"));
     assert!(message("").contains("takes one string"));
+    for (call, error) in [
+        (r#""no.cstack", decimals = "bigdecimal""#, "`include_schema!` has no option `decimals`; it has `decimal`"),
+        (
+            r#""no.cstack", decimal = "float""#,
+            r#"decimals can be `\"rust_decimal\"` (the default) or `\"bigdecimal\"`"#,
+        ),
+        (r#""no.cstack", decimal = "bigdecimal", decimal = "bigdecimal""#, "`decimal` is given twice"),
+        (r#""no.cstack" decimal"#, "expected `,`"),
+    ] {
+        assert!(message(call).contains(error), "{}", message(call));
+    }
     let missing = message("\"no.cstack\"");
     assert!(missing.starts_with(":: core :: compile_error ! (\"cannot read the schema `no.cstack`: "), "{missing}");
+}
+
+#[test]
+fn decimals_are_what_was_asked_for() {
+    let text = "model A {\n  id Int @id\n  price Decimal(18, 4)\n  @@allow(\"all\", true)\n}\n";
+    let schema = file::compile("a", "a.cstack", text).unwrap();
+    for (decimal, ty, needs) in [
+        (Backend::RustDecimal, "typed::Decimal", "needs_rust_decimal!()"),
+        (Backend::BigDecimal, "typed::BigDecimal", "needs_bigdecimal!()"),
+    ] {
+        let tokens = expand::expand(&expand::Face { schema: &schema, decimal }, "/a.cstack").unwrap();
+        let text = prettyplease::unparse(&syn::parse2(tokens).unwrap());
+        assert!(text.contains(&format!("pub price: ::cratestack::{ty},")), "{text}");
+        assert!(text.contains(needs), "{text}");
+    }
 }
 
 #[test]

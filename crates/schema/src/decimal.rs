@@ -248,6 +248,225 @@ impl Decimal {
     }
 }
 
+/// The Rust type that the decimals of a schema become. A value that it does not hold exactly is refused, never rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Backend {
+    /// `rust_decimal::Decimal`: 96 bits of digits, at most 28 of them after the point.
+    #[default]
+    RustDecimal,
+    /// `bigdecimal::BigDecimal`: everything that the language has.
+    BigDecimal,
+}
+
+impl Backend {
+    /// Every backend.
+    pub const ALL: [Self; 2] = [Self::RustDecimal, Self::BigDecimal];
+
+    /// How it is written: the name of its crate.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RustDecimal => "rust_decimal",
+            Self::BigDecimal => "bigdecimal",
+        }
+    }
+
+    /// The backend of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|backend| backend.name() == name)
+    }
+
+    /// Whether it holds the value exactly.
+    pub fn holds(self, value: &Decimal) -> bool {
+        match self {
+            Self::RustDecimal => value.scale <= 28 && value.unscaled().is_some_and(|digits| digits >> 96 == 0),
+            Self::BigDecimal => true,
+        }
+    }
+}
+
+/// How a number is brought to fewer digits after the point. What stands in the middle between two is what banks round by
+/// rules of their own; the names are those of Java's `RoundingMode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Rounding {
+    /// To the nearest; from the middle to the even digit, so that sums of many do not drift: 2.5 to 2, 3.5 to 4. The
+    /// default of IEEE 754 and of banks.
+    #[default]
+    HalfEven,
+    /// To the nearest; from the middle away from zero: 2.5 to 3, -2.5 to -3.
+    HalfUp,
+    /// To the nearest; from the middle towards zero: 2.5 to 2, -2.5 to -2.
+    HalfDown,
+    /// Away from zero: 2.1 to 3, -2.1 to -3.
+    Up,
+    /// Towards zero: 2.9 to 2, -2.9 to -2.
+    Down,
+    /// Towards the greater number: 2.1 to 3, -2.9 to -2.
+    Ceiling,
+    /// Towards the smaller number: 2.9 to 2, -2.1 to -3.
+    Floor,
+}
+
+impl Rounding {
+    /// Every mode.
+    pub const ALL: [Self; 7] =
+        [Self::HalfEven, Self::HalfUp, Self::HalfDown, Self::Up, Self::Down, Self::Ceiling, Self::Floor];
+
+    /// Whether the magnitude grows by one unit, `rest` being how what is cut off compares with half of a unit.
+    fn grows(self, negative: bool, odd: bool, rest: Ordering) -> bool {
+        match self {
+            Self::HalfEven => rest.then(if odd { Ordering::Greater } else { Ordering::Less }).is_gt(),
+            Self::HalfUp => rest.is_ge(),
+            Self::HalfDown => rest.is_gt(),
+            Self::Up => true,
+            Self::Down => false,
+            Self::Ceiling => !negative,
+            Self::Floor => negative,
+        }
+    }
+}
+
+/// Why a sum cannot be shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllocationError {
+    /// The sum has parts of a unit, which nobody could get.
+    PartOfUnit,
+    /// A weight is below zero.
+    NegativeWeight,
+    /// There is nobody to share among: no weights, or all of them are zero.
+    NoWeights,
+}
+
+impl fmt::Display for AllocationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PartOfUnit => "the sum is no whole number of the smallest units; round it first",
+            Self::NegativeWeight => "a weight is below zero",
+            Self::NoWeights => "no weight is above zero",
+        })
+    }
+}
+
+impl std::error::Error for AllocationError {}
+
+impl Decimal {
+    /// The digits without the point, if they are a number of 128 bits.
+    fn unscaled(&self) -> Option<u128> {
+        self.digits.iter().try_fold(0_u128, |sum, digit| sum.checked_mul(10)?.checked_add(u128::from(*digit)))
+    }
+
+    /// The number with at most `scale` digits after the point.
+    #[must_use]
+    pub fn round(&self, scale: u32, rounding: Rounding) -> Self {
+        let cut = self.scale.saturating_sub(scale as usize);
+        if cut == 0 {
+            return self.clone();
+        }
+        // As many zeros in front that there is something left, to which a unit may be added.
+        let mut digits = vec![0; (cut + 1).saturating_sub(self.digits.len())];
+        digits.extend(&self.digits);
+        let rest = digits.split_off(digits.len() - cut);
+        let odd = digits.last().is_some_and(|digit| digit % 2 == 1);
+        // The last digit of a fraction is never 0, so that only a lone 5 is the middle.
+        let rest = match rest.as_slice() {
+            [5] => Ordering::Equal,
+            [first, ..] if *first >= 5 => Ordering::Greater,
+            _ => Ordering::Less,
+        };
+        if rounding.grows(self.negative, odd, rest) {
+            digits = add_magnitudes(&digits, &[1]);
+        }
+        Self::from_parts(self.negative, &digits, scale as usize)
+    }
+
+    /// Shares the number out by weights, in units of ten to the power of `-scale`: every share is the exact one, cut to
+    /// whole units, and the units that are left go one each to those who lost most by the cut, the first of them first
+    /// (the method of largest remainders). The shares make the number exactly, each is within one unit of the exact one,
+    /// and a weight of zero gets nothing. Of a number below zero the shares are those of its magnitude, negated.
+    ///
+    /// # Errors
+    /// See [`AllocationError`].
+    pub fn allocate(&self, weights: &[Self], scale: u32) -> Result<Vec<Self>, AllocationError> {
+        let Some(zeros) = (scale as usize).checked_sub(self.scale) else {
+            return Err(AllocationError::PartOfUnit);
+        };
+        if weights.iter().any(Self::is_negative) {
+            return Err(AllocationError::NegativeWeight);
+        }
+        let whole = weights.iter().fold(Self::default(), |sum, weight| sum.add(weight));
+        if whole.is_zero() {
+            return Err(AllocationError::NoWeights);
+        }
+        let mut units = self.digits.clone();
+        units.resize(units.len() + zeros, 0);
+        let units = Self::from_parts(false, &units, 0);
+        let mut shares: Vec<(Self, Self)> = weights.iter().map(|weight| units.mul(weight).divided_by(&whole)).collect();
+        let given = shares.iter().fold(Self::default(), |sum, (share, _)| sum.add(share));
+        // Less than there are shares.
+        let left = usize::try_from(units.sub(&given).to_i64().unwrap_or_default()).unwrap_or_default();
+        let mut lost: Vec<usize> = (0..shares.len()).collect();
+        let remainder = |at: usize| shares.get(at).map(|(_, rest)| rest);
+        lost.sort_by(|a, b| remainder(*b).cmp(&remainder(*a)));
+        let one = Self::from(1);
+        for at in lost.into_iter().take(left) {
+            if let Some((share, _)) = shares.get_mut(at) {
+                *share = share.add(&one);
+            }
+        }
+        Ok(shares.into_iter().map(|(share, _)| share.in_units(self.negative, scale)).collect())
+    }
+
+    /// The whole number of times that a number above zero fits into this one, which is not below zero, and what is left.
+    fn divided_by(&self, divisor: &Self) -> (Self, Self) {
+        let (digits, by, scale) = self.aligned(divisor);
+        let (mut quotient, mut rest) = (Vec::with_capacity(digits.len()), Vec::new());
+        for digit in digits {
+            rest.push(digit);
+            let mut times = 0;
+            while compare_magnitudes(&rest, &by).is_ge() {
+                rest = subtract_magnitudes(&rest, &by);
+                times += 1;
+            }
+            quotient.push(times);
+        }
+        (Self::from_parts(false, &quotient, 0), Self::from_parts(false, &rest, scale))
+    }
+
+    /// A whole number of units as the number that it stands for.
+    fn in_units(&self, negative: bool, scale: u32) -> Self {
+        Self::from_parts(negative, &self.digits, scale as usize)
+    }
+}
+
+/// The regular expression of the values of a `Decimal` in plain notation, for the pattern of a JSON schema (ECMA-262, as
+/// JSON Schema asks): every answer matches, and every string that matches is a value.
+///
+/// ```
+/// use cratestack_schema::decimal::pattern;
+/// use cratestack_schema::ir::Precision;
+///
+/// let money = Precision { precision: 18, scale: 4 };
+/// assert_eq!(pattern(Some(money)), r"^-?(0|[1-9][0-9]{0,13})(\.[0-9]{1,4})?$");
+/// ```
+pub fn pattern(precision: Option<Precision>) -> String {
+    let most = u32::try_from(MAX_DIGITS).unwrap_or(u32::MAX);
+    let (whole, scale) = match precision {
+        Some(precision) => (precision.precision.saturating_sub(precision.scale), precision.scale),
+        None => (most, most),
+    };
+    let whole = match whole {
+        0 => "0".to_owned(),
+        1 => "[0-9]".to_owned(),
+        digits => format!("(0|[1-9][0-9]{{0,{}}})", digits - 1),
+    };
+    let fraction = if scale == 0 { String::new() } else { format!(r"(\.[0-9]{{1,{scale}}})?") };
+    format!("^-?{whole}{fraction}$")
+}
+
+/// What a `Decimal` is in a JSON schema and in OpenAPI: a string of `format` `decimal`, with its [`pattern`].
+pub fn json_schema(precision: Option<Precision>) -> serde_json::Value {
+    serde_json::json!({"type": "string", "format": "decimal", "pattern": pattern(precision)})
+}
+
 impl From<i64> for Decimal {
     fn from(value: i64) -> Self {
         Self::from_scaled(value, 0)
@@ -338,7 +557,7 @@ impl fmt::Display for Decimal {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use proptest::prelude::*;
 
@@ -412,7 +631,161 @@ mod tests {
         assert_eq!(Decimal::from_scaled(1, 4).to_string(), "0.0001");
     }
 
+    #[test]
+    fn roundings() {
+        use Rounding::{Ceiling, Down, Floor, HalfDown, HalfEven, HalfUp, Up};
+        // As in the table of Java's `RoundingMode`.
+        let modes = [Up, Down, Ceiling, Floor, HalfUp, HalfDown, HalfEven];
+        let table: [(&str, [&str; 7]); 14] = [
+            ("5.5", ["6", "5", "6", "5", "6", "5", "6"]),
+            ("2.5", ["3", "2", "3", "2", "3", "2", "2"]),
+            ("1.6", ["2", "1", "2", "1", "2", "2", "2"]),
+            ("1.1", ["2", "1", "2", "1", "1", "1", "1"]),
+            ("1", ["1"; 7]),
+            ("-1", ["-1"; 7]),
+            ("-1.1", ["-2", "-1", "-1", "-2", "-1", "-1", "-1"]),
+            ("-1.6", ["-2", "-1", "-1", "-2", "-2", "-2", "-2"]),
+            ("-2.5", ["-3", "-2", "-2", "-3", "-3", "-2", "-2"]),
+            ("-5.5", ["-6", "-5", "-5", "-6", "-6", "-5", "-6"]),
+            ("0.5", ["1", "0", "1", "0", "1", "0", "0"]),
+            ("-0.04", ["-1", "0", "0", "-1", "0", "0", "0"]),
+            ("0.51", ["1", "0", "1", "0", "1", "1", "1"]),
+            ("999.5000000000000000000000000000000001", ["1000", "999", "1000", "999", "1000", "1000", "1000"]),
+        ];
+        for (number, expected) in table {
+            for (mode, expected) in modes.iter().zip(expected) {
+                assert_eq!(decimal(number).round(0, *mode).to_string(), expected, "{number} {mode:?}");
+                let cents = decimal(&format!("{number}e-2")).round(2, *mode);
+                assert_eq!(cents, decimal(&format!("{expected}e-2")), "{number} hundredths {mode:?}");
+            }
+        }
+        assert_eq!(decimal("0.0005").round(2, Up).to_string(), "0.01");
+        assert_eq!(decimal("1e-900").round(3, Ceiling).to_string(), "0.001");
+    }
+
+    #[test]
+    fn a_sum_is_shared_without_losing_a_cent() {
+        let shared = |sum: &str, weights: &[&str], scale| -> Result<Vec<String>, AllocationError> {
+            let weights: Vec<Decimal> = weights.iter().map(|weight| decimal(weight)).collect();
+            Ok(decimal(sum).allocate(&weights, scale)?.iter().map(|share| share.padded(scale)).collect())
+        };
+        let given = |sum, weights: &[&str], scale| shared(sum, weights, scale).unwrap();
+        assert_eq!(given("100", &["1", "1", "1"], 2), ["33.34", "33.33", "33.33"]);
+        assert_eq!(given("-100", &["1", "1", "1"], 2), ["-33.34", "-33.33", "-33.33"]);
+        assert_eq!(given("0.05", &["3", "7"], 2), ["0.02", "0.03"]);
+        assert_eq!(given("0.05", &["0.3", "0", "0.7"], 2), ["0.02", "0.00", "0.03"]);
+        assert_eq!(given("100", &["33.3", "33.3", "33.4"], 0), ["33", "33", "34"]);
+        assert_eq!(given("0", &["1", "2"], 3), ["0.000", "0.000"]);
+        assert_eq!(given("1", &["1e-500", "1e-500"], 0), ["1", "0"]);
+        assert_eq!(
+            given("12345678901234567890123456789012345678.91", &["1"], 2),
+            ["12345678901234567890123456789012345678.91"]
+        );
+        assert_eq!(shared("0.001", &["1"], 2), Err(AllocationError::PartOfUnit));
+        assert_eq!(shared("1", &["2", "-1"], 2), Err(AllocationError::NegativeWeight));
+        assert_eq!(shared("1", &[], 2), Err(AllocationError::NoWeights));
+        assert_eq!(shared("1", &["0", "0"], 2), Err(AllocationError::NoWeights));
+    }
+
+    #[test]
+    fn what_a_backend_holds() {
+        let table = [
+            ("0", true),
+            ("79228162514264337593543950335", true),
+            ("79228162514264337593543950336", false),
+            ("-7.9228162514264337593543950335", true),
+            ("7.9228162514264337593543950336", false),
+            ("1e-28", true),
+            ("1e-29", false),
+            ("1e28", true),
+            ("1e29", false),
+            ("1e999", false),
+        ];
+        for (number, holds) in table {
+            assert_eq!(Backend::RustDecimal.holds(&decimal(number)), holds, "{number}");
+            assert!(Backend::BigDecimal.holds(&decimal(number)), "{number}");
+        }
+        for backend in Backend::ALL {
+            assert_eq!(Backend::named(backend.name()), Some(backend));
+        }
+    }
+
+    #[test]
+    fn patterns() {
+        let of = |precision, scale| pattern(Some(Precision { precision, scale }));
+        assert_eq!(of(1, 0), "^-?[0-9]$");
+        assert_eq!(of(5, 5), r"^-?0(\.[0-9]{1,5})?$");
+        assert_eq!(of(38, 0), "^-?(0|[1-9][0-9]{0,37})$");
+        assert_eq!(pattern(None), r"^-?(0|[1-9][0-9]{0,999})(\.[0-9]{1,1000})?$");
+        let schema = json_schema(Some(Precision { precision: 1, scale: 0 }));
+        assert_eq!(schema.to_string(), r#"{"format":"decimal","pattern":"^-?[0-9]$","type":"string"}"#);
+    }
+
+    fn magnitude(value: Decimal) -> Decimal {
+        if value.is_negative() { value.neg() } else { value }
+    }
+
+    /// Precisions whose patterns a generator can follow.
+    fn precision() -> impl Strategy<Value = Option<Precision>> {
+        (0_u32..=38, 0_u32..=38)
+            .prop_map(|(a, b)| (a.max(b) > 0).then_some(Precision { precision: a.max(b), scale: a.min(b) }))
+    }
+
     proptest! {
+        #[test]
+        fn what_matches_the_pattern_is_a_value((precision, text) in precision().prop_flat_map(|precision| {
+            let pattern = pattern(precision);
+            let pattern = pattern.trim_start_matches('^').trim_end_matches('$').to_owned();
+            (Just(precision), proptest::string::string_regex(&pattern).unwrap())
+        })) {
+            let value = decimal(&text);
+            prop_assert!(precision.is_none_or(|precision| value.fits(precision)), "{}", text);
+        }
+
+        #[test]
+        fn every_answer_matches_the_pattern(digits in "-?[0-9]{1,38}", scale in 0_u32..=38) {
+            let value = decimal(&format!("{digits}e-{scale}"));
+            let any = regex::Regex::new(&pattern(None)).unwrap();
+            prop_assert!(any.is_match(&value.to_string()), "{}", value);
+            let precision = Precision { precision: 38, scale };
+            if value.fits(precision) {
+                let money = regex::Regex::new(&pattern(Some(precision))).unwrap();
+                prop_assert!(money.is_match(&value.padded(scale)), "{}", value);
+            }
+        }
+
+        #[test]
+        fn rounding_gives_a_neighbour(a in any::<i64>(), s in 0_u32..18, scale in 0_u32..18, mode in 0..Rounding::ALL.len()) {
+            let value = Decimal::from_scaled(a, s);
+            let rounded = value.round(scale, Rounding::ALL[mode]);
+            prop_assert!(rounded.fraction_digits() <= scale as usize);
+            let off = rounded.sub(&value);
+            let unit = Decimal::from_scaled(1, scale);
+            prop_assert!(magnitude(off) < unit);
+            prop_assert_eq!(rounded.round(scale, Rounding::Up), rounded);
+        }
+
+        #[test]
+        fn shares_make_the_sum(
+            sum in any::<i64>(), s in 0_u32..6, more in 0_u32..4,
+            weights in proptest::collection::vec((0_i64..1_000_000, 0_u32..6), 1..12),
+        ) {
+            let sum = Decimal::from_scaled(sum, s);
+            let weights: Vec<Decimal> = weights.iter().map(|(n, t)| Decimal::from_scaled(*n, *t)).collect();
+            let whole = weights.iter().fold(Decimal::default(), |sum, weight| sum.add(weight));
+            prop_assume!(!whole.is_zero());
+            let scale = s + more;
+            let shares = sum.allocate(&weights, scale).unwrap();
+            prop_assert_eq!(shares.iter().fold(Decimal::default(), |sum, share| sum.add(share)), sum.clone());
+            let unit = Decimal::from_scaled(1, scale).mul(&whole);
+            for (share, weight) in shares.iter().zip(&weights) {
+                prop_assert!(share.fraction_digits() <= scale as usize);
+                // |share - sum * weight / whole| < unit, without dividing.
+                let off = share.mul(&whole).sub(&sum.mul(weight));
+                prop_assert!(magnitude(off) < unit);
+            }
+        }
+
         #[test]
         fn agrees_with_integers(a in -1_000_000_000_i64..1_000_000_000, b in -1_000_000_000_i64..1_000_000_000, s in 0_u32..6, t in 0_u32..6) {
             let (x, y) = (Decimal::from_scaled(a, s), Decimal::from_scaled(b, t));

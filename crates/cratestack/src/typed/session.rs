@@ -11,6 +11,7 @@ use cratestack_engine::api::{Answer, AuthMethod, Authority, Caller, Code, Failur
 use cratestack_engine::engine::tx::Tx as EngineTx;
 use cratestack_engine::json::{Json, parse};
 use cratestack_engine::{Database, Engine, Limits, OpenError, Options};
+use cratestack_schema::decimal::Backend;
 use cratestack_schema::ir::{ModelId, Schema};
 
 use super::error::Error;
@@ -31,6 +32,8 @@ pub struct Source {
     pub text: &'static str,
     /// [`Schema::fingerprint`] at the time of the expansion.
     pub fingerprint: &'static str,
+    /// What its decimals are in Rust.
+    pub decimal: Backend,
 }
 
 impl Source {
@@ -53,6 +56,8 @@ impl Source {
     /// Opens the database of that URL.
     pub async fn connect(&self, url: &str, options: Options) -> Result<Engine, OpenError> {
         let database: Database = crate::database::parse(url).map_err(|error| OpenError::Database(error.to_string()))?;
+        // What the code could not read must not come in.
+        let options = Options { decimals: options.decimals.or(Some(self.decimal)), ..options };
         Engine::open(Arc::new(self.schema()?), &database, options).await
     }
 

@@ -1,12 +1,14 @@
 //! Rust values and the engine's JSON: exact in both directions, or an error.
 
 use std::fmt;
+#[cfg(feature = "decimal-bigdecimal")]
+use std::str::FromStr as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use cratestack_engine::json::Json;
-use rust_decimal::Decimal;
+use cratestack_schema::decimal as exact;
 use uuid::Uuid;
 
 /// Why a value cannot be carried. `Display` is one sentence without a subject; it never repeats the value.
@@ -112,21 +114,74 @@ impl Value for f64 {
     }
 }
 
-impl Value for Decimal {
-    fn encode(&self) -> Result<Json, ValueError> {
-        Ok(Json::String(self.to_string()))
+/// A Rust type of exact decimal numbers: `rust_decimal::Decimal` and `bigdecimal::BigDecimal`, with the feature of each.
+pub trait Exact: Sized {
+    /// The number. `BigDecimal`s of more than 1000 digits on a side of the point have none.
+    fn to_exact(&self) -> Result<exact::Decimal, ValueError>;
+
+    /// What holds the number exactly, with `scale` digits after the point at least where that fits.
+    fn of_exact(number: &exact::Decimal, scale: u32) -> Result<Self, ValueError>;
+}
+
+#[cfg(feature = "decimal-rust-decimal")]
+impl Exact for rust_decimal::Decimal {
+    fn to_exact(&self) -> Result<exact::Decimal, ValueError> {
+        self.to_string().parse().map_err(|error: exact::DecimalError| ValueError::new(error.to_string()))
     }
 
-    fn decode(json: Json) -> Result<Self, ValueError> {
-        let text = text(json)?;
-        // A `Decimal` holds 28 digits for certain; zeros at the end are no part of the value.
-        let exact = Self::from_str_exact(&text).or_else(|error| match text.split_once('.') {
-            Some(_) => Self::from_str_exact(text.trim_end_matches('0').trim_end_matches('.')),
-            None => Err(error),
-        });
-        exact.map_err(|_| ValueError::new("has more digits than `Decimal` holds exactly"))
+    fn of_exact(number: &exact::Decimal, scale: u32) -> Result<Self, ValueError> {
+        if !exact::Backend::RustDecimal.holds(number) {
+            return Err(ValueError::new("has more digits than `Decimal` holds exactly"));
+        }
+        let text = number.padded(scale.min(Self::MAX_SCALE));
+        // Zeros at the end are no part of the value, and may be what does not fit.
+        let held = Self::from_str_exact(&text).or_else(|_| Self::from_str_exact(&number.to_string()));
+        held.map_err(|_| ValueError::new("has more digits than `Decimal` holds exactly"))
     }
 }
+
+#[cfg(feature = "decimal-bigdecimal")]
+impl Exact for bigdecimal::BigDecimal {
+    fn to_exact(&self) -> Result<exact::Decimal, ValueError> {
+        let (digits, scale) = self.as_bigint_and_scale();
+        // Before the digits are written, of which there may be any number.
+        if digits.bits() > 8 * exact::MAX_DIGITS as u64 {
+            return Err(ValueError::new(exact::DecimalError::TooLong.to_string()));
+        }
+        let text = format!("{digits}e{}", -i128::from(scale));
+        exact::Decimal::from_str(&text).map_err(|error| ValueError::new(error.to_string()))
+    }
+
+    fn of_exact(number: &exact::Decimal, scale: u32) -> Result<Self, ValueError> {
+        Self::from_str(&number.padded(scale)).map_err(|_| ValueError::new("is no decimal"))
+    }
+}
+
+/// [`Value`] of an [`Exact`] type.
+macro_rules! decimal {
+    ($($feature:literal $ty:ty),*) => { $(
+        #[cfg(feature = $feature)]
+        impl Value for $ty {
+            fn encode(&self) -> Result<Json, ValueError> {
+                Ok(Json::String(self.to_exact()?.to_string()))
+            }
+
+            fn decode(json: Json) -> Result<Self, ValueError> {
+                let text = text(json)?;
+                let scale = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+                let number = text.parse::<exact::Decimal>().map_err(|error| ValueError::new(error.to_string()))?;
+                Self::of_exact(&number, u32::try_from(scale).unwrap_or(0))
+            }
+        }
+
+        #[cfg(feature = $feature)]
+        impl Comparable for $ty {}
+        #[cfg(feature = $feature)]
+        impl Ordered for $ty {}
+    )* };
+}
+
+decimal!("decimal-rust-decimal" rust_decimal::Decimal, "decimal-bigdecimal" bigdecimal::BigDecimal);
 
 /// Microseconds, as the databases hold them. An instant with nanoseconds is refused, never cut: make it with
 /// `chrono::SubsecRound::trunc_subsecs(6)`.
@@ -248,8 +303,8 @@ macro_rules! marked {
     ($marker:ident: $($ty:ty)*) => { $(impl $marker for $ty {})* };
 }
 
-marked!(Comparable: String bool i64 f64 Decimal DateTime<Utc> NaiveDate Uuid Vec<u8>);
-marked!(Ordered: String i64 f64 Decimal DateTime<Utc> NaiveDate Uuid);
+marked!(Comparable: String bool i64 f64 DateTime<Utc> NaiveDate Uuid Vec<u8>);
+marked!(Ordered: String i64 f64 DateTime<Utc> NaiveDate Uuid);
 
 /// An enum of the schema. Generated.
 pub trait Enumeration: Sized {

@@ -13,6 +13,8 @@
 
 mod banking;
 mod databases;
+#[cfg(feature = "decimal-bigdecimal")]
+mod decimals;
 mod readme;
 mod shaping;
 

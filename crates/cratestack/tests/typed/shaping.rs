@@ -271,7 +271,7 @@ fn value_objects_go_both_ways() {
     let json = money.encode().unwrap();
     assert_eq!(
         json.to_string(),
-        r#"{"amount":"1.50","currency":"EUR","large":["9223372036854775807"],"parts":[{"amount":"0.5","currency":"EUR","large":[],"parts":[],"change":null}],"change":{"amount":"0.5","currency":"EUR","large":[],"parts":[],"change":null}}"#
+        r#"{"amount":"1.5","currency":"EUR","large":["9223372036854775807"],"parts":[{"amount":"0.5","currency":"EUR","large":[],"parts":[],"change":null}],"change":{"amount":"0.5","currency":"EUR","large":[],"parts":[],"change":null}}"#
     );
     assert_eq!(Money::decode(json).unwrap(), money);
 }

@@ -528,3 +528,39 @@ async fn postgres_text_binds_compare_by_code_point() {
     let row = sqlx::query(AssertSqlSafe(query)).bind("Z").bind("a").fetch_one(&mut connection).await.unwrap();
     assert!(row.get::<bool, _>(0));
 }
+
+#[test]
+fn decimals_in_sql_of_a_service() {
+    let connection = rusqlite::Connection::open_in_memory().unwrap();
+    register_functions(&connection).unwrap();
+    let text = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, Option<String>>(0));
+    let given = |sql: &str| text(&format!("SELECT {sql}")).unwrap();
+    assert_eq!(given("cratestack_plain(12345, 4)").as_deref(), Some("1.2345"));
+    assert_eq!(given("cratestack_plain(-5)").as_deref(), Some("-5"));
+    assert_eq!(given("cratestack_plain(cratestack_sortable('-0.5'))").as_deref(), Some("-0.5"));
+    assert_eq!(given("cratestack_plain(cratestack_sortable('7'), 10)").as_deref(), Some("7.0000000000"));
+    assert_eq!(given("cratestack_plain(NULL, 2)"), None);
+    let of = |values: &str, call: &str| text(&format!("WITH t (x) AS (VALUES {values}) SELECT {call} FROM t"));
+    let max = i64::MAX;
+    assert_eq!(
+        of(&format!("({max}), ({max})"), "cratestack_sum(x, 2)").unwrap().as_deref(),
+        Some("184467440737095516.14")
+    );
+    let mixed = "(cratestack_sortable('0.1')), (NULL), (cratestack_sortable('0.2'))";
+    assert_eq!(of(mixed, "cratestack_sum(x)").unwrap().as_deref(), Some("0.3"));
+    assert_eq!(of("(NULL)", "cratestack_sum(x)").unwrap(), None);
+    assert_eq!(text("SELECT cratestack_sum(1, 2) WHERE 0").unwrap(), None);
+    for (value, scale, part) in [
+        ("'12'", "0", "not the stored form"),
+        ("1.5", "0", "not the stored form"),
+        ("x'00'", "0", "not the stored form"),
+        ("1", "-1", "cratestack"),
+        ("1", "2000", "scale"),
+        ("1", "'a'", "cratestack"),
+    ] {
+        for name in ["cratestack_sum", "cratestack_plain"] {
+            let error = text(&format!("SELECT {name}({value}, {scale})")).unwrap_err().to_string();
+            assert!(part == "cratestack" || error.contains(part), "{error}");
+        }
+    }
+}

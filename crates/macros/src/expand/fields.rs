@@ -3,11 +3,11 @@
 //! Each handle is there twice: as a function, which starts at the model, and as a method of `Related`, which goes on from a
 //! relation (`account::customer().country()`).
 
-use cratestack_schema::ir::{Field, Model, RelationKind, Schema};
+use cratestack_schema::ir::{Field, Model, RelationKind};
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::{doc, element_type, field_doc};
+use super::{Face, doc, element_type, field_doc};
 use crate::names::{ident, snake};
 
 /// A handle: its documentation, its names, its type behind `R`, and how it is made from a path.
@@ -21,7 +21,7 @@ struct Handle {
     make: TokenStream,
 }
 
-pub(super) fn module(schema: &Schema, model: &Model, visible: &[&Field]) -> TokenStream {
+pub(super) fn module(schema: &Face<'_>, model: &Model, visible: &[&Field]) -> TokenStream {
     let up = quote!(super::);
     let fields = visible.iter().map(|field| Handle {
         docs: field_doc(field),

@@ -1,10 +1,10 @@
 //! What is sent: create inputs, patches, principals; and value objects, which go both ways.
 
-use cratestack_schema::ir::{Auth, Field, FieldType, Model, Schema, TypeDef, TypeId, Writable};
+use cratestack_schema::ir::{Auth, Field, FieldType, Model, TypeDef, TypeId, Writable};
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 
-use super::{check_fields, debug, doc, element_type, field_doc, field_type, is_big, recursive};
+use super::{Face, check_fields, debug, doc, element_type, field_doc, field_type, is_big, recursive};
 use crate::names::{ident, snake};
 
 /// The string of digits that a `BigInt` is in JSON.
@@ -43,7 +43,7 @@ fn input(name: &Ident, writes: impl Iterator<Item = TokenStream>) -> TokenStream
 }
 
 /// `NewAccount`.
-pub(super) fn new(schema: &Schema, model: &Model) -> TokenStream {
+pub(super) fn new(schema: &Face<'_>, model: &Model) -> TokenStream {
     let name = format_ident!("New{}", model.name);
     let fields: Vec<(&Field, TokenStream)> = model
         .fields
@@ -71,7 +71,7 @@ pub(super) fn new(schema: &Schema, model: &Model) -> TokenStream {
 }
 
 /// `AccountPatch`.
-pub(super) fn patch(schema: &Schema, model: &Model) -> TokenStream {
+pub(super) fn patch(schema: &Face<'_>, model: &Model) -> TokenStream {
     let name = format_ident!("{}Patch", model.name);
     let fields: Vec<(&Field, TokenStream)> = model
         .fields
@@ -92,7 +92,7 @@ pub(super) fn patch(schema: &Schema, model: &Model) -> TokenStream {
 }
 
 /// The caller.
-pub(super) fn principal(schema: &Schema, auth: &Auth) -> Result<TokenStream, String> {
+pub(super) fn principal(schema: &Face<'_>, auth: &Auth) -> Result<TokenStream, String> {
     check_fields(&auth.name, auth.fields.iter().map(|field| field.name.as_str()))?;
     let name = ident(&auth.name);
     let fields: Vec<_> = auth.fields.iter().map(|field| (field, field_type(schema, field))).collect();
@@ -120,7 +120,7 @@ pub(super) fn principal(schema: &Schema, auth: &Auth) -> Result<TokenStream, Str
 }
 
 /// A `type`.
-pub(super) fn value_object(schema: &Schema, of: &TypeDef) -> Result<TokenStream, String> {
+pub(super) fn value_object(schema: &Face<'_>, of: &TypeDef) -> Result<TokenStream, String> {
     check_fields(&of.name, of.fields.iter().map(|field| field.name.as_str()))?;
     let name = ident(&of.name);
     let owner = schema.types.iter().position(|other| other.name == of.name).and_then(|at| u32::try_from(at).ok());
@@ -155,7 +155,7 @@ pub(super) fn value_object(schema: &Schema, of: &TypeDef) -> Result<TokenStream,
 }
 
 /// The type of a member of a value object; a box where the object can hold itself.
-fn boxed(schema: &Schema, owner: Option<TypeId>, field: &Field) -> TokenStream {
+fn boxed(schema: &Face<'_>, owner: Option<TypeId>, field: &Field) -> TokenStream {
     match (field.ty, owner) {
         (FieldType::Type(id), Some(owner)) if !field.list && recursive(schema, owner, id) => {
             let element = element_type(schema, field, &TokenStream::new());

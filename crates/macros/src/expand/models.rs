@@ -1,13 +1,13 @@
 //! A model: its struct, and what can be done with its rows.
 
-use cratestack_schema::ir::{Field, Model, ModelId, Schema};
+use cratestack_schema::ir::{Field, Model, ModelId};
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 
-use super::{check_fields, debug, doc, field_doc, field_type, fields, inputs};
+use super::{Face, check_fields, debug, doc, field_doc, field_type, fields, inputs};
 use crate::names::{ident, snake};
 
-pub(super) fn model(schema: &Schema, id: ModelId, model: &Model) -> Result<TokenStream, String> {
+pub(super) fn model(schema: &Face<'_>, id: ModelId, model: &Model) -> Result<TokenStream, String> {
     let visible: Vec<&Field> = model.fields.iter().filter(|field| !field.server_only).collect();
     let relations = model.relations.iter().map(|relation| relation.name.as_str());
     check_fields(&model.name, visible.iter().map(|field| field.name.as_str()).chain(relations))?;
@@ -21,7 +21,7 @@ pub(super) fn model(schema: &Schema, id: ModelId, model: &Model) -> Result<Token
     Ok(quote!(#row #implementation #new #patch #abilities #handles))
 }
 
-fn row(schema: &Schema, model: &Model, visible: &[&Field]) -> TokenStream {
+fn row(schema: &Face<'_>, model: &Model, visible: &[&Field]) -> TokenStream {
     let name = ident(&model.name);
     let docs = doc(model.doc.as_deref(), &format!("A row of the model `{}`.", model.name));
     let (derived, debug) = debug(&name, visible);
@@ -37,7 +37,7 @@ fn row(schema: &Schema, model: &Model, visible: &[&Field]) -> TokenStream {
     }
 }
 
-fn implementation(schema: &Schema, id: ModelId, model: &Model, visible: &[&Field]) -> TokenStream {
+fn implementation(schema: &Face<'_>, id: ModelId, model: &Model, visible: &[&Field]) -> TokenStream {
     let (name, text, accessor, id) = (ident(&model.name), &model.name, snake(&model.path), id.0);
     let mut key = model.key.iter().map(|id| field_type(schema, model.field(*id)));
     let key = match (key.next(), key.len()) {

@@ -1,15 +1,15 @@
 //! The trait of the procedures' bodies, and how a call gets to its body.
 
-use cratestack_schema::ir::{Effect, Expr, Field, FieldType, ModelId, Procedure, Schema};
+use cratestack_schema::ir::{Effect, Expr, Field, FieldType, ModelId, Procedure};
 use cratestack_schema::value::Value;
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::{doc, is_big, value_type};
+use super::{Face, doc, is_big, value_type};
 use crate::names::{Scope, ident, snake};
 
 /// The trait, and the way to it.
-pub(super) fn procedures(schema: &Schema) -> Result<TokenStream, String> {
+pub(super) fn procedures(schema: &Face<'_>) -> Result<TokenStream, String> {
     let mut names = Scope::default();
     for of in &schema.procedures {
         names.take(&snake(&of.name), &format!("the procedure `{}`", of.name), "rename one of them")?;
@@ -56,7 +56,7 @@ pub(super) fn procedures(schema: &Schema) -> Result<TokenStream, String> {
     })
 }
 
-fn signature(schema: &Schema, of: &Procedure) -> TokenStream {
+fn signature(schema: &Face<'_>, of: &Procedure) -> TokenStream {
     let (name, returns) = (ident(&snake(&of.name)), returns(schema, of));
     let tx = if of.mutation { quote!(Tx) } else { quote!(ReadTx) };
     let caller = schema.auth.as_ref().map(|auth| {
@@ -83,7 +83,7 @@ fn signature(schema: &Schema, of: &Procedure) -> TokenStream {
     }
 }
 
-fn arm(schema: &Schema, of: &Procedure) -> TokenStream {
+fn arm(schema: &Face<'_>, of: &Procedure) -> TokenStream {
     let (text, name) = (&of.name, ident(&snake(&of.name)));
     let (fetched, caller) = match &schema.auth {
         None => (TokenStream::new(), TokenStream::new()),
@@ -107,7 +107,7 @@ fn arm(schema: &Schema, of: &Procedure) -> TokenStream {
     }
 }
 
-fn returns(schema: &Schema, of: &Procedure) -> TokenStream {
+fn returns(schema: &Face<'_>, of: &Procedure) -> TokenStream {
     let one = value_type(schema, of.returns.ty, &TokenStream::new());
     match (of.returns.list, of.returns.optional) {
         (true, _) => quote!(::std::vec::Vec<#one>),
@@ -117,7 +117,7 @@ fn returns(schema: &Schema, of: &Procedure) -> TokenStream {
 }
 
 /// The models that procedures answer with, each once.
-fn answered(schema: &Schema) -> Vec<ModelId> {
+fn answered(schema: &Face<'_>) -> Vec<ModelId> {
     let mut models: Vec<ModelId> = Vec::new();
     for of in &schema.procedures {
         if let FieldType::Model(id) = of.returns.ty
@@ -130,7 +130,7 @@ fn answered(schema: &Schema) -> Vec<ModelId> {
 }
 
 /// What makes rows of these models into answers.
-pub(super) fn answers(schema: &Schema) -> TokenStream {
+pub(super) fn answers(schema: &Face<'_>) -> TokenStream {
     let models = answered(schema).into_iter().map(|id| {
         let model = schema.model(id);
         let name = ident(&model.name);
