@@ -7,8 +7,11 @@ use crate::{links, run, tests};
 /// A step: its name and what it does.
 type Step = (&'static str, fn() -> Result<(), String>);
 
-const STEPS: [Step; 8] = [
-    ("format", || run::cargo(["fmt", "--all", "--check"], &[])),
+const STEPS: [Step; 9] = [
+    ("format", || {
+        run::cargo(["fmt", "--all", "--check"], &[])?;
+        run::cargo(["fmt", "--check", "--manifest-path", "fips/Cargo.toml"], &[])
+    }),
     ("links", links::main),
     ("dependencies", dependencies),
     ("lints", || {
@@ -16,6 +19,7 @@ const STEPS: [Step; 8] = [
         run::cargo(args.chain(["--", "-D", "warnings"]), &[])
     }),
     ("tests", || tests::run(false, &[])),
+    ("fips", tests::fips),
     ("documentation", || {
         let args = ["doc", "--workspace", "--lib", "--no-deps"].into_iter().chain(tests::FEATURES);
         run::cargo(args, &[("RUSTDOCFLAGS", "-D warnings".to_owned())])
@@ -63,20 +67,11 @@ const FORBIDDEN: [(&str, &[&str]); 4] = [
 ];
 
 fn dependencies() -> Result<(), String> {
-    // One crypto provider, aws-lc-rs. Cargo exits with 101 when the lock file does not have the package at all, and
-    // with 0 and no tree when it is locked but unused: both are proofs.
-    let ring = run::cargo_command(
-        ["tree", "--workspace", "--invert", "ring", "--edges", "normal,build"].into_iter().chain(tests::FEATURES),
-    )
-    .output()
-    .map_err(|error| format!("`cargo tree` could not start: {error}"))?;
-    if !ring.stdout.is_empty() {
-        return Err(format!("`ring` is in the dependency tree:\n{}", String::from_utf8_lossy(&ring.stdout)));
-    }
-    if !ring.status.success() && !String::from_utf8_lossy(&ring.stderr).contains("did not match any packages") {
-        return Err(format!("`cargo tree` failed:\n{}", String::from_utf8_lossy(&ring.stderr)));
-    }
-    println!("  ring: not in the tree");
+    let [flag, features] = tests::FEATURES;
+    run::no_ring(&["--workspace"])?;
+    run::no_ring(&["--workspace", flag, features])?;
+    run::no_ring(&["--workspace", "--all-features"])?;
+    run::no_ring(&["--manifest-path", "fips/Cargo.toml", "--locked"])?;
     for (package, forbidden) in FORBIDDEN {
         let tree = run::captured(&mut run::cargo_command([
             "tree",

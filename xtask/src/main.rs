@@ -16,6 +16,7 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test [--only sqlite] [FILTER..]   run everything, on SQLite and PostgreSQL; FILTERs name tests
+  test --fips                       build the command on the FIPS module, and prove it (installs cmake and Go)
   ci                                format, lints, proofs, tests, documents: what has to pass before a merge
   bench [SECONDS [ROUNDS [NAME]]]   run the benchmarks, or those whose names hold NAME, in a release build
   bench-limits [ROUNDS]             measure rate limits beside `governor` and Redis, and attack them

@@ -25,6 +25,22 @@ pub(crate) fn cargo<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I, env: &[
     shown(&mut command)
 }
 
+/// One crypto provider, aws-lc-rs: `ring` is not in the tree. Cargo exits with 101 when the lock file does not have the
+/// package at all, and with 0 and no tree when it is locked but unused: both are proofs.
+pub(crate) fn no_ring(args: &[&str]) -> Result<(), String> {
+    let tree = ["tree", "--invert", "ring", "--edges", "normal,build"].iter().chain(args);
+    let tree = cargo_command(tree).output().map_err(|error| format!("`cargo tree` could not start: {error}"))?;
+    let said = String::from_utf8_lossy(&tree.stderr);
+    if !tree.stdout.is_empty() {
+        return Err(format!("`ring` is in the dependency tree:\n{}", String::from_utf8_lossy(&tree.stdout)));
+    }
+    if !tree.status.success() && !said.contains("did not match any packages") {
+        return Err(format!("`cargo tree` failed:\n{said}"));
+    }
+    println!("  ring: not in the tree of `{}`", args.join(" "));
+    Ok(())
+}
+
 /// Runs a command, showing its output; anything but success is an error that quotes the command.
 pub(crate) fn shown(command: &mut Command) -> Result<(), String> {
     let line = quote(command);

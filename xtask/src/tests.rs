@@ -11,6 +11,9 @@ pub(crate) const FEATURES: [&str; 2] = ["--features", "cratestack/redis,cratesta
 
 /// Parses the arguments and runs the tests.
 pub(crate) fn main(args: &[String]) -> Result<(), String> {
+    if args == ["--fips"] {
+        return fips();
+    }
     let mut sqlite_only = false;
     let mut filters = Vec::new();
     let mut args = args.iter();
@@ -23,6 +26,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), String> {
                 }
                 None => return Err("`--only` needs a value: `sqlite`".to_owned()),
             },
+            "--fips" => return Err("`--fips` stands alone: it runs the tests of the workspace `fips/`".to_owned()),
             flag if flag.starts_with('-') => return Err(format!("unknown option `{flag}`")),
             filter => filters.push(filter.to_owned()),
         }
@@ -32,12 +36,8 @@ pub(crate) fn main(args: &[String]) -> Result<(), String> {
 
 /// Runs unit tests, the corpus and documentation tests. Without `sqlite_only` a missing server is a failure.
 pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
-    // The lines that the README prints are run as they stand.
-    if !run::succeeds(Command::new("curl").arg("--version")) && !run::install("curl")? {
-        return Err("`curl` is not installed, and the tests of the documentation need it\n\
-                    install it: sudo apt-get install curl      (or your system's package)"
-            .to_owned());
-    }
+    // The lines that the documents print are run as they stand.
+    tools()?;
     let server = if sqlite_only { None } else { Some(Server::get()?) };
     let env = match &server {
         Some(server) => {
@@ -76,6 +76,41 @@ pub(crate) fn run(sqlite_only: bool, filters: &[String]) -> Result<(), String> {
         println!("only SQLite was tested: every run on PostgreSQL, or with NATS or Redis, was left out, as asked");
     }
     unit.and(doc)
+}
+
+/// Builds the command on the FIPS module and runs the tests of TLS on it, and those that it is the validated one.
+pub(crate) fn fips() -> Result<(), String> {
+    for (program, package) in [("cc", "build-essential"), ("cmake", "cmake"), ("go", "golang-go")] {
+        let version = if program == "go" { "version" } else { "--version" };
+        if !run::succeeds(Command::new(program).arg(version)) && !run::install(package)? {
+            return Err(format!(
+                "`{program}` is not installed, and the FIPS module is built with it\n\
+                 install it: sudo apt-get install build-essential cmake golang-go      (or your system's packages)"
+            ));
+        }
+    }
+    tools()?;
+    let workspace = ["--manifest-path", "fips/Cargo.toml", "--locked"];
+    run::no_ring(&workspace)?;
+    println!("building the FIPS module and the command on it (3 to 5 minutes the first time)");
+    let server = Server::get()?;
+    let env = [("CRATESTACK_TEST_POSTGRES", server.url.clone())];
+    let nextest = run::succeeds(&mut run::cargo_command(["nextest", "--version"]));
+    let test: &[&str] = if nextest { &["nextest", "run"] } else { &["test"] };
+    run::cargo(test.iter().chain(&workspace), &env)
+}
+
+/// Programs that tests run.
+fn tools() -> Result<(), String> {
+    for (program, version) in [("curl", "--version"), ("openssl", "version")] {
+        if !run::succeeds(Command::new(program).arg(version)) && !run::install(program)? {
+            return Err(format!(
+                "`{program}` is not installed, and tests need it\n\
+                 install it: sudo apt-get install {program}      (or your system's package)"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Says aloud what the corpus declares not to run everywhere; the reasons stand in the cases.

@@ -10,6 +10,7 @@ use cratestack_engine::store::postgres::PoolOptions;
 use cratestack_engine::{Database, Engine, Limits, Options};
 use cratestack_schema::decimal::Backend;
 use cratestack_schema::ir::Schema;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::settings::Settings;
@@ -18,6 +19,11 @@ use crate::ui::{self, Failure, Ui};
 /// Reads a `--database` value.
 pub(crate) fn parse(url: &str, from: &str) -> Result<Database, Failure> {
     cratestack::database::parse(url).map_err(|bad| Failure::new(format!("{from} {}", bad.reason)).help(bad.help))
+}
+
+/// What to connect with to a PostgreSQL URL.
+pub(crate) fn postgres(url: &str) -> Result<PgConnectOptions, Failure> {
+    cratestack_engine::store::url::postgres(url).map_err(|error| Failure::new(error.to_string()).help(error.help()))
 }
 
 /// The database's name for people, without a password.
@@ -95,12 +101,7 @@ impl Connection {
             Database::SqliteMemory => Err(Failure::new("a database in memory has one user")),
             Database::SqliteFile(path) => sqlite(path).map(Self::Sqlite),
             Database::Postgres(url) => {
-                let options: sqlx::postgres::PgConnectOptions = url
-                    .parse()
-                    .map_err(|_| Failure::new("the PostgreSQL URL is malformed").help(
-                        "write `postgres://USER:PASSWORD@HOST:PORT/NAME`, with `%23` for a `#`, `%2F` for a `/` and so on in its parts",
-                    ))?;
-                let options = options.disable_statement_logging();
+                let options = postgres(url)?.disable_statement_logging();
                 let connected = tokio::time::timeout(PATIENCE, options.connect()).await;
                 let failed = |(cause, help): (String, &str)| {
                     Failure::new(format!("cannot connect to {}: {cause}", name(database))).help(help)

@@ -93,7 +93,7 @@ impl Dev {
         let current = Switch::new(app);
         let stop = serve::shutdown()?;
         let address = serve::address(&listener)?;
-        serve::announce(self.ui, address);
+        serve::announce(self.ui, "http", address);
         self.introduce(&engine, &format!("http://{address}")).await;
         let gate = Arc::clone(&self.gate);
         let pass = axum::middleware::from_fn(move |request: Request, next: Next| {

@@ -16,6 +16,7 @@ mod schema;
 mod serve;
 mod settings;
 mod sinks;
+mod tls;
 mod ui;
 
 use std::process::ExitCode;
@@ -71,6 +72,7 @@ fn run(ui: Ui, matches: &ArgMatches) -> Result<Outcome, Failure> {
         Some(("purge", args)) => purge::run(ui, args),
         Some(("idempotency", args)) => idempotency::run(ui, args),
         Some(("ratelimit", args)) => limits::run(ui, args),
+        Some(("crypto", args)) => Ok(tls::run(ui, args)),
         Some(("migrate", args)) => migrate::run(ui, args),
         Some(("completions", args)) => {
             if let Some(shell) = args.get_one::<Shell>("shell") {
@@ -174,6 +176,7 @@ fn command() -> Command {
         .subcommand(limits::command(&file("the schema file"), &config))
         .subcommand(purge::command(&file("the schema file that the database was made from"), &config))
         .subcommand(migrate::command(&file("the schema file"), &config))
+        .subcommand(tls::command())
         .subcommand(
             Command::new("explain")
                 .about("Explain a diagnostic code, with an example and its mend")

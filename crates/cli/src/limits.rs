@@ -18,7 +18,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::settings::{self, Scope, Setting, Settings, Sources};
 use crate::ui::{Failure, Style, Ui};
-use crate::{Outcome, schema, serve, string};
+use crate::{Outcome, database, schema, serve, string};
 
 /// The settings that mean nothing without policies.
 const COMPANIONS: [&str; 9] = [
@@ -244,9 +244,7 @@ fn store(settings: &Settings, schema: &Schema, database: Locate<'_>) -> Result<S
                 ))
                 .help("one process serves an SQLite file: leave it out, and its memory is the store"));
             };
-            let options: PgConnectOptions = url.parse().map_err(|_| {
-                Failure::new("the PostgreSQL URL is malformed").help("`cratestack serve` says how it is written")
-            })?;
+            let options = database::postgres(&url)?;
             // Whoever waits so long has given up long since.
             let bounds = [("statement_timeout", "2s"), ("lock_timeout", "1s")];
             let options =

@@ -8,7 +8,8 @@ use axum::Router;
 use axum::http;
 use clap::ArgMatches;
 use cratestack::{
-    AuthError, AuthProvider, Claims, DevAuth, HttpConfig, IdempotencyConfig, NoAuth, RateLimits, ServerConfig, Switch,
+    AuthError, AuthProvider, Claims, DevAuth, HttpConfig, IdempotencyConfig, MtlsAuth, NoAuth, RateLimits,
+    ServerConfig, Switch,
 };
 use cratestack_engine::api::AuthMethod;
 use cratestack_engine::migrate::State;
@@ -20,6 +21,7 @@ use cratestack_schema::ir::{Schema, UrlSource};
 use crate::limits;
 use crate::settings::{Scope, Settings, Sources};
 use crate::sinks::Sinks;
+use crate::tls::{Clients, Secured};
 use crate::ui::{self, Failure, Style, Ui};
 use crate::{Outcome, database, migrate, schema, sinks};
 
@@ -27,12 +29,14 @@ use crate::{Outcome, database, migrate, schema, sinks};
 pub(crate) const MOUNT: &str = "/api";
 
 /// Who verifies callers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub(crate) enum Auth {
     /// Unsigned tokens from this machine.
     Dev,
     /// The same, and the terminal says why a token was refused.
     Told(Ui),
+    /// Certificates of callers.
+    Mtls(Clients),
     /// Everybody is anonymous.
     None,
 }
@@ -43,7 +47,8 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
     log(&settings)?;
     let path = args.get_one::<String>("file").map_or("", String::as_str);
     let Some(schema) = schema::load(ui, path)? else { return Ok(Outcome::Findings) };
-    let auth = provider(&settings, &schema)?;
+    let secured = Secured::open(&settings, &schema)?;
+    let auth = provider(&settings, &schema, &secured)?;
     let database = locate(&settings, &schema)?;
     let sinks = Sinks::open(&settings, &schema)?;
     let limits = limits::serving(&settings, &schema, &database)?;
@@ -56,7 +61,8 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
         // The address first: a port that is taken must not cost a migration.
         let listener = listen(&settings).await?;
         let address = address(&listener)?;
-        let front = Front::open(listener, &settings)?;
+        let front = Front::open(listener, ServerConfig { tls: secured.tls.clone(), ..server(&settings) })?;
+        secured.reload_on_hangup(ui)?;
         let ready = front.meanwhile(prepare(ui, &settings, &database, &schema, migrations.as_deref(), &front)).await;
         ready?;
         let limits = match limits {
@@ -75,7 +81,7 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
         }
         let (app, deliveries) = app(&engine, auth, &settings, &sinks, limits.as_ref())?;
         front.switch.set(app);
-        announce(ui, address);
+        announce(ui, if secured.tls.is_some() { "https" } else { "http" }, address);
         let served = front.ended().await;
         sinks::stop(&engine, &deliveries).await;
         engine.close().await;
@@ -92,8 +98,7 @@ struct Front {
 }
 
 impl Front {
-    fn open(listener: tokio::net::TcpListener, settings: &Settings) -> Result<Self, Failure> {
-        let server = server(settings);
+    fn open(listener: tokio::net::TcpListener, server: ServerConfig) -> Result<Self, Failure> {
         let why = Arc::new(Mutex::new("the service is starting".to_owned()));
         let told = Arc::clone(&why);
         let why_not = move || told.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -130,8 +135,19 @@ impl Front {
     }
 }
 
-fn provider(settings: &Settings, schema: &Schema) -> Result<Auth, Failure> {
+fn provider(settings: &Settings, schema: &Schema, secured: &Secured) -> Result<Auth, Failure> {
+    if secured.clients.is_some() && settings.text("auth") != Some("mtls") {
+        return Err(Failure::new(format!("{} is set, and callers are not known by it", settings.from("mtls-clients")))
+            .help("add `--auth mtls`"));
+    }
     match settings.text("auth") {
+        Some("mtls") if schema.auth.is_none() => Err(Failure::new("`--auth mtls` does not fit a schema without an auth block")
+            .help("say `--auth none`: `--tls-client-ca` alone lets only known clients connect")),
+        Some("mtls") => match &secured.clients {
+            Some(clients) => Ok(Auth::Mtls(clients.clone())),
+            None => Err(Failure::new("`--auth mtls` needs to know whose certificate is whose")
+                .help("name the authorities with `--tls-client-ca`, and the clients and their claims with `--mtls-clients` (docs/tls.md)")),
+        },
         Some("dev") if settings.switch("allow-dev-auth") => Ok(Auth::Dev),
         Some("dev") => Err(Failure::new("`--auth dev` accepts unsigned tokens, and `serve` is for production")
             .help("add `--allow-dev-auth` for a benchmark or a test on this machine, or use `cratestack dev`")),
@@ -141,9 +157,9 @@ fn provider(settings: &Settings, schema: &Schema) -> Result<Auth, Failure> {
         Some("jwt") => Err(Failure::new("`--auth jwt` is not supported yet")
             .help("`--auth dev --allow-dev-auth` serves tests on this machine")),
         Some(_) => Err(Failure::new(format!("{} names no provider that there is", settings.from("auth")))
-            .help("it is `dev` or `none`")),
+            .help("it is `mtls`, `dev` or `none`")),
         None => Err(Failure::new("no authentication provider is configured").help(if schema.auth.is_some() {
-            "`--auth dev --allow-dev-auth` serves tests on this machine; nothing is served without a provider"
+            "`--auth mtls` knows callers by their certificates; `--auth dev --allow-dev-auth` serves tests on this machine"
         } else {
             "the schema has no auth block: say so with `--auth none`"
         })),
@@ -313,8 +329,8 @@ pub(crate) fn address(listener: &tokio::net::TcpListener) -> Result<SocketAddr, 
 }
 
 /// The line that scripts wait for.
-pub(crate) fn announce(ui: Ui, address: SocketAddr) {
-    ui.say(&format!("listening on {}", ui.paint(Style::Bold, &format!("http://{address}"))));
+pub(crate) fn announce(ui: Ui, scheme: &str, address: SocketAddr) {
+    ui.say(&format!("listening on {}", ui.paint(Style::Bold, &format!("{scheme}://{address}"))));
 }
 
 /// The bounds of the server.
@@ -322,6 +338,7 @@ pub(crate) fn server(settings: &Settings) -> ServerConfig {
     let standard = ServerConfig::default();
     ServerConfig {
         problem_base: settings.text("problem-base").map_or(standard.problem_base, str::to_owned),
+        require_fips: settings.switch("require-fips"),
         ..standard
     }
 }
@@ -356,6 +373,7 @@ pub(crate) fn app(
     let builder = match auth {
         Auth::Dev => builder.auth(DevAuth::new()),
         Auth::Told(ui) => builder.auth(Told { ui, schema: Arc::clone(engine.schema()), last: Mutex::default() }),
+        Auth::Mtls(clients) => builder.auth(MtlsAuth::new(move |certificate| clients.claims(certificate))),
         Auth::None => builder.auth(NoAuth),
     };
     let builder = match limits {

@@ -1,7 +1,7 @@
 //! Settings: one table from which flags, environment variables and `cratestack.toml` keys are made.
 //!
 //! A setting `list-max` is the flag `--list-max`, the variable `CRATESTACK_LIST_MAX` (or the name of a file with the
-//! value in `CRATESTACK_LIST_MAX_FILE`) and the key `list-max` of `cratestack.toml`. The first of these that is there
+//! value in `CRATESTACK_LIST_MAX_FILE`; of a setting that is a file, both name it) and the key `list-max` of `cratestack.toml`. The first of these that is there
 //! wins, in that order. What nobody declared is an error: a misspelt limit must not be a missing limit.
 
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ pub(crate) enum Scope {
 enum Kind {
     /// Any text.
     Text,
+    /// The path of a file, which `NAME_FILE` names as well: the file is the value.
+    Path,
     /// Texts with `;` between them; in `cratestack.toml` an array of texts too.
     List,
     /// A flag without a value; `true` or `false` elsewhere.
@@ -131,7 +133,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
 }
 
 /// The settings that have nothing to do with sinks.
-static SETTINGS: [Setting; 44] = [
+static SETTINGS: [Setting; 51] = [
     setting(
         "database",
         "URL",
@@ -170,7 +172,7 @@ static SETTINGS: [Setting; 44] = [
         Kind::Text,
         Scope::Serve,
         None,
-        "how callers are authenticated: `dev`, or `none` for a schema without an auth block",
+        "how callers are authenticated: `mtls` (by their certificates), `dev`, or `none` for a schema without an auth block",
     ),
     setting(
         "allow-dev-auth",
@@ -179,6 +181,55 @@ static SETTINGS: [Setting; 44] = [
         Scope::Serve,
         None,
         "accept unsigned dev tokens from this machine (benchmarks and tests only)",
+    ),
+    setting(
+        "tls-cert",
+        "FILE",
+        Kind::Path,
+        Scope::Serve,
+        None,
+        "speak TLS with this certificate (PEM, with those up to the authority behind it); SIGHUP reads all TLS files again",
+    ),
+    setting("tls-key", "FILE", Kind::Path, Scope::Serve, None, "the private key of `tls-cert` (PEM)"),
+    setting(
+        "tls-client-ca",
+        "FILE",
+        Kind::Path,
+        Scope::Serve,
+        None,
+        "let only clients connect whose certificate one of these authorities has signed (PEM)",
+    ),
+    setting(
+        "tls-client-crl",
+        "FILE",
+        Kind::Path,
+        Scope::Serve,
+        None,
+        "revocation lists of the clients' authorities (PEM); whose authority has no list here is refused",
+    ),
+    setting(
+        "tls-client-auth",
+        "WHEN",
+        Kind::Text,
+        Scope::Serve,
+        Some("required"),
+        "whether clients need a certificate: `required`, or `optional`, for probes and anonymous callers",
+    ),
+    setting(
+        "mtls-clients",
+        "FILE",
+        Kind::Path,
+        Scope::Serve,
+        None,
+        "the clients of `--auth mtls` and their claims (TOML, docs/tls.md)",
+    ),
+    setting(
+        "require-fips",
+        "",
+        Kind::Switch,
+        Scope::Serve,
+        None,
+        "serve with the FIPS 140-3 validated module or not at all (docs/tls.md)",
     ),
     setting(
         "log",
@@ -559,8 +610,8 @@ impl Settings {
 fn check(setting: &Setting, resolved: &Resolved) -> Result<(), Failure> {
     let text = resolved.text.as_str();
     let (fits, wanted) = match setting.kind {
-        Kind::Text | Kind::List if text.is_empty() => (false, "to be empty"),
-        Kind::Text => (!text.contains(char::is_control), "one line of text"),
+        Kind::Text | Kind::List | Kind::Path if text.is_empty() => (false, "to be empty"),
+        Kind::Text | Kind::Path => (!text.contains(char::is_control), "one line of text"),
         Kind::List => (!text.contains(|c: char| c.is_control() && c != '\n'), "text without control characters"),
         Kind::Networks => {
             (text.parse::<TrustedProxies>().is_ok(), "addresses and networks with commas, such as `10.0.0.0/8, ::1`")
@@ -616,6 +667,10 @@ fn environment(variables: &[(String, String)]) -> Result<BTreeMap<&'static str, 
         let (setting, text) = if let Some(setting) = find(name) {
             (setting, value.clone())
         } else if let Some(setting) = name.strip_suffix("_FILE").and_then(find) {
+            if setting.kind == Kind::Path {
+                insert(&mut values, setting, name, value.clone())?;
+                continue;
+            }
             let text = std::fs::read_to_string(value).map_err(|error| {
                 Failure::new(format!("cannot read the file that `{name}` names: {}", ui::cause(&error)))
                     .help("the variable holds the path of a file whose content is the value")
@@ -626,11 +681,23 @@ fn environment(variables: &[(String, String)]) -> Result<BTreeMap<&'static str, 
         } else {
             return Err(unknown("the environment variable", name, &known));
         };
-        if let Some((other, _)) = values.insert(setting.key, (name.clone(), text)) {
-            return Err(Failure::new(format!("`{other}` and `{name}` are both set")).help("remove one of the two"));
-        }
+        insert(&mut values, setting, name, text)?;
     }
     Ok(values)
+}
+
+fn insert(
+    values: &mut BTreeMap<&'static str, (String, String)>,
+    setting: &Setting,
+    variable: &str,
+    text: String,
+) -> Result<(), Failure> {
+    match values.insert(setting.key, (variable.to_owned(), text)) {
+        Some((other, _)) => {
+            Err(Failure::new(format!("`{other}` and `{variable}` are both set")).help("remove one of the two"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Reads `cratestack.toml`: key -> (path, value).

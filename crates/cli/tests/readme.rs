@@ -1,5 +1,5 @@
-//! The commands of the README, of docs/http.md and of docs/idempotency.md, run as a reader runs them, give what is printed there. `…` stands for
-//! what differs from run to run.
+//! The commands of the README, of docs/http.md, docs/idempotency.md and docs/tls.md, run as a reader runs them, give what is
+//! printed there. `…` stands for what differs from run to run.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,6 +21,7 @@ use tempfile::tempdir;
 const README: &str = include_str!("../../../README.md");
 const HTTP: &str = include_str!("../../../docs/http.md");
 const IDEMPOTENCY: &str = include_str!("../../../docs/idempotency.md");
+const TLS: &str = include_str!("../../../docs/tls.md");
 const FIRST_COMMAND: &str = "cargo run -- dev examples/bank/bank.cstack";
 const MARK: &str = "--8<--";
 
@@ -71,6 +72,30 @@ fn the_commands_give_what_the_page_of_idempotency_keys_prints() {
     shop(IDEMPOTENCY);
 }
 
+/// The certificates come first, then the server, then what is asked of it.
+#[test]
+fn the_commands_give_what_the_page_of_tls_prints() {
+    let folder = tempdir().unwrap();
+    let block = |head: &str| TLS.split_once(&format!("```{head}\n")).unwrap().1.split_once("```").unwrap().0;
+    for (head, name) in [
+        ("cstack", "payments.cstack"),
+        ("toml clients.toml", "clients.toml"),
+        ("toml cratestack.toml", "cratestack.toml"),
+    ] {
+        std::fs::write(folder.path().join(name), block(head)).unwrap();
+    }
+    let (certificates, requests): (Vec<_>, Vec<_>) =
+        console(TLS).into_iter().partition(|(command, _)| command.contains("-out "));
+    assert!(certificates.len() == 5 && requests.len() == 7, "the page has lost its commands");
+    run_commands(folder.path(), &certificates, &[]);
+    assert!(TLS.contains("`cratestack serve payments.cstack --apply`"));
+    let serve = ["serve", "payments.cstack", "--apply", "--addr", "127.0.0.1:0"];
+    let mut server = Server::start(folder.path(), &serve);
+    let (address, pid) = (format!("localhost:{}", server.address.port()), server.child.id().to_string());
+    run_commands(folder.path(), &requests, &[("localhost:8443", &address), ("$(pgrep -x cratestack)", &pid)]);
+    server.wait_for("the certificates were read again");
+}
+
 /// Runs the commands of a page about the shop of docs/http.md.
 fn shop(page: &str) {
     let folder = tempdir().unwrap();
@@ -90,12 +115,17 @@ fn run_console(page: &str, schema: &Path) {
 
     let commands = console(page);
     assert!(commands.len() > 10, "the page has lost its commands");
+    run_commands(folder.path(), &commands, &[("127.0.0.1:8080", &server.address.to_string())]);
+}
+
+/// Runs commands, with something in the place of something else, and compares what they give.
+fn run_commands(folder: &Path, commands: &[(String, String)], instead: &[(&str, &str)]) {
     let mut script = String::new();
-    for (command, _) in &commands {
+    for (command, _) in commands {
         let command = command
             .replace("cargo run -q --", env!("CARGO_BIN_EXE_cratestack"))
-            .replace("$(cratestack ", concat!("$(", env!("CARGO_BIN_EXE_cratestack"), " "))
-            .replace("127.0.0.1:8080", &server.address.to_string());
+            .replace("$(cratestack ", concat!("$(", env!("CARGO_BIN_EXE_cratestack"), " "));
+        let command = instead.iter().fold(command, |command, (from, to)| command.replace(from, to));
         let command = match command.strip_prefix("cratestack ") {
             Some(rest) => format!("{} {rest}", env!("CARGO_BIN_EXE_cratestack")),
             None => command,
@@ -106,7 +136,7 @@ fn run_console(page: &str, schema: &Path) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CRATESTACK_")) {
         bash.env_remove(name);
     }
-    let output = bash.args(["-c", &script]).current_dir(folder.path()).output().unwrap();
+    let output = bash.args(["-c", &script]).current_dir(folder).output().unwrap();
     let shown = text(&output.stdout);
     let mark = format!("{MARK}\n");
     let answers: Vec<&str> = shown.split(mark.as_str()).collect();

@@ -1,6 +1,7 @@
 //! Who asks: providers that turn the head of a request into verified claims.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use http::request::Parts;
 
 use crate::body::parse_json;
 use crate::headers::X_FORWARDED_FOR;
+use crate::tls::ClientCertificate;
 
 /// The members of a verified principal, before they are typed against the schema's `auth` block.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +67,66 @@ impl AuthProvider for NoAuth {
             Ok(None)
         };
         Box::pin(std::future::ready(outcome))
+    }
+}
+
+/// Callers that are known by the certificate of their connection: over TLS with
+/// [authorities for clients](crate::TlsFiles::client_ca).
+///
+/// A function gives the claims of a certificate's owner; a certificate that it does not know is a 401, whatever authority has
+/// signed it. Who has no certificate is anonymous.
+///
+/// ```
+/// use cratestack::{Claims, ClientName, MtlsAuth};
+/// use cratestack::engine::json::Json;
+///
+/// let payments = ClientName::Uri("spiffe://bank.example/payments".to_owned());
+/// let auth = MtlsAuth::new(move |certificate| {
+///     let known = certificate.names().contains(&payments);
+///     known.then(|| Claims(Json::Object(vec![("id".to_owned(), Json::String("payments".to_owned()))])))
+/// });
+/// ```
+pub struct MtlsAuth<F>(F);
+
+impl<F> MtlsAuth<F> {
+    /// The provider.
+    pub fn new(claims: F) -> Self
+    where
+        F: Fn(&ClientCertificate) -> Option<Claims> + Send + Sync + 'static,
+    {
+        Self(claims)
+    }
+}
+
+impl<F> fmt::Debug for MtlsAuth<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MtlsAuth").finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn(&ClientCertificate) -> Option<Claims> + Send + Sync + 'static> AuthProvider for MtlsAuth<F> {
+    fn authenticate<'a>(&'a self, request: &'a Parts) -> BoxFuture<'a, Result<Option<Claims>, AuthError>> {
+        let outcome = if request.headers.contains_key(AUTHORIZATION) {
+            Err(AuthError::Invalid(
+                "an `Authorization` was sent, and callers are known by their certificates".to_owned(),
+            ))
+        } else if let Some(certificate) = request.extensions.get::<ClientCertificate>() {
+            let unknown =
+                || format!("nobody is known by the certificate with the SHA-256 {}", certificate.fingerprint());
+            (self.0)(certificate).map(Some).ok_or_else(|| AuthError::Invalid(unknown()))
+        } else {
+            Ok(None)
+        };
+        Box::pin(std::future::ready(outcome))
+    }
+
+    fn method(&self) -> AuthMethod {
+        AuthMethod::Mtls
+    }
+
+    /// No registered scheme asks for a certificate.
+    fn challenge(&self) -> Cow<'static, str> {
+        Cow::Borrowed("ClientCertificate")
     }
 }
 

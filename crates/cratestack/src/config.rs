@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::address::TrustedProxies;
+use crate::tls::Tls;
 
 /// Limits and names of the API (docs/http.md, "Limits"). The engine's own limits are in [`cratestack_engine::Limits`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +88,12 @@ pub struct ServerConfig {
     pub problem_base: String,
     /// How long requests under way may take after a shutdown has begun. Default 30 s.
     pub drain_timeout: Duration,
+    /// Certificates, to speak TLS. Default: none, which is HTTP as it is.
+    pub tls: Option<Tls>,
+    /// How long a TLS handshake may take. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Serves with the FIPS 140-3 validated module or not at all. Default: no.
+    pub require_fips: bool,
 }
 
 impl Default for ServerConfig {
@@ -98,6 +105,9 @@ impl Default for ServerConfig {
             streams: 128,
             problem_base: HttpConfig::default().problem_base,
             drain_timeout: Duration::from_secs(30),
+            tls: None,
+            handshake_timeout: Duration::from_secs(10),
+            require_fips: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
@@ -80,6 +80,12 @@ pub(crate) enum Place {
     /// Nothing.
     Nowhere,
 }
+
+/// What `/readyz` says. What does the crypto does not change while the process runs.
+static READY: LazyLock<String> = LazyLock::new(|| {
+    let crypto = crate::crypto::crypto_status().to_json();
+    serde_json::json!({"status": "ready", "crypto": crypto}).to_string()
+});
 
 impl Place {
     /// For the log.
@@ -336,7 +342,7 @@ impl Exchange<'_> {
             let probe = tokio::time::timeout(READY_TIMEOUT, self.api.backend.ready()).await;
             probe.map_err(|_| Problem::new(Code::Unavailable, "the database does not answer in time"))??;
             self.store_ready().await?;
-            r#"{"status":"ready"}"#
+            READY.as_str()
         } else if let (Place::Metrics, Some(limits)) = (place, &self.api.limits) {
             let mut response = Response::new(limits.prometheus().into());
             response.headers_mut().insert(header::CONTENT_TYPE, PROMETHEUS);

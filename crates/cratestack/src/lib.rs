@@ -118,6 +118,7 @@ mod body;
 mod caller;
 mod cbor;
 mod config;
+pub mod crypto;
 pub mod database;
 mod deliveries;
 mod deprecation;
@@ -142,6 +143,7 @@ pub mod sinks;
     reason = "tests"
 )]
 mod tests;
+pub mod tls;
 pub mod typed;
 mod url;
 pub mod values;
@@ -161,6 +163,11 @@ pub struct RateLimitGuide;
 #[doc = include_str!("../../../docs/decimals.md")]
 pub struct DecimalGuide;
 
+/// And those of the page about TLS.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/tls.md")]
+pub struct TlsGuide;
+
 /// And those of the page about migrations.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/migrations.md")]
@@ -178,7 +185,7 @@ pub use sqlx;
 pub use uuid;
 
 pub use address::{NotAnAddress, TrustedProxies};
-pub use auth::{AuthError, AuthProvider, Claims, DevAuth, NoAuth};
+pub use auth::{AuthError, AuthProvider, Claims, DevAuth, MtlsAuth, NoAuth};
 #[cfg(feature = "decimal-bigdecimal")]
 pub use bigdecimal::BigDecimal;
 pub use caller::CallerScope;
@@ -204,6 +211,7 @@ pub use cratestack_engine::sql::Dialect;
 pub use cratestack_engine::{self as engine, Engine};
 pub use cratestack_macros::{include_migrations, include_schema};
 pub use cratestack_schema as schema;
+pub use crypto::install_fips_crypto_provider;
 pub use deliveries::Deliveries;
 pub use idempotency::layer::{Crashed, IdempotencyLayer, Interrupted, NoEffect, Recovered};
 pub use ratelimit::layer::RateLimitLayer;
@@ -216,6 +224,7 @@ pub use routes::{RouteInfo, RouteTarget, RouteVerb, routes};
 #[cfg(feature = "decimal-rust-decimal")]
 pub use rust_decimal::Decimal;
 pub use server::{Switch, interrupted, not_ready, serve};
+pub use tls::{ClientCertificate, ClientName, Tls, TlsFiles};
 pub use typed::{Change, Children, Error, Filter, Page, RequestContext, Written};
 pub use uuid::Uuid;
 pub use values::now;

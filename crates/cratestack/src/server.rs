@@ -2,8 +2,9 @@
 //! a shutdown takes.
 
 use std::convert::Infallible;
-use std::future::ready;
+use std::future::{Ready, ready};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -20,19 +21,22 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower::util::Oneshot;
 use tower::{Service, ServiceExt as _};
 
 use crate::answer::sent;
 use crate::config::ServerConfig;
+use crate::crypto::CryptoError;
 use crate::headers::{X_REQUEST_ID, host_fault, request_id};
 use crate::problem::Problem;
+use crate::tls::{ClientCertificate, Tls};
 
 /// Octets of a head that hyper reads before it gives up with a 431 of its own: the longest URL that it takes (64 KiB),
 /// and as much again for header fields. The router's own limits are lower, so that most callers get a problem.
@@ -45,20 +49,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves a router until `shutdown` completes; then takes no more connections, lets requests under way finish, and
 /// closes what is left when [`ServerConfig::drain_timeout`] has passed.
 ///
-/// Handlers find the peer's address as [`ConnectInfo<SocketAddr>`](ConnectInfo).
+/// Handlers find the peer's address as [`ConnectInfo<SocketAddr>`](ConnectInfo), and over mTLS its
+/// [`ClientCertificate`].
 ///
 /// # Errors
-/// None today: a connection's failure is its own, and failures to accept are waited out.
+/// With [`ServerConfig::require_fips`], before anything is accepted, when the crypto is not that of the validated module. A
+/// connection's failure is its own, and failures to accept are waited out.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     config: ServerConfig,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let builder = builder(&config);
-    let problem_base: Arc<str> = config.problem_base.into();
-    let graceful = GracefulShutdown::new();
+    if config.require_fips {
+        let refused = |error: CryptoError| io::Error::other(format!("{error}; {}", error.help()));
+        crate::crypto::install_fips_crypto_provider().map_err(refused)?;
+        config.tls.as_ref().map_or(Ok(()), Tls::check_fips).map_err(refused)?;
+    }
     let slots = Arc::new(Semaphore::new(config.connections));
+    let drain_timeout = config.drain_timeout;
+    let host = Arc::new(Host { builder: builder(&config), router, config });
+    let draining = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -84,28 +95,141 @@ pub async fn serve(
         };
         // Answers are written whole, so that waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
-        let router = router.clone();
-        let problem_base = Arc::clone(&problem_base);
-        let service = service_fn(move |request: Request<Incoming>| {
-            if let Some(fault) = host_fault(request.version(), request.uri(), request.headers()) {
-                return Either::Left(ready(Ok(refuse(fault, request.headers(), &problem_base))));
-            }
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(ConnectInfo(peer));
-            Either::Right(router.clone().oneshot(request))
-        });
-        let io = TokioIo::new(Watched::new(stream, config.idle_timeout));
-        let connection = graceful.watch(builder.serve_connection(io, service).into_owned());
+        let (host, draining) = (Arc::clone(&host), draining.subscribe());
         connections.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, error, "connection failed");
-            }
+            host.connection(stream, peer, draining).await;
             drop(slot);
         });
     }
     drop(listener);
-    drain(graceful, connections, config.drain_timeout).await;
+    drain(&draining, connections, drain_timeout).await;
     Ok(())
+}
+
+/// What all connections share.
+struct Host {
+    builder: Builder<TokioExecutor>,
+    router: Router,
+    config: ServerConfig,
+}
+
+/// Who is at the other end.
+struct Peer {
+    address: SocketAddr,
+    certificate: Option<ClientCertificate>,
+    /// It speaks HTTP where TLS is spoken.
+    plain: bool,
+}
+
+impl Host {
+    async fn connection(&self, stream: TcpStream, address: SocketAddr, mut draining: watch::Receiver<bool>) {
+        let idle = self.config.idle_timeout;
+        let drained = async move {
+            // The sender is gone when the server is.
+            let _ = draining.wait_for(|draining| *draining).await;
+        };
+        let Some(tls) = &self.config.tls else {
+            let peer = Peer { address, certificate: None, plain: false };
+            return self.exchange(Watched::new(stream, idle), peer, drained).await;
+        };
+        let mut drained = std::pin::pin!(drained);
+        let secured = tokio::select! {
+            biased;
+            () = &mut drained => return,
+            secured = tokio::time::timeout(self.config.handshake_timeout, secure(tls, stream, idle)) => secured,
+        };
+        match secured {
+            Ok(Ok(Secured::Tls(stream, certificate, mut over))) => {
+                let peer = Peer { address, certificate, plain: false };
+                let ended = async move {
+                    tokio::select! {
+                        () = drained => {}
+                        _ = over.changed() => {}
+                    }
+                };
+                self.exchange(*stream, peer, ended).await;
+            }
+            Ok(Ok(Secured::Plain(stream))) => {
+                let peer = Peer { address, certificate: None, plain: true };
+                self.exchange(stream, peer, drained).await;
+            }
+            Ok(Err(error)) => tracing::info!(peer = %address, %error, "TLS handshake failed"),
+            Err(_) => tracing::info!(peer = %address, error = "too slow", "TLS handshake failed"),
+        }
+    }
+
+    /// Serves the requests of one connection, until it ends or `ended` completes and those under way are answered.
+    async fn exchange<S>(&self, stream: S, peer: Peer, ended: impl Future<Output = ()>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let address = peer.address;
+        let service = service_fn(|request: Request<Incoming>| self.answer(request, &peer));
+        let mut connection = std::pin::pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let outcome = tokio::select! {
+            biased;
+            outcome = connection.as_mut() => Some(outcome),
+            () = ended => None,
+        };
+        let outcome = if let Some(outcome) = outcome {
+            outcome
+        } else {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(peer = %address, error, "connection failed");
+        }
+    }
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> Either<Ready<Result<Response, Infallible>>, Oneshot<Router, Request>> {
+        let fault = if peer.plain {
+            Some("this port speaks TLS: use `https`")
+        } else {
+            host_fault(request.version(), request.uri(), request.headers())
+        };
+        if let Some(fault) = fault {
+            return Either::Left(ready(Ok(refuse(fault, request.headers(), &self.config.problem_base))));
+        }
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer.address));
+        if let Some(certificate) = &peer.certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
+        Either::Right(self.router.clone().oneshot(request))
+    }
+}
+
+/// What became of a connection to a port of TLS.
+enum Secured {
+    /// With the client's certificate, and what tells that it is to end.
+    Tls(Box<TlsStream<Watched<TcpStream>>>, Option<ClientCertificate>, watch::Receiver<u64>),
+    /// It began like no TLS.
+    Plain(Watched<TcpStream>),
+}
+
+/// The first octet of every TLS connection: a record of the handshake.
+const HANDSHAKE: u8 = 22;
+
+async fn secure(tls: &Tls, stream: TcpStream, idle: Duration) -> io::Result<Secured> {
+    let mut first = [0];
+    // Nothing at all is left to the handshake, whose error says so.
+    let plain = stream.peek(&mut first).await? > 0 && first != [HANDSHAKE];
+    let stream = Watched::new(stream, idle);
+    if plain {
+        return Ok(Secured::Plain(stream));
+    }
+    let (config, over) = tls.current();
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+        Some(der) => Some(ClientCertificate::parse(der).ok_or_else(|| io::Error::other("a certificate is malformed"))?),
+        None => None,
+    };
+    Ok(Secured::Tls(Box::new(stream), certificate, over))
 }
 
 /// The 400 of a request that does not name its host as it must. Who sends one may not see requests begin and end where
@@ -122,11 +246,12 @@ fn refuse(fault: &'static str, headers: &HeaderMap, problem_base: &str) -> Respo
     response
 }
 
-async fn drain(graceful: GracefulShutdown, mut connections: JoinSet<()>, timeout: Duration) {
-    let open = graceful.count();
-    tracing::info!(open, "shutting down");
-    if tokio::time::timeout(timeout, graceful.shutdown()).await.is_err() {
-        while connections.try_join_next().is_some() {}
+async fn drain(draining: &watch::Sender<bool>, mut connections: JoinSet<()>, timeout: Duration) {
+    while connections.try_join_next().is_some() {}
+    tracing::info!(open = connections.len(), "shutting down");
+    draining.send_replace(true);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(timeout, all).await.is_err() {
         tracing::warn!(open = connections.len(), "closing connections whose requests did not finish in time");
         connections.shutdown().await;
     }
@@ -297,9 +422,7 @@ pub fn interrupted() -> std::io::Result<impl Future<Output = ()> + Send + 'stati
 mod tests {
     use super::*;
     use axum::routing::get;
-    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
     use tokio::sync::{Notify, oneshot};
     use tokio::task::JoinHandle;
 

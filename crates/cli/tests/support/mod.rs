@@ -69,8 +69,9 @@ impl Server {
         }
         drop(sender);
         let mut server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), lines, seen: Vec::new() };
-        let line = server.wait_for("listening on http://");
-        server.address = line.trim_start_matches("listening on http://").trim_end().parse().unwrap();
+        let line = server.wait_for("listening on http");
+        let (_, address) = line.split_once("://").unwrap();
+        server.address = address.trim_end().parse().unwrap();
         server
     }
 

@@ -1,12 +1,10 @@
 //! TLS towards sinks: rustls on aws-lc-rs, which is the one crypto provider of everything, and the certificate
 //! authorities that the machine trusts.
 
-use std::sync::Arc;
-
-use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::SetupError;
+use crate::crypto;
 
 /// TLS 1.2 and 1.3, without a certificate of our own. Reads the machine's certificate authorities (`SSL_CERT_FILE` and
 /// `SSL_CERT_DIR` where they are set) once.
@@ -30,7 +28,7 @@ pub(super) fn none() -> Result<ClientConfig, SetupError> {
 
 /// Trusts `roots` alone.
 pub(super) fn with(roots: RootCertStore) -> Result<ClientConfig, SetupError> {
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let config = ClientConfig::builder_with_provider(crypto::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| SetupError::new(format!("TLS cannot be set up: {error}"), "use a build with aws-lc-rs"))?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())

@@ -1,7 +1,6 @@
 //! A runner's connection: to either database, with the same SQL for the records.
 
 use std::path::PathBuf;
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use rusqlite::types::ValueRef;
@@ -46,7 +45,7 @@ impl Target for Database {
         match self {
             Self::SqliteFile(path) => Ok(Place(Where::Sqlite(path.clone()))),
             Self::SqliteMemory => Err(MigrationError::InMemory),
-            Self::Postgres(url) => match PgConnectOptions::from_str(url) {
+            Self::Postgres(url) => match crate::store::url::postgres(url) {
                 Ok(options) => Ok(Place(Where::Postgres(Box::new(options)))),
                 Err(error) => Err(MigrationError::Database {
                     doing: "read the database's URL".to_owned(),

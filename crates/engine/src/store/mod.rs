@@ -5,6 +5,7 @@ pub mod postgres;
 pub mod sqlite;
 #[cfg(test)]
 mod tests;
+pub mod url;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,7 +5,6 @@
 //! place in the pool stays taken until the server has noticed and given up as well, so that callers who come and go
 //! cannot make the server work on more statements at once than the pool has connections.
 
-use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -97,7 +96,7 @@ impl Postgres {
         options: PoolOptions,
         statistics: Arc<Statistics>,
     ) -> Result<Self, String> {
-        let connect = PgConnectOptions::from_str(url).map_err(|error| format!("not a PostgreSQL URL: {error}"))?;
+        let connect = super::url::postgres(url).map_err(|error| format!("{error}; {}", error.help()))?;
         let set = |connect: PgConnectOptions, name: &str, value: String| {
             // What the URL sets itself is the operator's decision.
             let own = connect.get_options().is_some_and(|options| options.contains(name));
