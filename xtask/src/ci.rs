@@ -7,7 +7,7 @@ use crate::{links, run, tests};
 /// A step: its name and what it does.
 type Step = (&'static str, fn() -> Result<(), String>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("format", || {
         run::cargo(["fmt", "--all", "--check"], &[])?;
         run::cargo(["fmt", "--check", "--manifest-path", "fips/Cargo.toml"], &[])
@@ -20,6 +20,11 @@ const STEPS: [Step; 9] = [
     }),
     ("tests", || tests::run(false, &[])),
     ("fips", tests::fips),
+    // After the FIPS module, whose tools this needs as well.
+    ("all features", || {
+        run::cargo(["check", "--workspace", "--all-features"], &[])?;
+        run::cargo(["test", "--package", "cratestack", "--all-features", "--lib", "crypto::"], &[])
+    }),
     ("documentation", || {
         let args = ["doc", "--workspace", "--lib", "--no-deps"].into_iter().chain(tests::FEATURES);
         run::cargo(args, &[("RUSTDOCFLAGS", "-D warnings".to_owned())])

@@ -227,3 +227,19 @@ mod tests {
         assert_eq!(server(&configured_server(&provider).unwrap()), Err(CryptoError::ConfiguredProvider("server")));
     }
 }
+
+/// On the versions of the default lock file, whose module is in review; the validated one has its tests in `fips/`.
+#[cfg(all(test, feature = "crypto-aws-lc-rs"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_that_is_not_validated_is_refused() {
+        let status = crypto_status();
+        assert_eq!((status.mode, status.validated), (CryptoMode::Fips, false));
+        assert!(status.to_string().ends_with(", which is not validated yet"), "{status}");
+        let generation = aws_lc_rs::fips_version().unwrap_or_default();
+        assert_eq!(install_fips_crypto_provider(), Err(CryptoError::NotValidated(generation)));
+        assert!(CryptoProvider::get_default().is_none(), "nothing is installed");
+    }
+}

@@ -7,6 +7,9 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::tls;
 
+#[path = "../../tests/support/certificates.rs"]
+pub(super) mod certificates;
+
 /// A certificate of `127.0.0.1` with its key, by an authority that nobody knows.
 pub(super) struct Certificate {
     /// In PEM.

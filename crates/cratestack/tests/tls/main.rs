@@ -2,7 +2,7 @@
 //!
 //! The workspace `fips/` runs these tests on the validated module too.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 #[path = "../support/certificates.rs"]
 mod certificates;

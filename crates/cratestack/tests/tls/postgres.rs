@@ -38,17 +38,13 @@ async fn terminator(server: (String, u16), shown: Option<Issued>) -> u16 {
                 client.read_exact(&mut request).await?;
                 assert_eq!(request, [0, 0, 0, 8, 4, 210, 22, 47], "the client asks for TLS first");
                 let mut server = TcpStream::connect(server).await?;
-                match acceptor {
-                    Some(acceptor) => {
-                        client.write_all(b"S").await?;
-                        let mut client = acceptor.accept(client).await?;
-                        copy_bidirectional(&mut client, &mut server).await
-                    }
-                    None => {
-                        client.write_all(b"N").await?;
-                        copy_bidirectional(&mut client, &mut server).await
-                    }
-                }
+                let Some(acceptor) = acceptor else {
+                    client.write_all(b"N").await?;
+                    return copy_bidirectional(&mut client, &mut server).await;
+                };
+                client.write_all(b"S").await?;
+                let mut client = acceptor.accept(client).await?;
+                copy_bidirectional(&mut client, &mut server).await
             });
         }
     });

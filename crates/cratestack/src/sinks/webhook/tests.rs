@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use super::*;
+use crate::sinks::testing::certificates::{Authority, Leaf, Valid};
 use crate::sinks::testing::{Certificate, event, event_id};
 
 /// The example of the specification (github.com/standard-webhooks, `spec/standard-webhooks.md`).
@@ -327,6 +328,25 @@ async fn https_is_for_whom_an_authority_vouches() {
     for tls in [other.trusted(), tls::none().unwrap()] {
         let error = deliver(&sink(tls), &[event(1, "a")]).await.unwrap_err();
         assert!(error.is_unavailable() && error.message().contains("invalid peer certificate"), "{error}");
+    }
+    // An authority's word counts for its time and its host alone.
+    let authority = Authority::new("CA");
+    let trusted = Certificate { certificate: authority.pem(), key: String::new() };
+    for (leaf, part) in [
+        (Leaf::server(), None),
+        (Leaf { valid: Valid::Expired, ..Leaf::server() }, Some("xpired")),
+        (Leaf { hosts: &["bank.example"], ..Leaf::server() }, Some("not valid for name")),
+        (Leaf::client(), Some("invalid peer certificate")),
+    ] {
+        let issued = authority.issue(&leaf);
+        let address = behind_tls(&Certificate { certificate: issued.certificate, key: issued.key }).await;
+        let (target, shown) = target(&format!("https://{address}/hook")).unwrap();
+        let sink = WebhookSink::with(target, shown, secrets(SECRET), trusted.trusted());
+        match (deliver(&sink, &[event(1, "a")]).await, part) {
+            (Ok(()), None) => {}
+            (Err(error), Some(part)) => assert!(error.message().contains(part), "{error}"),
+            (outcome, part) => panic!("{outcome:?}, not {part:?}"),
+        }
     }
     // A server without TLS.
     let error = deliver(
