@@ -69,13 +69,7 @@ pub(crate) fn options(settings: &Settings) -> Result<Options, Failure> {
         trail_window: standard.trail_window,
     };
     let standard = Options::default();
-    let decimals = match settings.text("decimal").and_then(Backend::named) {
-        Some(backend) => Some(backend).filter(|backend| *backend != Backend::BigDecimal),
-        None => {
-            return Err(Failure::new(format!("{} names no type of decimals", settings.from("decimal")))
-                .help("it is `bigdecimal` or `rust_decimal`"));
-        }
-    };
+    let decimals = settings.text("decimal").and_then(Backend::named).filter(|backend| *backend != Backend::BigDecimal);
     let connections = settings.number("connections").unwrap_or(standard.pool.connections);
     let statement_timeout = settings.time("request-timeout").unwrap_or(standard.pool.statement_timeout);
     Ok(Options {
@@ -143,10 +137,16 @@ fn refusal(error: &sqlx::Error) -> (String, &'static str) {
             // The message alone; the rest says where in PostgreSQL's source it was raised.
             (inner.message().to_owned(), help)
         }
+        sqlx::Error::Io(inner) if inner.to_string().contains("invalid peer certificate") => (
+            inner.to_string(),
+            "name the authority of the server's certificate with `sslrootcert`, and the host as the certificate does",
+        ),
         sqlx::Error::Io(inner) => (ui::cause(inner), "is the server running, and are the host and the port right?"),
-        sqlx::Error::Tls(inner) => {
-            (inner.to_string(), "check the certificates; `sslmode=disable` goes without TLS where that is allowed")
-        }
+        sqlx::Error::Tls(inner) if inner.to_string().contains("does not support TLS") => (
+            inner.to_string(),
+            "set `ssl = on` and a certificate on the server; `sslmode=disable` goes without where that is allowed",
+        ),
+        sqlx::Error::Tls(inner) => (inner.to_string(), "check the files of `sslcert` and `sslkey`"),
         other => (other.to_string(), "is this a PostgreSQL server?"),
     }
 }

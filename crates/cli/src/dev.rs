@@ -43,6 +43,9 @@ const EMPTIED: &str = "this edit would lose data: a database in memory starts em
 pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcome, Failure> {
     let settings = Settings::resolve(Scope::Both, args, sources)?;
     serve::log(&settings)?;
+    if settings.is_set("tls-cert") {
+        ui.warn(&format!("{} is for `serve`: `dev` speaks HTTP, and takes unsigned tokens", settings.from("tls-cert")));
+    }
     let path = args.get_one::<String>("file").map_or("", String::as_str);
     if path == "-" {
         return Err(Failure::new("`dev` follows a file, and standard input is none").help("name a `.cstack` file"));

@@ -62,7 +62,7 @@ pub(crate) fn run(ui: Ui, args: &ArgMatches, sources: &Sources) -> Result<Outcom
         let listener = listen(&settings).await?;
         let address = address(&listener)?;
         let front = Front::open(listener, ServerConfig { tls: secured.tls.clone(), ..server(&settings) })?;
-        secured.reload_on_hangup(ui)?;
+        secured.reload_on_hangup(ui, &settings, sources)?;
         let ready = front.meanwhile(prepare(ui, &settings, &database, &schema, migrations.as_deref(), &front)).await;
         ready?;
         let limits = match limits {
@@ -136,9 +136,12 @@ impl Front {
 }
 
 fn provider(settings: &Settings, schema: &Schema, secured: &Secured) -> Result<Auth, Failure> {
-    if secured.clients.is_some() && settings.text("auth") != Some("mtls") {
-        return Err(Failure::new(format!("{} is set, and callers are not known by it", settings.from("mtls-clients")))
-            .help("add `--auth mtls`"));
+    // Whoever shows no certificate would be let in, and nobody would ask who has shown one.
+    if settings.text("tls-client-auth") == Some("optional") && settings.text("auth") != Some("mtls") {
+        let failure = format!("{} is `optional`, and callers are not known by it", settings.from("tls-client-auth"));
+        return Err(
+            Failure::new(failure).help("say `--auth mtls`, or leave it out: then every client needs a certificate")
+        );
     }
     match settings.text("auth") {
         Some("mtls") if schema.auth.is_none() => Err(Failure::new("`--auth mtls` does not fit a schema without an auth block")
@@ -146,8 +149,12 @@ fn provider(settings: &Settings, schema: &Schema, secured: &Secured) -> Result<A
         Some("mtls") => match &secured.clients {
             Some(clients) => Ok(Auth::Mtls(clients.clone())),
             None => Err(Failure::new("`--auth mtls` needs to know whose certificate is whose")
-                .help("name the authorities with `--tls-client-ca`, and the clients and their claims with `--mtls-clients` (docs/tls.md)")),
+                .help("add `--tls-cert` and `--tls-key`, name the authorities with `--tls-client-ca`, and the clients and their claims with `--mtls-clients` (docs/tls.md)")),
         },
+        Some("dev" | "none") if secured.clients.is_some() => {
+            let failure = format!("{} is set, and callers are not known by it", settings.from("mtls-clients"));
+            Err(Failure::new(failure).help("say `--auth mtls`, or leave it out"))
+        }
         Some("dev") if settings.switch("allow-dev-auth") => Ok(Auth::Dev),
         Some("dev") => Err(Failure::new("`--auth dev` accepts unsigned tokens, and `serve` is for production")
             .help("add `--allow-dev-auth` for a benchmark or a test on this machine, or use `cratestack dev`")),
@@ -285,11 +292,7 @@ pub(crate) fn log(settings: &Settings) -> Result<(), Failure> {
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match settings.text("log-format") {
         Some("json") => logger.json().try_init(),
-        Some("text") => logger.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        _ => {
-            return Err(Failure::new(format!("{} is no log format", settings.from("log-format")))
-                .help("it is `text` or `json`"));
-        }
+        _ => logger.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
     };
     started.map_err(|error| Failure::new(format!("cannot start the log: {error}")))
 }

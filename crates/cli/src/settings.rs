@@ -5,10 +5,12 @@
 //! wins, in that order. What nobody declared is an error: a misspelt limit must not be a missing limit.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches};
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use cratestack::TrustedProxies;
 use cratestack_schema::fuzzy;
 
@@ -28,6 +30,8 @@ pub(crate) enum Scope {
 enum Kind {
     /// Any text.
     Text,
+    /// One of these words.
+    Word(&'static [&'static str]),
     /// The path of a file, which `NAME_FILE` names as well: the file is the value.
     Path,
     /// Texts with `;` between them; in `cratestack.toml` an array of texts too.
@@ -210,10 +214,10 @@ static SETTINGS: [Setting; 51] = [
     setting(
         "tls-client-auth",
         "WHEN",
-        Kind::Text,
+        Kind::Word(&["required", "optional"]),
         Scope::Serve,
         Some("required"),
-        "whether clients need a certificate: `required`, or `optional`, for probes and anonymous callers",
+        "whether clients need a certificate: `required`, or `optional` for probes and anonymous callers",
     ),
     setting(
         "mtls-clients",
@@ -239,7 +243,7 @@ static SETTINGS: [Setting; 51] = [
         Some("warn"),
         "what to log, as tracing directives (`info`, `cratestack=debug`)",
     ),
-    setting("log-format", "FORMAT", Kind::Text, Scope::Both, Some("text"), "`text` or `json`"),
+    setting("log-format", "FORMAT", Kind::Word(&["text", "json"]), Scope::Both, Some("text"), "`text` or `json`"),
     setting(
         "problem-base",
         "URL",
@@ -259,7 +263,7 @@ static SETTINGS: [Setting; 51] = [
     setting(
         "decimal",
         "TYPE",
-        Kind::Text,
+        Kind::Word(&["bigdecimal", "rust_decimal"]),
         Scope::Both,
         Some("bigdecimal"),
         "Rust type that every decimal in a request must fit, because code of yours reads it: `bigdecimal` (all do) or \
@@ -455,8 +459,28 @@ impl Setting {
         let arg = Arg::new(self.key).long(self.key).help(help);
         match self.kind {
             Kind::Switch => arg.action(ArgAction::SetTrue),
-            _ => arg.value_name(self.value),
+            // For completions; what the word is, is checked with those of the other sources.
+            Kind::Word(words) => arg.value_name(self.value).value_parser(Words(words)),
+            // Hyphens too, which a key in PEM begins with: whatever stands there must not be shown by an error.
+            Kind::Path => arg.value_name(self.value).value_hint(ValueHint::FilePath).allow_hyphen_values(true),
+            _ => arg.value_name(self.value).value_hint(ValueHint::Other),
         }
+    }
+}
+
+/// Takes any text, and tells the shell which it should be.
+#[derive(Clone)]
+struct Words(&'static [&'static str]);
+
+impl TypedValueParser for Words {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(PossibleValue::new)))
     }
 }
 
@@ -611,6 +635,9 @@ fn check(setting: &Setting, resolved: &Resolved) -> Result<(), Failure> {
     let text = resolved.text.as_str();
     let (fits, wanted) = match setting.kind {
         Kind::Text | Kind::List | Kind::Path if text.is_empty() => (false, "to be empty"),
+        Kind::Word(words) => (words.contains(&text), "one of the words that it can be"),
+        // Whoever puts a key there must not find it in a log.
+        Kind::Path if text.contains("-----BEGIN") || text.len() > 4096 => (false, "the path of a file"),
         Kind::Text | Kind::Path => (!text.contains(char::is_control), "one line of text"),
         Kind::List => (!text.contains(|c: char| c.is_control() && c != '\n'), "text without control characters"),
         Kind::Networks => {

@@ -89,7 +89,7 @@ fn callers_are_known_by_their_certificates_until_they_are_not() {
     // What is wrong changes nothing, and is told.
     write(path, "clients.toml", "[clients.\"uri:spiffe://bank.example/cards\"]\nid = 7\n");
     hang_up(&server);
-    server.wait_for("do not fit the auth block: `uri:spiffe://bank.example/cards`");
+    server.wait_for("`uri:spiffe://bank.example/cards` does not fit the auth block");
     server.wait_for("the certificates stay as they were");
     assert_eq!(create(&server, Some("client"), 3).0, "201");
 
@@ -120,18 +120,17 @@ fn a_certificate_is_known_by_any_of_its_names_but_by_one() {
         .output()
         .unwrap();
     let shown = text(&output.stdout);
-    let fingerprint = shown.trim().rsplit_once('=').unwrap().1.replace(':', "");
-    let sha256 = format!("sha256:{fingerprint}");
+    let sha256 = format!("sha256:{}", shown.trim().rsplit_once('=').unwrap().1);
     let claims = |key: &str| format!("[clients.\"{key}\"]\nid = \"x\"\nlevel = 1\n");
     write(path, "clients.toml", &claims("cn:nobody"));
     let mut server = Server::start(path, &[&SERVE[..], &KEYS, &MTLS].concat());
     for (clients, expected) in [
         (claims("dns:pay.BANK.example"), "200"),
-        (claims("cn:payments"), "200"),
+        (claims("cn:payments"), "401"),
         (claims(&sha256), "200"),
         (claims("uri:spiffe://bank.example/payments"), "200"),
         (claims("uri:spiffe://bank.example/Payments"), "401"),
-        (claims("cn:payments") + &claims(&sha256), "401"),
+        (claims("dns:pay.bank.example") + &claims(&sha256), "401"),
     ] {
         write(path, "clients.toml", &clients);
         hang_up(&server);
@@ -156,26 +155,45 @@ fn settings_that_do_not_go_together() {
     refuse(&["--tls-client-ca", "ca.pem"], "`--tls-client-ca` is set, and `tls-cert` is not");
     refuse(&with(&["--tls-client-crl", "ca.pem"]), "`--tls-client-crl` is set, and `tls-client-ca` is not");
     refuse(&with(&["--tls-client-auth", "optional"]), "`--tls-client-auth` is set, and `tls-client-ca` is not");
-    refuse(&with(&["--tls-client-ca", "ca.pem", "--tls-client-auth", "maybe"]), "it is `required` or `optional`");
+    refuse(
+        &with(&["--tls-client-ca", "ca.pem", "--tls-client-auth", "maybe"]),
+        "`--tls-client-auth` is not one of the words that it can be",
+    );
     refuse(&with(&["--auth", "mtls"]), "`--auth mtls` needs to know whose certificate is whose");
     refuse(&with(&["--auth", "mtls", "--mtls-clients", "clients.toml"]), "and `tls-client-ca` is not");
     let dev = ["--auth", "dev", "--allow-dev-auth", "--tls-client-ca", "ca.pem", "--mtls-clients", "clients.toml"];
     refuse(&with(&dev), "callers are not known by it");
     refuse(&["--tls-cert", "no.pem", "--tls-key", "server.key"], "cannot be read from `no.pem`");
-    refuse(&["--tls-cert", "server.pem", "--tls-key", "client.key"], "is the key that of the first certificate");
+    refuse(
+        &["--tls-cert", "server.pem", "--tls-key", "client.key"],
+        "the key `client.key` is not that of the certificate `server.pem`",
+    );
+    let key = "-----BEGIN PRIVATE KEY-----\\nMIGHAgEAMBMG";
+    let output = run(path, &[&SERVE[..], &["--tls-cert", "server.pem", "--tls-key", key]].concat());
+    let shown = text(&output.stderr);
+    assert!(shown.contains("`--tls-key` is not the path of a file") && !shown.contains("MIGH"), "{shown}");
+    refuse(
+        &["--tls-cert", "server.pem", "--tls-key", "MIGHAgEAMBMG"],
+        "the private key cannot be read: entity not found",
+    );
+    let optional = ["--tls-client-ca", "ca.pem", "--tls-client-auth", "optional", "--auth", "dev", "--allow-dev-auth"];
+    refuse(&with(&optional), "`--tls-client-auth` is `optional`, and callers are not known by it");
     refuse(&["--tls-cert", "", "--tls-key", "server.key"], "`--tls-cert` is not to be empty");
     for (clients, part) in [
-        ("", "the file has no table `clients`"),
-        ("clients = 1", "the file has no table `clients`"),
-        ("[clients]\n[client.a]", "have a key that nobody reads: `client`"),
-        ("[clients.payments]\nid = \"a\"", "`payments` is none"),
-        ("[clients.\"uri:\"]\nid = \"a\"", "`uri:` is none"),
-        ("[clients.\"sha256:00\"]\nid = \"a\"", "`sha256:00` is none"),
-        ("[clients]\n\"cn:a\" = 3", "those of `cn:a` are none"),
-        ("[clients.\"cn:a\"]\nid = \"a\"\nlevel = nan", "those of `cn:a` are none"),
-        ("[clients.\"cn:a\"]\nid = \"a\"", "do not fit the auth block: `cn:a`"),
-        ("[clients.\"dns:a\"]\nid = \"a\"\nlevel = 1\n[clients.\"dns:A\"]\nid = \"b\"\nlevel = 1", "name `dns:"),
-        ("[clients.\n", "are no TOML: line 1"),
+        ("", "there is no table `clients`"),
+        ("clients = 1", "there is no table `clients`"),
+        ("[clients]\n[client.a]", "nobody reads the key `client`"),
+        ("[clients.payments]\nid = \"a\"", "`payments` is not a name of a client: it has no kind"),
+        ("[clients.\"uri:\"]\nid = \"a\"", "`uri:` is not a name of a client: it has no kind"),
+        ("[clients.\"sha256:00\"]\nid = \"a\"", "a SHA-256 has 64 hexadecimal digits"),
+        ("[clients]\n\"cn:a\" = 3", "`cn:a` has no claims"),
+        ("[clients.\"cn:a\"]\nid = \"a\"\nlevel = nan", "`cn:a` has no claims"),
+        ("[clients.\"cn:a\"]\nid = \"a\"", "`cn:a` does not fit the auth block"),
+        ("[clients.\"dns:a\"]\nid = \"a\"\nlevel = 1\n[clients.\"dns:A\"]\nid = \"b\"\nlevel = 1", "is there twice"),
+        ("[clients.\n", "line 1 is not valid TOML"),
+        ("[clients.\"dns:*.a\"]\nid = \"a\"\nlevel = 1", "without wildcards"),
+        ("[clients.\"DNS:a\"]\nid = \"a\"\nlevel = 1", "in small letters"),
+        ("[clients.\"cn:a\"]\nid = \"a\"\nlevel = 1\nlevl = 2", "did you mean `level`?"),
     ] {
         write(path, "clients.toml", clients);
         refuse(&with(&MTLS), part);
@@ -187,6 +205,47 @@ fn settings_that_do_not_go_together() {
     assert_eq!(output.status.code(), Some(2));
     let clients = text(&output.stderr);
     assert!(clients.contains("cannot be read") || clients.contains("without an auth block"), "{clients}");
+}
+
+/// A name that no constraint of an authority binds counts where there is no other.
+#[test]
+fn a_common_name_is_for_certificates_without_others() {
+    let (folder, authority) = house();
+    let path = folder.path();
+    show(path, "client", &authority.issue(&Leaf { uri: None, ..Leaf::client() }));
+    show(path, "other", &authority.issue(&Leaf::client()));
+    write(path, "clients.toml", "[clients.\"cn:payments\"]\nid = \"x\"\nlevel = 1\n");
+    let mut server = Server::start(path, &[&SERVE[..], &KEYS, &MTLS].concat());
+    assert_eq!(curl(path, &server, Some("client"), "/api/notes", &[]).0, "200");
+    assert_eq!(curl(path, &server, Some("other"), "/api/notes", &[]).0, "401");
+    server.wait_for("a certificate belongs to no client");
+
+    // What is read again is read as a whole.
+    write(path, "clients.toml", CLIENTS);
+    write(path, "server.pem", "broken");
+    hang_up(&server);
+    server.wait_for("the certificates stay as they were");
+    assert_eq!(curl(path, &server, Some("client"), "/api/notes", &[]).0, "200");
+    assert_eq!(curl(path, &server, Some("other"), "/api/notes", &[]).0, "401");
+    write(path, "cratestack.toml", "list-max = 7\n");
+    server.stop();
+}
+
+/// Settings are read at the start. Whoever changes them and sends a SIGHUP is told.
+#[test]
+fn a_change_of_the_settings_is_not_taken_for_read() {
+    let (folder, _) = house();
+    let path = folder.path();
+    let settings =
+        "tls-cert = \"server.pem\"\ntls-key = \"server.key\"\nauth = \"none\"\nlog-format = \"json\"\nlog = \"info\"\n";
+    write(path, "cratestack.toml", settings);
+    let serve = ["serve", "open.cstack", "--addr", "127.0.0.1:0", "--database", "sqlite::memory:"];
+    let mut server = Server::start(path, &serve);
+    write(path, "cratestack.toml", &format!("{settings}tls-client-ca = \"ca.pem\"\n"));
+    hang_up(&server);
+    let read = server.wait_for("the certificates were read again");
+    assert!(read.starts_with('{'), "{read}");
+    server.wait_for("settings are read at the start alone");
 }
 
 /// A file is named by the variable of the setting, and by that of its secrets.

@@ -111,8 +111,7 @@ impl<F: Fn(&ClientCertificate) -> Option<Claims> + Send + Sync + 'static> AuthPr
                 "an `Authorization` was sent, and callers are known by their certificates".to_owned(),
             ))
         } else if let Some(certificate) = request.extensions.get::<ClientCertificate>() {
-            let unknown =
-                || format!("nobody is known by the certificate with the SHA-256 {}", certificate.fingerprint());
+            let unknown = || format!("nobody is known by the certificate `{}`", certificate.fingerprint());
             (self.0)(certificate).map(Some).ok_or_else(|| AuthError::Invalid(unknown()))
         } else {
             Ok(None)

@@ -17,6 +17,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use cratestack_engine::validate;
+use cratestack_schema::decimal::MAX_DIGITS;
 pub use cratestack_schema::decimal::{AllocationError, Rounding};
 
 use crate::typed::{Exact, ValueError};
@@ -115,6 +116,8 @@ impl Currency {
 /// # Errors
 /// [`MoneyError::Number`] when the type does not hold the result.
 pub fn round<D: Exact>(number: &D, scale: u32, rounding: Rounding) -> Result<D, MoneyError> {
+    // No number has more digits.
+    let scale = scale.min(u32::try_from(MAX_DIGITS).unwrap_or(u32::MAX));
     Ok(D::of_exact(&number.to_exact()?.round(scale, rounding), scale)?)
 }
 

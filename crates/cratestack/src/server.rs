@@ -6,6 +6,7 @@ use std::future::{Ready, ready};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,12 +17,12 @@ use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
 use cratestack_engine::api::Code;
 use futures_util::future::Either;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -36,7 +37,7 @@ use crate::config::ServerConfig;
 use crate::crypto::CryptoError;
 use crate::headers::{X_REQUEST_ID, host_fault, request_id};
 use crate::problem::Problem;
-use crate::tls::{ClientCertificate, Tls};
+use crate::tls::{ClientCertificate, Tls, explained};
 
 /// Octets of a head that hyper reads before it gives up with a 431 of its own: the longest URL that it takes (64 KiB),
 /// and as much again for header fields. The router's own limits are lower, so that most callers get a problem.
@@ -68,7 +69,8 @@ pub async fn serve(
     }
     let slots = Arc::new(Semaphore::new(config.connections));
     let drain_timeout = config.drain_timeout;
-    let host = Arc::new(Host { builder: builder(&config), router, config });
+    let host =
+        Arc::new(Host { builder: builder(&config), router, config, started: Instant::now(), told: AtomicU64::new(0) });
     let draining = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -111,74 +113,145 @@ struct Host {
     builder: Builder<TokioExecutor>,
     router: Router,
     config: ServerConfig,
+    started: Instant,
+    /// The second since then in which a refused certificate was last told, counted from 1.
+    told: AtomicU64,
 }
 
-/// Who is at the other end.
+/// Who is at the other end, and what tells that a connection is to end.
 struct Peer {
     address: SocketAddr,
     certificate: Option<ClientCertificate>,
-    /// It speaks HTTP where TLS is spoken.
-    plain: bool,
+    draining: watch::Receiver<bool>,
+    /// Grows when the certificates are read again; `None` where nobody has shown one.
+    generation: Option<watch::Receiver<u64>>,
+}
+
+impl Peer {
+    /// Completes when no further request is to be taken.
+    async fn ended(&self) {
+        let mut draining = self.draining.clone();
+        let renewed = async {
+            match self.generation.clone() {
+                Some(mut generation) => generation.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        // The sender is gone when the server is.
+        tokio::select! {
+            _ = draining.wait_for(|draining| *draining) => {}
+            _ = renewed => {}
+        }
+    }
+
+    /// Whether the certificate may have been revoked since it was shown.
+    fn is_stale(&self) -> bool {
+        self.generation.as_ref().is_some_and(|generation| generation.has_changed().unwrap_or(true))
+    }
 }
 
 impl Host {
-    async fn connection(&self, stream: TcpStream, address: SocketAddr, mut draining: watch::Receiver<bool>) {
+    async fn connection(&self, stream: TcpStream, address: SocketAddr, draining: watch::Receiver<bool>) {
         let idle = self.config.idle_timeout;
-        let drained = async move {
-            // The sender is gone when the server is.
-            let _ = draining.wait_for(|draining| *draining).await;
-        };
+        let mut peer = Peer { address, certificate: None, draining, generation: None };
         let Some(tls) = &self.config.tls else {
-            let peer = Peer { address, certificate: None, plain: false };
-            return self.exchange(Watched::new(stream, idle), peer, drained).await;
+            return self.exchange(Watched::new(stream, idle), peer).await;
         };
-        let mut drained = std::pin::pin!(drained);
         let secured = tokio::select! {
             biased;
-            () = &mut drained => return,
-            secured = tokio::time::timeout(self.config.handshake_timeout, secure(tls, stream, idle)) => secured,
+            () = peer.ended() => return,
+            secured = tokio::time::timeout(self.config.handshake_timeout, self.secure(tls, stream)) => secured,
         };
         match secured {
-            Ok(Ok(Secured::Tls(stream, certificate, mut over))) => {
-                let peer = Peer { address, certificate, plain: false };
-                let ended = async move {
-                    tokio::select! {
-                        () = drained => {}
-                        _ = over.changed() => {}
-                    }
-                };
-                self.exchange(*stream, peer, ended).await;
+            Ok(Ok(Some((stream, certificate, generation)))) => {
+                peer.generation = certificate.is_some().then_some(generation);
+                peer.certificate = certificate;
+                self.exchange(*stream, peer).await;
             }
-            Ok(Ok(Secured::Plain(stream))) => {
-                let peer = Peer { address, certificate: None, plain: true };
-                self.exchange(stream, peer, drained).await;
-            }
-            Ok(Err(error)) => tracing::info!(peer = %address, %error, "TLS handshake failed"),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => self.failed(address, &error),
             Err(_) => tracing::info!(peer = %address, error = "too slow", "TLS handshake failed"),
         }
     }
 
-    /// Serves the requests of one connection, until it ends or `ended` completes and those under way are answered.
-    async fn exchange<S>(&self, stream: S, peer: Peer, ended: impl Future<Output = ()>)
+    /// The handshake. `None` when that was no TLS, and the caller has been told.
+    async fn secure(&self, tls: &Tls, mut stream: TcpStream) -> io::Result<Option<Secured>> {
+        let mut first = [0];
+        // Nothing at all is left to the handshake, whose error says so.
+        if stream.peek(&mut first).await? > 0 && first != [HANDSHAKE] {
+            return self.misdirected(&mut stream).await.map(|()| None);
+        }
+        let (config, generation) = tls.current();
+        let stream = TlsAcceptor::from(config).accept(Watched::new(stream, self.config.idle_timeout)).await?;
+        let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+            Some(der) => {
+                let certificate = ClientCertificate::parse(der);
+                Some(certificate.ok_or_else(|| io::Error::other("a certificate is malformed"))?)
+            }
+            None => None,
+        };
+        Ok(Some((Box::new(stream), certificate, generation)))
+    }
+
+    /// Tells whoever speaks HTTP where TLS is spoken, in HTTP/1.1 and without listening. All of it is inside of the time of a
+    /// handshake: nobody has shown a certificate here.
+    async fn misdirected(&self, stream: &mut TcpStream) -> io::Result<()> {
+        let mut head = [0; 4096];
+        let _ = stream.read(&mut head).await?;
+        let problem = Problem::bad_request("this port speaks TLS: use `https`");
+        let body = problem.json(&self.config.problem_base, &request_id(&HeaderMap::new()));
+        let answer = format!(
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // What is unread when a connection is closed takes the answer with it.
+        while stream.read(&mut head).await? > 0 {}
+        Ok(())
+    }
+
+    /// Notes a failed handshake. That a certificate was refused is for whoever runs the service; once a second, since anybody
+    /// can make it happen.
+    fn failed(&self, address: SocketAddr, error: &io::Error) {
+        use rustls::Error::{InvalidCertificate, NoCertificatesPresented};
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let Some(refused @ (InvalidCertificate(_) | NoCertificatesPresented)) = inner else {
+            tracing::info!(peer = %address, %error, "TLS handshake failed");
+            return;
+        };
+        let (now, why) = (self.started.elapsed().as_secs() + 1, explained(refused));
+        if self.told.swap(now, Ordering::Relaxed) == now {
+            tracing::info!(peer = %address, why, "a client was refused");
+        } else {
+            tracing::warn!(peer = %address, why, "a client was refused");
+        }
+    }
+
+    /// Serves the requests of one connection, until it ends or is to end; those under way have the time of a shutdown then.
+    async fn exchange<S>(&self, stream: S, peer: Peer)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let address = peer.address;
         let service = service_fn(|request: Request<Incoming>| self.answer(request, &peer));
         let mut connection = std::pin::pin!(self.builder.serve_connection(TokioIo::new(stream), service));
         let outcome = tokio::select! {
             biased;
             outcome = connection.as_mut() => Some(outcome),
-            () = ended => None,
+            () = peer.ended() => None,
         };
         let outcome = if let Some(outcome) = outcome {
             outcome
         } else {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // A peer that takes no answers, or does not confirm the end of HTTP/2, must not stay for ever.
+            match tokio::time::timeout(self.config.drain_timeout, connection).await {
+                Ok(outcome) => outcome,
+                Err(elapsed) => Err(elapsed.into()),
+            }
         };
         if let Err(error) = outcome {
-            tracing::debug!(peer = %address, error, "connection failed");
+            tracing::debug!(peer = %peer.address, error, "connection failed");
         }
     }
 
@@ -187,13 +260,18 @@ impl Host {
         request: Request<Incoming>,
         peer: &Peer,
     ) -> Either<Ready<Result<Response, Infallible>>, Oneshot<Router, Request>> {
-        let fault = if peer.plain {
-            Some("this port speaks TLS: use `https`")
+        let refused = if let Some(fault) = host_fault(request.version(), request.uri(), request.headers()) {
+            Some(Problem::bad_request(fault))
+        } else if peer.is_stale() {
+            Some(Problem::new(Code::Unauthenticated, "the certificates were read again: connect anew"))
+        } else if request.version() == Version::HTTP_2 && *peer.draining.borrow() {
+            // HTTP/2 takes new requests until the peer has confirmed the end, which is the peer's to do.
+            Some(Problem::new(Code::Unavailable, "the service is ending"))
         } else {
-            host_fault(request.version(), request.uri(), request.headers())
+            None
         };
-        if let Some(fault) = fault {
-            return Either::Left(ready(Ok(refuse(fault, request.headers(), &self.config.problem_base))));
+        if let Some(problem) = refused {
+            return Either::Left(ready(Ok(refuse(problem, request.headers(), &self.config.problem_base))));
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer.address));
@@ -204,39 +282,16 @@ impl Host {
     }
 }
 
-/// What became of a connection to a port of TLS.
-enum Secured {
-    /// With the client's certificate, and what tells that it is to end.
-    Tls(Box<TlsStream<Watched<TcpStream>>>, Option<ClientCertificate>, watch::Receiver<u64>),
-    /// It began like no TLS.
-    Plain(Watched<TcpStream>),
-}
+/// A connection with TLS, the client's certificate, and what tells that the certificates were read again.
+type Secured = (Box<TlsStream<Watched<TcpStream>>>, Option<ClientCertificate>, watch::Receiver<u64>);
 
 /// The first octet of every TLS connection: a record of the handshake.
 const HANDSHAKE: u8 = 22;
 
-async fn secure(tls: &Tls, stream: TcpStream, idle: Duration) -> io::Result<Secured> {
-    let mut first = [0];
-    // Nothing at all is left to the handshake, whose error says so.
-    let plain = stream.peek(&mut first).await? > 0 && first != [HANDSHAKE];
-    let stream = Watched::new(stream, idle);
-    if plain {
-        return Ok(Secured::Plain(stream));
-    }
-    let (config, over) = tls.current();
-    let stream = TlsAcceptor::from(config).accept(stream).await?;
-    let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
-        Some(der) => Some(ClientCertificate::parse(der).ok_or_else(|| io::Error::other("a certificate is malformed"))?),
-        None => None,
-    };
-    Ok(Secured::Tls(Box::new(stream), certificate, over))
-}
-
-/// The 400 of a request that does not name its host as it must. Who sends one may not see requests begin and end where
-/// this server does, so that nothing more is read from the connection.
-fn refuse(fault: &'static str, headers: &HeaderMap, problem_base: &str) -> Response {
+/// Refuses a request before any router sees it. Who does not name its host as it must may not see requests begin and end
+/// where this server does, so that nothing more is read from the connection.
+fn refuse(problem: Problem, headers: &HeaderMap, problem_base: &str) -> Response {
     let request_id = request_id(headers);
-    let problem = Problem::bad_request(fault);
     problem.log(&request_id);
     let mut response = sent(problem.into_response(problem_base, &request_id));
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -422,7 +477,6 @@ pub fn interrupted() -> std::io::Result<impl Future<Output = ()> + Send + 'stati
 mod tests {
     use super::*;
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::{Notify, oneshot};
     use tokio::task::JoinHandle;
 

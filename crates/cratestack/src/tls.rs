@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::digest;
+use chrono::{DateTime, Utc};
 use cratestack_schema::hex;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -17,7 +18,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer as _, X509Certificate, X509Version};
 
 use crate::crypto::{self, CryptoError};
 
@@ -66,7 +67,8 @@ pub struct Tls {
 struct Shared {
     /// `None` for a configuration of the host's own.
     files: Option<TlsFiles>,
-    current: RwLock<Arc<ServerConfig>>,
+    /// And when the first of its certificates ends.
+    current: RwLock<(Arc<ServerConfig>, DateTime<Utc>)>,
     /// Which configuration it is, counted from 0.
     generation: watch::Sender<u64>,
 }
@@ -90,21 +92,22 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// When one cannot be read or is not what it should be, or the key is another certificate's.
+    /// When one cannot be read or is not what it should be, the key is another certificate's, or a certificate or a revocation
+    /// list is out of date.
     pub fn open(files: TlsFiles) -> Result<Self, TlsError> {
-        let config = configured(&files)?;
-        Ok(Self::with(Some(files), config))
+        let (config, ends) = configured(&files)?;
+        Ok(Self::with(Some(files), config, ends))
     }
 
     /// A configuration of the host's own; its `alpn_protocols` should be `h2` and `http/1.1`. [`Self::reload`] has nothing to
     /// read then.
     #[must_use]
     pub fn from_config(config: ServerConfig) -> Self {
-        Self::with(None, config)
+        Self::with(None, config, DateTime::<Utc>::MAX_UTC)
     }
 
-    fn with(files: Option<TlsFiles>, config: ServerConfig) -> Self {
-        let current = RwLock::new(Arc::new(config));
+    fn with(files: Option<TlsFiles>, config: ServerConfig, ends: DateTime<Utc>) -> Self {
+        let current = RwLock::new((Arc::new(config), ends));
         Self { shared: Arc::new(Shared { files, current, generation: watch::Sender::new(0) }) }
     }
 
@@ -114,21 +117,32 @@ impl Tls {
     /// # Errors
     /// As for [`Self::open`]; what was there stays.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let Some(files) = &self.shared.files else { return Ok(()) };
-        let config = configured(files)?;
-        *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-        if files.client_ca.is_some() {
-            self.shared.generation.send_modify(|generation| *generation += 1);
-        }
-        Ok(())
+        self.prepare().map(Prepared::commit)
+    }
+
+    /// The first half of [`Self::reload`]: reads the files, and changes nothing yet. So that what belongs together is
+    /// changed together.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn prepare(&self) -> Result<Prepared<'_>, TlsError> {
+        let configured = self.shared.files.as_ref().map(configured).transpose()?;
+        Ok(Prepared { tls: self, configured })
     }
 
     /// The configuration of the next connection, and what tells when it is over.
     pub(crate) fn current(&self) -> (Arc<ServerConfig>, watch::Receiver<u64>) {
         // In this order: a change in between ends the connection, rather than leaving it.
         let over = self.shared.generation.subscribe();
-        let config = Arc::clone(&self.shared.current.read().unwrap_or_else(PoisonError::into_inner));
+        let config = Arc::clone(&self.shared.current.read().unwrap_or_else(PoisonError::into_inner).0);
         (config, over)
+    }
+
+    /// When the first of the certificates of the server and of its clients' authorities ends; the end of time for a configuration
+    /// of the host's own.
+    #[must_use]
+    pub fn ends(&self) -> DateTime<Utc> {
+        self.shared.current.read().unwrap_or_else(PoisonError::into_inner).1
     }
 
     /// Whether FIPS allows the configuration.
@@ -140,24 +154,50 @@ impl Tls {
     }
 }
 
-/// The configuration that the files make.
-fn configured(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
-    let chain = certificates(&files.certificate, "the server's certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key, "the private key")?).map_err(|_| {
-        let message = format!("the file `{}` has no private key in PEM form", files.key.display());
-        TlsError::new(message, "an encrypted key has to be decrypted first: `openssl pkey -in KEY -out PLAIN`")
-    })?;
+/// Files that were [read again](Tls::prepare).
+#[must_use]
+#[derive(Debug)]
+pub struct Prepared<'t> {
+    tls: &'t Tls,
+    /// `None` for a configuration of the host's own.
+    configured: Option<(ServerConfig, DateTime<Utc>)>,
+}
+
+impl Prepared<'_> {
+    /// Connections from now on meet what was read.
+    pub fn commit(self) {
+        let Some((config, ends)) = self.configured else { return };
+        let shared = &self.tls.shared;
+        *shared.current.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(config), ends);
+        // Those that were made before, and have shown a certificate, end.
+        shared.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+/// The configuration that the files make, and when the first of its certificates ends.
+fn configured(files: &TlsFiles) -> Result<(ServerConfig, DateTime<Utc>), TlsError> {
+    let (chain, ends) = chain(&files.certificate)?;
+    let key = private_key(&files.key)?;
     let builder = ServerConfig::builder_with_provider(crypto::provider()).with_safe_default_protocol_versions();
     let builder =
         builder.map_err(|error| TlsError::new(format!("TLS cannot be set up: {error}"), "use another build"))?;
     let asked = files.client_ca.is_some();
-    let builder = match verifier(files)? {
-        Some(verifier) => builder.with_client_cert_verifier(verifier),
-        None => builder.with_no_client_auth(),
+    let (builder, ends) = match verifier(files)? {
+        Some((verifier, authorities)) => (builder.with_client_cert_verifier(verifier), ends.min(authorities)),
+        None => (builder.with_no_client_auth(), ends),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| {
-        let message = format!("the certificate `{}` cannot be used: {error}", files.certificate.display());
-        TlsError::new(message, "is the key that of the first certificate of the file?")
+        let (certificate, key) = (files.certificate.display(), files.key.display());
+        match error {
+            rustls::Error::InconsistentKeys(_) => TlsError::new(
+                format!("the key `{key}` is not that of the certificate `{certificate}`"),
+                "the server's own certificate comes first in the file, and those between it and the authority behind it",
+            ),
+            error => TlsError::new(
+                format!("the certificate `{certificate}` and the key `{key}` cannot be used: {}", explained(&error)),
+                "keys can be RSA of 2048 bits or more, or of the curves P-256, P-384 and P-521",
+            ),
+        }
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     if asked {
@@ -165,10 +205,100 @@ fn configured(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(config)
+    Ok((config, ends))
 }
 
-fn verifier(files: &TlsFiles) -> Result<Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>, TlsError> {
+/// The server's certificate with those behind it.
+fn chain(path: &Path) -> Result<(Vec<CertificateDer<'static>>, DateTime<Utc>), TlsError> {
+    let chain = certificates(path, "the server's certificate")?;
+    let ends = chain.first().map_or_else(|| Err(unreadable(path)), |own| timely(path, &parsed(path, own)?));
+    ends.map(|ends| (chain, ends))
+}
+
+fn parsed<'c>(path: &Path, certificate: &'c CertificateDer<'_>) -> Result<X509Certificate<'c>, TlsError> {
+    let (_, parsed) = X509Certificate::from_der(certificate.as_ref()).map_err(|_| unreadable(path))?;
+    if parsed.version() != X509Version::V3 {
+        let message =
+            format!("a certificate of `{}` is one of X.509 version 1, which nobody takes any more", path.display());
+        return Err(TlsError::new(message, "make one with extensions: `openssl x509 -req -copy_extensions copy ..`"));
+    }
+    Ok(parsed)
+}
+
+/// When a certificate ends. One that is not valid today is an error, while there is somebody to read it.
+fn timely(path: &Path, certificate: &X509Certificate<'_>) -> Result<DateTime<Utc>, TlsError> {
+    let (now, validity) = (ASN1Time::now(), certificate.validity());
+    let (subject, path) = (certificate.subject(), path.display());
+    if now > validity.not_after {
+        let message = format!("the certificate of `{subject}` in `{path}` has ended on {}", day(&validity.not_after));
+        return Err(TlsError::new(message, "renew it, or take it out"));
+    }
+    if now < validity.not_before {
+        let message = format!("the certificate of `{subject}` in `{path}` begins on {}", day(&validity.not_before));
+        return Err(TlsError::new(message, "is the clock of this machine right?"));
+    }
+    Ok(DateTime::from_timestamp(validity.not_after.timestamp(), 0).unwrap_or(DateTime::<Utc>::MAX_UTC))
+}
+
+/// Whoever is trusted to sign is not looked at again by rustls: what is no authority, or one no more, must not be one here.
+fn authority(path: &Path, certificate: &CertificateDer<'_>) -> Result<DateTime<Utc>, TlsError> {
+    let parsed = parsed(path, certificate)?;
+    let constraints = parsed.basic_constraints().map_err(|_| unreadable(path))?;
+    let usage = parsed.key_usage().map_err(|_| unreadable(path))?;
+    let signs = usage.is_none_or(|usage| usage.value.key_cert_sign());
+    if !(constraints.is_some_and(|constraints| constraints.value.ca) && signs) {
+        let message =
+            format!("the certificate of `{}` in `{}` is not that of an authority", parsed.subject(), path.display());
+        return Err(TlsError::new(message, "an authority's has `CA:TRUE`, and `keyCertSign` if it has a key usage"));
+    }
+    timely(path, &parsed)
+}
+
+/// `2026-01-31`.
+fn day(time: &ASN1Time) -> String {
+    DateTime::from_timestamp(time.timestamp(), 0).map_or_else(|| time.to_string(), |time| time.date_naive().to_string())
+}
+
+fn unreadable(path: &Path) -> TlsError {
+    TlsError::new(format!("a certificate of the file `{}` is malformed", path.display()), "make the file anew")
+}
+
+const KEY: &str = "the private key";
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = read(path, KEY)?;
+    if contains(&text, "ENCRYPTED") {
+        let message = format!("the private key `{}` is encrypted", path.display());
+        return Err(TlsError::new(message, "decrypt it first: `openssl pkey -in KEY -out PLAIN`"));
+    }
+    PrivateKeyDer::from_pem_slice(&text).map_err(|_| not_pem(path, &text, "private key"))
+}
+
+fn contains(text: &[u8], word: &str) -> bool {
+    text.windows(word.len()).any(|window| window == word.as_bytes())
+}
+
+/// Says of a file what it is instead.
+fn not_pem(path: &Path, text: &[u8], wanted: &str) -> TlsError {
+    let (is, help) = if contains(text, "PRIVATE KEY-----") {
+        ("; it has a private key", "are the paths in the right order?")
+    } else if contains(text, "-----BEGIN CERTIFICATE-----") {
+        ("; it has a certificate", "are the paths in the right order?")
+    } else if text.first() == Some(&0x30) {
+        (
+            "; it looks like DER or PKCS#12",
+            "`openssl x509 -inform DER`, `openssl pkey -inform DER` or `openssl pkcs12 -nodes` make PEM of it",
+        )
+    } else {
+        ("", "such a part begins with `-----BEGIN`")
+    };
+    TlsError::new(format!("the file `{}` has no {wanted} in PEM form{is}", path.display()), help)
+}
+
+/// What verifies clients, and when the first of their authorities ends.
+type Verifier = (Arc<dyn rustls::server::danger::ClientCertVerifier>, DateTime<Utc>);
+
+fn verifier(files: &TlsFiles) -> Result<Option<Verifier>, TlsError> {
     let Some(path) = &files.client_ca else {
         if files.client_crl.is_some() || files.client_optional {
             let message =
@@ -180,22 +310,18 @@ fn verifier(files: &TlsFiles) -> Result<Option<Arc<dyn rustls::server::danger::C
         }
         return Ok(None);
     };
-    let mut roots = RootCertStore::empty();
+    let (mut roots, mut ends) = (RootCertStore::empty(), DateTime::<Utc>::MAX_UTC);
     for certificate in certificates(path, "the certificates of the clients' authorities")? {
+        ends = ends.min(authority(path, &certificate)?);
         roots.add(certificate).map_err(|error| {
-            let message = format!("a certificate of `{}` cannot be an authority: {error}", path.display());
+            let message =
+                format!("a certificate of `{}` cannot be an authority: {}", path.display(), explained(&error));
             TlsError::new(message, "name a file with the certificates of authorities, not of clients")
         })?;
     }
     let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto::provider());
     if let Some(path) = &files.client_crl {
-        let text = read(path, "the revocation lists")?;
-        let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
-        let lists = lists.ok().filter(|lists| !lists.is_empty()).ok_or_else(|| {
-            let message = format!("the file `{}` has no revocation list in PEM form", path.display());
-            TlsError::new(message, "`openssl crl -inform DER -in LIST -out LIST.pem` makes one of a list in DER form")
-        })?;
-        verifier = verifier.with_crls(lists).enforce_revocation_expiration();
+        verifier = verifier.with_crls(revocations(path)?).enforce_revocation_expiration();
     }
     if files.client_optional {
         verifier = verifier.allow_unauthenticated();
@@ -204,26 +330,83 @@ fn verifier(files: &TlsFiles) -> Result<Option<Arc<dyn rustls::server::danger::C
         let message = format!("clients cannot be verified by `{}`: {error}", path.display());
         TlsError::new(message, "name a file with certificates of authorities, in PEM form")
     })?;
-    Ok(Some(verifier))
+    Ok(Some((verifier, ends)))
+}
+
+/// The revocation lists of a file. One that is out of date would let nobody in, and is an error while there is somebody to
+/// read it.
+fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let text = read(path, "the revocation lists")?;
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
+    let lists = lists.ok().filter(|lists| !lists.is_empty());
+    let lists = lists.ok_or_else(|| not_pem(path, &text, "revocation list"))?;
+    for list in &lists {
+        let (_, parsed) = CertificateRevocationList::from_der(list.as_ref()).map_err(|_| {
+            TlsError::new(format!("a list of the file `{}` is malformed", path.display()), "make the file anew")
+        })?;
+        let ended = parsed.next_update().filter(|next| ASN1Time::now() > *next);
+        if let Some(ended) = ended {
+            let (issuer, day) = (parsed.issuer(), day(&ended));
+            let message =
+                format!("the revocation list of `{issuer}` in `{}` is out of date since {day}", path.display());
+            return Err(TlsError::new(message, "fetch the authority's current list"));
+        }
+    }
+    Ok(lists)
 }
 
 fn read(path: &Path, what: &str) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|error| {
-        let message = format!("{what} cannot be read from `{}`: {}", path.display(), error.kind());
+    /// Octets that a file of certificates has at most.
+    const MOST: u64 = 16 * 1024 * 1024;
+    let failed = |error: &dyn fmt::Display| {
+        // What should be the path of a key may be the key.
+        let from = if what == KEY { String::new() } else { format!(" from `{}`", path.display()) };
+        let message = format!("{what} cannot be read{from}: {error}");
         TlsError::new(message, "check the path, and that this user may read the file")
-    })
+    };
+    // What is no file (a pipe, a device) might never end.
+    let found = std::fs::metadata(path).map_err(|error| failed(&error.kind()))?;
+    if !found.is_file() || found.len() > MOST {
+        return Err(failed(&"it is no file of at most 16 MiB"));
+    }
+    std::fs::read(path).map_err(|error| failed(&error.kind()))
 }
 
 fn certificates(path: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = read(path, what)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    all.ok().filter(|all| !all.is_empty()).ok_or_else(|| {
-        let message = format!("the file `{}` has no certificate in PEM form", path.display());
-        TlsError::new(
-            message,
-            "`openssl x509 -inform DER -in CERT -out CERT.pem` makes one of a certificate in DER form",
-        )
-    })
+    all.ok().filter(|all| !all.is_empty()).ok_or_else(|| not_pem(path, &text, "certificate"))
+}
+
+/// Why a certificate is not taken, in words.
+pub(crate) fn explained(error: &rustls::Error) -> String {
+    use rustls::CertificateError as Of;
+    let words = match error {
+        rustls::Error::NoCertificatesPresented => "no certificate was shown",
+        rustls::Error::InvalidCertificate(of) => match of {
+            Of::Expired | Of::ExpiredContext { .. } => "the certificate has expired",
+            Of::NotValidYet | Of::NotValidYetContext { .. } => "the certificate is not valid yet",
+            Of::Revoked => "the certificate was revoked",
+            Of::UnknownIssuer => "the certificate is of no authority that is trusted",
+            Of::UnknownRevocationStatus => "there is no revocation list of an authority of the certificate",
+            Of::ExpiredRevocationList | Of::ExpiredRevocationListContext { .. } => {
+                "the revocation list of an authority of the certificate is out of date"
+            }
+            Of::InvalidPurpose | Of::InvalidPurposeContext { .. } => {
+                "the certificate is for another purpose (`extendedKeyUsage`)"
+            }
+            Of::BadEncoding => "the certificate is malformed",
+            other => match format!("{other:?}") {
+                text if text.contains("UnsupportedCertVersion") => "the certificate is one of X.509 version 1",
+                text if text.contains("CaUsedAsEndEntity") => {
+                    "the certificate is that of an authority (`CA:TRUE`), or signed by itself"
+                }
+                _ => return error.to_string(),
+            },
+        },
+        _ => return error.to_string(),
+    };
+    words.to_owned()
 }
 
 /// A name of a certificate's owner (`subjectAltName`).
@@ -276,9 +459,9 @@ impl ClientCertificate {
             _ => None,
         });
         let mut common_names = certificate.subject().iter_common_name();
-        // Which of several is meant nobody can tell.
+        // Which of several is meant nobody can tell; and the constraints of an authority bind alternative names alone.
         let common_name = match (common_names.next(), common_names.next()) {
-            (Some(name), None) => name.as_str().ok().map(str::to_owned),
+            (Some(name), None) if alternative.is_none() => name.as_str().ok().map(str::to_owned),
             _ => None,
         };
         Some(Self {
@@ -305,7 +488,8 @@ impl ClientCertificate {
         &self.parsed.subject
     }
 
-    /// The subject's `CN`, if it has exactly one.
+    /// The subject's `CN`, if it has exactly one, and the certificate no `subjectAltName`: what an authority may not sign by its
+    /// name constraints is said of those alone.
     #[must_use]
     pub fn common_name(&self) -> Option<&str> {
         self.parsed.common_name.as_deref()

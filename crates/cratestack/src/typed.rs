@@ -32,6 +32,14 @@ pub use filter::{Children, Field, Filter, Many, Path, Sort};
 pub use futures_util::future::BoxFuture;
 pub use query::{Include, Included, Listed, Page, Plain, Query, Shape, With};
 pub use record::{Change, Reader, Redacted, Writer};
+/// For one error of the compiler, and not two: the feature that generated code needs is missing.
+#[cfg(not(feature = "decimal-rust-decimal"))]
+#[doc(hidden)]
+pub type Decimal = String;
+/// As above.
+#[cfg(not(feature = "decimal-bigdecimal"))]
+#[doc(hidden)]
+pub type BigDecimal = String;
 #[cfg(feature = "decimal-rust-decimal")]
 pub use rust_decimal::Decimal;
 pub use serde_json::Value as JsonValue;

@@ -28,7 +28,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cratestack_schema::decimal::Backend;
+use cratestack_schema::decimal::{Backend, defaults_beyond};
 use cratestack_schema::ir::{Action, Default as IrDefault, FieldId, Model, ModelId, Schema};
 use cratestack_schema::value::{Value, instant};
 use futures_util::FutureExt as _;
@@ -206,6 +206,12 @@ impl Engine {
     /// # Errors
     /// When the database cannot be reached, or carries another schema or none.
     pub async fn open(schema: Arc<Schema>, database: &Database, options: Options) -> Result<Self, OpenError> {
+        if let Some(backend) = options.decimals
+            && let [first, ..] = defaults_beyond(&schema, backend).as_slice()
+        {
+            let why = format!("the default of `{first}` has more digits than `{}` holds", backend.name());
+            return Err(OpenError::Database(why));
+        }
         let statistics = Arc::new(Statistics::default());
         let (store, key) = match database {
             Database::Postgres(url) => open_postgres(&schema, url, &options, statistics).await?,
@@ -395,7 +401,7 @@ impl Engine {
 
     /// Types the claims of a verified token against the `auth` block; the error says what is wrong, for the log.
     pub fn principal(&self, claims: &Json) -> Result<Principal, String> {
-        input::principal(&self.core.schema, claims)
+        input::principal_for(&self.core.schema, self.core.options.decimals, claims)
     }
 
     /// Whether the database answers, still carries the schema and has the migrations that are needed: somebody may have

@@ -15,7 +15,7 @@
 //! | `nul` | contains a NUL character |
 //! | `too_long` | is part of a key or an index, and longer than an entry of it may be |
 
-use cratestack_schema::decimal::Decimal;
+use cratestack_schema::decimal::{Backend, Decimal};
 use cratestack_schema::fuzzy::nearest;
 use cratestack_schema::ir::{
     EnumId, Field, FieldId, FieldType, Model, ModelId, Procedure, RelationKind, Scalar, Schema, TypeId, Writable,
@@ -125,11 +125,16 @@ pub(crate) fn returned(schema: &Schema, field: &Field, value: &Json) -> Result<A
 /// # Errors
 /// One sentence for the log that names the failing claims, without values.
 pub fn principal(schema: &Schema, claims: &Json) -> Result<Principal, String> {
+    principal_for(schema, None, claims)
+}
+
+/// The same, where code reads the claims and what they become: decimals must fit its type.
+pub(crate) fn principal_for(schema: &Schema, decimals: Option<Backend>, claims: &Json) -> Result<Principal, String> {
     let fields = schema.auth.as_ref().map(|auth| auth.fields.as_slice()).unwrap_or_default();
     if !matches!(claims, Json::Object(_)) {
         return Err("the claims of the caller must be a JSON object".to_owned());
     }
-    let validators = Validators::default();
+    let validators = Validators::default().decimals(decimals);
     let mut reader = Reader::new(schema, &validators);
     let mut values = Vec::with_capacity(fields.len());
     for field in fields {

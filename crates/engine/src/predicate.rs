@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use cratestack_schema::decimal::Decimal;
+use cratestack_schema::decimal::{Decimal, MAX_DIGITS};
 use cratestack_schema::ir::{
     Action, ArithOp, CompareOp, Expr, Field, FieldId, FieldPath, FieldType, ModelId, Quantifier, Relation, RelationId,
     RelationKind, Scalar, Schema, Side, StringOp,
@@ -851,6 +851,9 @@ pub fn register_functions(connection: &rusqlite::Connection) -> rusqlite::Result
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
     connection.create_scalar_function("cratestack_decimal", 2, flags, |context| {
         let (value, scale): (Option<i64>, u32) = (context.get(0)?, context.get(1)?);
+        if scale as usize > MAX_DIGITS {
+            return Err(function_error("the scale of a decimal is too large"));
+        }
         value.map(|value| to_ordered(&Decimal::from_scaled(value, scale))).transpose()
     })?;
     let operations: [(&str, Operation); 3] =

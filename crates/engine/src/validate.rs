@@ -77,7 +77,7 @@ impl Validators {
     fn beyond(&self, field: &Field, value: &Value) -> Option<Broken> {
         let backend = self.decimals.filter(|_| matches!(field.ty, FieldType::Scalar(Scalar::Decimal(_))))?;
         let holds = matches!(value, Value::Text(text) if text.parse().is_ok_and(|value| backend.holds(&value)));
-        let detail = "must have at most 28 digits, or 29 that make a number of 96 bits, and 28 after the point";
+        let detail = "must have at most 28 digits, before and behind the point together";
         (!holds).then(|| Broken { code: "precision", detail: detail.to_owned() })
     }
 

@@ -7,7 +7,7 @@ mod procedures;
 
 use std::ops::Deref;
 
-use cratestack_schema::decimal::Backend;
+use cratestack_schema::decimal::{Backend, defaults_beyond};
 use cratestack_schema::ir::{Enum, Field, FieldType, Scalar, Schema, TypeId};
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -34,6 +34,12 @@ impl Deref for Face<'_> {
 /// Two names of the schema that become one in Rust.
 pub(crate) fn expand(schema: &Face<'_>, absolute: &str) -> Result<TokenStream, String> {
     check_names(schema)?;
+    if let [first, ..] = defaults_beyond(schema, schema.decimal).as_slice() {
+        let name = schema.decimal.name();
+        return Err(format!(
+            "the default of `{first}` has more digits than `{name}` holds; say `decimal = \"bigdecimal\"`"
+        ));
+    }
     let name = &schema.name;
     let fingerprint = schema.fingerprint();
     let enums: TokenStream = schema.enums.iter().map(enumeration).collect::<Result<_, _>>()?;

@@ -99,6 +99,17 @@ fn decimals_are_what_was_asked_for() {
 }
 
 #[test]
+fn a_default_that_the_type_does_not_hold() {
+    let digits = "1".repeat(30);
+    let text = format!("model A {{\n  id Int @id\n  price Decimal @default({digits})\n  @@allow(\"all\", true)\n}}\n");
+    let schema = file::compile("a", "a.cstack", &text).unwrap();
+    let expanded = |decimal| expand::expand(&expand::Face { schema: &schema, decimal }, "/a.cstack");
+    assert!(expanded(Backend::BigDecimal).is_ok());
+    let error = expanded(Backend::RustDecimal).unwrap_err();
+    assert!(error.starts_with("the default of `A.price` has more digits than `rust_decimal` holds"), "{error}");
+}
+
+#[test]
 fn names_that_become_one() {
     let model = |members: &str| format!("model A {{\n  id Int @id\n{members}\n  @@allow(\"all\", true)\n}}\n");
     let error = |text: &str| expanded("a", text).unwrap_err();

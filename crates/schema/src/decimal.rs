@@ -7,7 +7,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::ir::Precision;
+use crate::ir::{Default, Precision, Scalar, Schema};
+use crate::value::Value;
 
 /// Most digits before the point, and most digits after it. PostgreSQL's `NUMERIC` holds far more.
 pub const MAX_DIGITS: usize = 1000;
@@ -15,7 +16,7 @@ pub const MAX_DIGITS: usize = 1000;
 /// An exact decimal number, always in canonical form, so that equal numbers are equal values.
 ///
 /// `Display` writes plain notation: no exponent, no `-0`, no leading zeros, no trailing zeros in the fraction.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, std::default::Default)]
 pub struct Decimal {
     negative: bool,
     /// Most significant first, each 0..=9, without leading zeros; empty for zero.
@@ -209,16 +210,28 @@ impl Decimal {
     /// The exact product.
     #[must_use]
     pub fn mul(&self, other: &Self) -> Self {
-        // Least significant first; a column of at most 2000 products of 81 fits into 32 bits.
-        let mut columns = vec![0_u32; self.digits.len() + other.digits.len()];
-        for (i, a) in self.digits.iter().rev().enumerate() {
-            for (column, b) in columns.iter_mut().skip(i).zip(other.digits.iter().rev()) {
-                *column += u32::from(*a) * u32::from(*b);
+        let (a, b) = (limbs(&self.digits), limbs(&other.digits));
+        let mut product = vec![0_u64; a.len() + b.len()];
+        for (at, a) in a.iter().enumerate() {
+            let mut carry = 0;
+            let mut rest = product.iter_mut().skip(at);
+            // Below 10^18 + 2 * 10^9, which 64 bits hold. The limb behind the last product is for the carry.
+            for (b, limb) in b.iter().zip(rest.by_ref()) {
+                let sum = *limb + a * b + carry;
+                (*limb, carry) = (sum % LIMB, sum / LIMB);
+            }
+            if let Some(limb) = rest.next() {
+                *limb += carry;
             }
         }
-        let mut carry = 0;
-        let mut digits: Vec<u8> = columns.iter().map(|column| take_digit(&mut carry, *column)).collect();
-        digits.reverse();
+        let mut digits = Vec::with_capacity(product.len() * LIMB_DIGITS);
+        for limb in product.iter().rev() {
+            let mut unit = LIMB / 10;
+            while unit > 0 {
+                digits.push(u8::try_from(limb / unit % 10).unwrap_or_default());
+                unit /= 10;
+            }
+        }
         Self::from_parts(self.negative != other.negative, &digits, self.scale + other.scale)
     }
 
@@ -249,7 +262,7 @@ impl Decimal {
 }
 
 /// The Rust type that the decimals of a schema become. A value that it does not hold exactly is refused, never rounded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, std::default::Default)]
 pub enum Backend {
     /// `rust_decimal::Decimal`: 96 bits of digits, at most 28 of them after the point.
     #[default]
@@ -284,9 +297,22 @@ impl Backend {
     }
 }
 
+/// The fields whose default the backend does not hold, as `Model.field`.
+pub fn defaults_beyond(schema: &Schema, backend: Backend) -> Vec<String> {
+    let models = schema.models.iter();
+    let fields = models.flat_map(|model| model.fields.iter().map(move |field| (model, field)));
+    let beyond = fields.filter(|(_, field)| match (field.scalar(), &field.default) {
+        (Some(Scalar::Decimal(_)), Some(Default::Value(Value::Text(text)))) => {
+            !text.parse().is_ok_and(|value| backend.holds(&value))
+        }
+        _ => false,
+    });
+    beyond.map(|(model, field)| format!("{}.{}", model.name, field.name)).collect()
+}
+
 /// How a number is brought to fewer digits after the point. What stands in the middle between two is what banks round by
 /// rules of their own; the names are those of Java's `RoundingMode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, std::default::Default)]
 pub enum Rounding {
     /// To the nearest; from the middle to the even digit, so that sums of many do not drift: 2.5 to 2, 3.5 to 4. The
     /// default of IEEE 754 and of banks.
@@ -334,6 +360,8 @@ pub enum AllocationError {
     NegativeWeight,
     /// There is nobody to share among: no weights, or all of them are zero.
     NoWeights,
+    /// Units of more than [`MAX_DIGITS`] digits after the point.
+    TooSmall,
 }
 
 impl fmt::Display for AllocationError {
@@ -342,6 +370,7 @@ impl fmt::Display for AllocationError {
             Self::PartOfUnit => "the sum is no whole number of the smallest units; round it first",
             Self::NegativeWeight => "a weight is below zero",
             Self::NoWeights => "no weight is above zero",
+            Self::TooSmall => "a unit has more than 1000 digits after the point",
         })
     }
 }
@@ -386,6 +415,9 @@ impl Decimal {
     /// # Errors
     /// See [`AllocationError`].
     pub fn allocate(&self, weights: &[Self], scale: u32) -> Result<Vec<Self>, AllocationError> {
+        if scale as usize > MAX_DIGITS {
+            return Err(AllocationError::TooSmall);
+        }
         let Some(zeros) = (scale as usize).checked_sub(self.scale) else {
             return Err(AllocationError::PartOfUnit);
         };
@@ -471,6 +503,15 @@ impl From<i64> for Decimal {
     fn from(value: i64) -> Self {
         Self::from_scaled(value, 0)
     }
+}
+
+/// Nine digits at once.
+const LIMB_DIGITS: usize = 9;
+const LIMB: u64 = 1_000_000_000;
+
+/// The digits by nines, least significant first.
+fn limbs(digits: &[u8]) -> Vec<u64> {
+    digits.rchunks(LIMB_DIGITS).map(|nine| nine.iter().fold(0, |sum, digit| sum * 10 + u64::from(*digit))).collect()
 }
 
 fn take_digit(carry: &mut u32, column: u32) -> u8 {
@@ -685,6 +726,7 @@ mod tests {
         assert_eq!(shared("1", &["2", "-1"], 2), Err(AllocationError::NegativeWeight));
         assert_eq!(shared("1", &[], 2), Err(AllocationError::NoWeights));
         assert_eq!(shared("1", &["0", "0"], 2), Err(AllocationError::NoWeights));
+        assert_eq!(shared("1", &["1"], u32::MAX), Err(AllocationError::TooSmall));
     }
 
     #[test]
@@ -784,6 +826,19 @@ mod tests {
                 let off = share.mul(&whole).sub(&sum.mul(weight));
                 prop_assert!(magnitude(off) < unit);
             }
+        }
+
+        #[test]
+        fn products_agree_with_those_of_halves(a in "[0-9]{1,60}", b in "[0-9]{1,60}", cut in 0_usize..60) {
+            // a = high * 10^n + low, of which each product is shorter.
+            let cut = cut.min(a.len());
+            let (high, low) = a.split_at(a.len() - cut);
+            let high = decimal(&format!("{}e{cut}", if high.is_empty() { "0" } else { high }));
+            let low = decimal(if low.is_empty() { "0" } else { low });
+            let (whole, b) = (decimal(&a), decimal(&b));
+            prop_assert_eq!(high.add(&low), whole.clone());
+            prop_assert_eq!(whole.mul(&b), high.mul(&b).add(&low.mul(&b)));
+            prop_assert_eq!(whole.mul(&b), b.mul(&whole));
         }
 
         #[test]

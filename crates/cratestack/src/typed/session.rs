@@ -271,11 +271,18 @@ impl<I, T> fmt::Debug for Reading<'_, I, T> {
 }
 
 /// The row of an answer.
+pub(crate) fn found<M: Model>(row: Row) -> Result<Written<M>, Error> {
+    typed(row).map_err(|error| unreadable(M::NAME, &error))
+}
+
+/// The row of a write. Whoever does one again whose row alone cannot be read does it twice, so that the error says it.
 pub(crate) fn written<M: Model>(row: Row) -> Result<Written<M>, Error> {
+    typed(row).map_err(|error| unreadable(M::NAME, &ValueError::new(format!("it was written, and {error}"))))
+}
+
+fn typed<M: Model>(row: Row) -> Result<Written<M>, ValueError> {
     let read = |body: &str| M::read(&mut Reader::new(json(body)?)?);
-    let body = row.body.as_deref().map(read).transpose();
-    let body = body.map_err(|error| unreadable(M::NAME, &error))?;
-    Ok(Written { row: body, key: row.key, version: row.version })
+    Ok(Written { row: row.body.as_deref().map(read).transpose()?, key: row.key, version: row.version })
 }
 
 /// Reads an answer's text.

@@ -8,7 +8,7 @@ use cratestack_engine::json::Json;
 use super::filter::Filter;
 use super::query::{Plain, Query};
 use super::record::{Reader, Writer};
-use super::session::{Boxed, Reading, Session, Target, written};
+use super::session::{self, Boxed, Reading, Session, Target};
 use super::value::{Key, ValueError};
 use super::write::{Create, Delete, Restore, Update, object, segments};
 
@@ -87,12 +87,14 @@ impl<'s, M: Model, A> Table<'s, M, A> {
 
     /// The row with that key, or [`Code::NotFound`].
     pub fn get(&self, key: impl Into<M::Key>) -> Reading<'s, Row, M> {
-        Reading::new(self.read(&key.into()), |row| written::<M>(row)?.into_row())
+        Reading::new(self.read(&key.into()), |row| session::found::<M>(row)?.into_row())
     }
 
     /// The row with that key, if there is one that the caller may see.
     pub fn find(&self, key: impl Into<M::Key>) -> Reading<'s, Option<Row>, Option<M>> {
-        Reading::new(found(self.read(&key.into())), |row| row.map(|row| written::<M>(row)?.into_row()).transpose())
+        Reading::new(found(self.read(&key.into())), |row| {
+            row.map(|row| session::found::<M>(row)?.into_row()).transpose()
+        })
     }
 
     fn read(&self, key: &M::Key) -> Boxed<'s, Row> {

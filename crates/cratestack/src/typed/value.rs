@@ -143,9 +143,15 @@ impl Exact for rust_decimal::Decimal {
 #[cfg(feature = "decimal-bigdecimal")]
 impl Exact for bigdecimal::BigDecimal {
     fn to_exact(&self) -> Result<exact::Decimal, ValueError> {
-        let (digits, scale) = self.as_bigint_and_scale();
-        // Before the digits are written, of which there may be any number.
-        if digits.bits() > 8 * exact::MAX_DIGITS as u64 {
+        /// Bits of the digits of two sides of the point.
+        const MOST: u64 = 8 * exact::MAX_DIGITS as u64;
+        let mut number = std::borrow::Cow::Borrowed(self);
+        // Zeros at the end are no part of the value. Before the digits are written, of which there may be any number.
+        if number.as_bigint_and_scale().0.bits() > MOST && number.as_bigint_and_scale().0.bits() < 16 * MOST {
+            number = std::borrow::Cow::Owned(number.normalized());
+        }
+        let (digits, scale) = number.as_bigint_and_scale();
+        if digits.bits() > MOST {
             return Err(ValueError::new(exact::DecimalError::TooLong.to_string()));
         }
         let text = format!("{digits}e{}", -i128::from(scale));
@@ -153,6 +159,7 @@ impl Exact for bigdecimal::BigDecimal {
     }
 
     fn of_exact(number: &exact::Decimal, scale: u32) -> Result<Self, ValueError> {
+        let scale = scale.min(u32::try_from(exact::MAX_DIGITS).unwrap_or(u32::MAX));
         Self::from_str(&number.padded(scale)).map_err(|_| ValueError::new("is no decimal"))
     }
 }

@@ -34,6 +34,18 @@ pub enum Valid {
     Later,
 }
 
+impl Valid {
+    fn limit(self, params: &mut CertificateParams) {
+        let (from, to) = match self {
+            Self::Now => (2020, 4000),
+            Self::Expired => (2020, 2021),
+            Self::Later => (3900, 4000),
+        };
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
+    }
+}
+
 /// What a certificate is to be.
 pub struct Leaf<'a> {
     pub serial: u64,
@@ -78,13 +90,7 @@ impl Leaf<'_> {
         params.distinguished_name.push(DnType::OrganizationName, "Bank");
         params.serial_number = Some(SerialNumber::from(self.serial));
         params.extended_key_usages = vec![self.usage.clone()];
-        let (from, to) = match self.valid {
-            Valid::Now => (2020, 4000),
-            Valid::Expired => (2020, 2021),
-            Valid::Later => (3900, 4000),
-        };
-        params.not_before = date_time_ymd(from, 1, 1);
-        params.not_after = date_time_ymd(to, 1, 1);
+        self.valid.limit(&mut params);
         params
     }
 
@@ -98,7 +104,12 @@ impl Leaf<'_> {
 
 impl Authority {
     pub fn new(name: &str) -> Self {
+        Self::valid(name, Valid::Now)
+    }
+
+    pub fn valid(name: &str, valid: Valid) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        valid.limit(&mut params);
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -164,11 +164,16 @@ async fn what_is_no_tls_1_2_or_1_3_is_refused() {
     // An alert, fatal, `handshake_failure` or `protocol_version` (RFC 8446, 6.2).
     assert!(matches!(alert[..], [21, _, _, 0, 2, 2, 40 | 70]), "{alert:?}");
 
-    let mut plain = TcpStream::connect(server.address).await.unwrap();
-    plain.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    plain.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("this port speaks TLS"), "{answer}");
+    for head in ["GET / HTTP/1.1\r\nhost: localhost\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "P"] {
+        let mut plain = TcpStream::connect(server.address).await.unwrap();
+        plain.write_all(head.as_bytes()).await.unwrap();
+        // Whoever goes on is not listened to for longer than a handshake may take.
+        let mut answer = Vec::new();
+        let _ = plain.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("this port speaks TLS"), "{answer}");
+        assert!(!answer.contains("nobody!"));
+    }
 
     // Who says nothing is not waited for.
     let mut silent = TcpStream::connect(server.address).await.unwrap();
@@ -236,7 +241,7 @@ async fn certificates_are_read_again() {
     assert!(once(server.address, client(&old, None, BOTH)).await.is_ok());
     let issued = new.issue(&Leaf::server());
     write(folder.path(), "server.pem", &issued.certificate);
-    assert!(tls.reload().unwrap_err().to_string().contains("cannot be used"), "the key is the old one");
+    assert!(tls.reload().unwrap_err().to_string().contains("is not that of the certificate"), "the key is the old one");
     assert!(once(server.address, client(&old, None, BOTH)).await.is_ok());
 
     files(folder.path(), &issued);
@@ -264,20 +269,44 @@ fn files_that_are_no_tls() {
         error.to_string()
     };
     assert!(refused(&|files| files.certificate = no.clone()).starts_with("the server's certificate cannot be read"));
-    assert!(refused(&|files| files.certificate = files.key.clone()).ends_with("has no certificate in PEM form"));
+    assert!(refused(&|files| files.certificate = files.key.clone()).ends_with("PEM form; it has a private key"));
     assert!(refused(&|files| files.key = no.clone()).starts_with("the private key cannot be read"));
-    assert!(refused(&|files| files.key = files.certificate.clone()).ends_with("has no private key in PEM form"));
-    assert!(refused(&|files| files.key = write(path, "other.key", &other.key)).contains("cannot be used"));
+    assert!(refused(&|files| files.key = files.certificate.clone()).ends_with("PEM form; it has a certificate"));
+    assert!(
+        refused(&|files| files.key = write(path, "other.key", &other.key)).contains("is not that of the certificate")
+    );
     assert!(refused(&|files| files.client_ca = Some(no.clone())).contains("authorities cannot be read"));
     assert!(refused(&|files| files.client_ca = Some(crl.clone())).ends_with("has no certificate in PEM form"));
     assert!(refused(&|files| files.client_crl = Some(crl.clone())).contains("no authority of theirs is named"));
     assert!(refused(&|files| files.client_optional = true).contains("no authority of theirs is named"));
     let lists = |files: &mut TlsFiles| (files.client_ca, files.client_crl) = (Some(ca.clone()), Some(ca.clone()));
-    assert!(refused(&lists).ends_with("has no revocation list in PEM form"));
+    assert!(refused(&lists).ends_with("has no revocation list in PEM form; it has a certificate"));
+    // Whoever could be one, or was one.
+    for (certificate, part) in [
+        (Leaf::client().self_signed().certificate, "is not that of an authority"),
+        (authority.issue(&Leaf::client()).certificate, "is not that of an authority"),
+        (Authority::valid("old", Valid::Expired).pem(), "has ended on 2021-01-01"),
+        (authority.pem() + &Authority::valid("old", Valid::Expired).pem(), "has ended on 2021-01-01"),
+    ] {
+        let certificate = write(path, "none.pem", &certificate);
+        assert!(refused(&|files| files.client_ca = Some(certificate.clone())).contains(part), "{part}");
+    }
     let garbled = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let garbled = write(path, "garbled.pem", garbled);
-    assert!(refused(&|files| files.client_ca = Some(garbled.clone())).contains("cannot be an authority"));
-    assert!(refused(&|files| files.certificate = garbled.clone()).contains("cannot be used"));
+    assert!(refused(&|files| files.client_ca = Some(garbled.clone())).ends_with("is malformed"));
+    assert!(refused(&|files| files.certificate = garbled.clone()).ends_with("is malformed"));
+    assert!(refused(&|files| files.key = path.to_owned()).ends_with("it is no file of at most 16 MiB"));
+    let locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    assert!(refused(&|files| files.key = write(path, "locked.key", locked)).ends_with("is encrypted"));
+    for (valid, part) in [(Valid::Expired, "has ended on 2021-01-01"), (Valid::Later, "begins on 3900-01-01")] {
+        let issued = authority.issue(&Leaf { valid, ..Leaf::server() });
+        let certificate = write(path, "untimely.pem", &issued.certificate);
+        let key = write(path, "untimely.key", &issued.key);
+        assert!(refused(&|files| (files.certificate, files.key) = (certificate.clone(), key.clone())).contains(part));
+    }
+    let old = write(path, "old.pem", &authority.revoking(&[], Valid::Expired));
+    let lists = |files: &mut TlsFiles| (files.client_ca, files.client_crl) = (Some(ca.clone()), Some(old.clone()));
+    assert!(refused(&lists).ends_with("is out of date since 2021-01-01"));
 }
 
 /// Without the module a server that has to have it does not start, TLS or not.

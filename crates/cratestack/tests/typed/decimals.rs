@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use cratestack::schema::decimal::{Backend, Decimal as Exact};
 use cratestack::schema::ir::Precision;
-use cratestack::typed::Exact as _;
+use cratestack::typed::{Exact as _, Json};
 use cratestack::{BigDecimal, Code, Decimal, Error, NoAuth, NoProcedures, router};
 use http::{Request, StatusCode};
 use proptest::prelude::*;
@@ -348,6 +348,12 @@ async fn what_the_rust_type_does_not_hold_is_refused() {
     for database in databases::all(&schema).await {
         let db = small::Db::connect(&database.url).await.unwrap();
         let api = router(db.engine().clone(), NoProcedures).auth(NoAuth).into_router();
+        // A claim may become a row.
+        for (limit, taken) in [("1234567890123456789012345678", true), ("123456789012345678901234567890", false)] {
+            let text = |text: &str| Json::String(text.to_owned());
+            let claims = Json::Object(vec![("id".to_owned(), text("ann")), ("limit".to_owned(), text(limit))]);
+            assert_eq!(db.engine().principal(&claims).is_ok(), taken, "{limit}");
+        }
         for (at, (field, number, taken)) in [
             ("any", "79228162514264337593543950335", true),
             ("any", "79228162514264337593543950336", false),
@@ -402,6 +408,8 @@ fn numbers_of_rust_there_and_back() {
     assert_eq!(there("1E-29"), "\"0.00000000000000000000000000001\"");
     assert_eq!(there("-1.50e3"), "\"-1500\"");
     assert!("1e1001".parse::<BigDecimal>().unwrap().encode().is_err());
+    let ten = cratestack::bigdecimal::num_bigint::BigInt::from(10);
+    assert_eq!(BigDecimal::new(ten.pow(3000), 3000).encode().unwrap().to_string(), "\"1\"");
     assert!(BigDecimal::new(1.into(), i64::MAX).encode().is_err());
     assert!(BigDecimal::new(1.into(), i64::MIN).encode().is_err());
     assert!(BigDecimal::new(cratestack::bigdecimal::num_bigint::BigInt::from(1) << 100_000, 0).encode().is_err());
@@ -442,4 +450,9 @@ fn money_of_both_types() {
     assert_eq!(error, Ok(dec!(7.9228162514264337593543950335)));
     assert_eq!(allocate(&Decimal::MAX, &[dec!(1), dec!(0)], 0).unwrap(), [Decimal::MAX, Decimal::ZERO]);
     assert_eq!(allocate(&big("1e999"), &[big("1")], 0).unwrap(), [big("1e999")]);
+    // No scale is too large for an answer, and none for the memory.
+    let small = MoneyError::Allocation(AllocationError::TooSmall);
+    assert_eq!(allocate(&dec!(1), &[dec!(1)], u32::MAX), Err(small));
+    assert_eq!(cratestack::money::round(&dec!(1.5), u32::MAX, Rounding::Up), Ok(dec!(1.5)));
+    assert_eq!(cratestack::money::round(&big("1.5"), u32::MAX, Rounding::Up), Ok(big("1.5")));
 }

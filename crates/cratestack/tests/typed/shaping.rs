@@ -253,6 +253,10 @@ async fn stored_values_that_the_schema_or_rust_does_not_know() {
             error.detail(),
             "a row of `Thing` cannot be read: `exact` has more digits than `Decimal` holds exactly"
         );
+        // A change of something else is done all the same, and must not be taken for one that was not.
+        let patch = ThingPatch { count: Set(3), ..ThingPatch::default() };
+        let error = ann.things().update(made.id).any_version().set(patch).await.unwrap_err();
+        assert!(error.detail().contains("cannot be read: it was written, and `exact` has"), "{error}");
         db.engine().close().await;
     }
 }

@@ -865,11 +865,15 @@ async fn whoever_hangs_up_is_refused_all_the_same() {
     use futures_util::FutureExt as _;
     for base in Base::durable(BANK).await {
         base.create("teller", "Account", &format!(r#"{{"id":"{ID}","owner":"a"}}"#)).await.unwrap();
-        for _ in 0..3 {
-            assert!(base.patch("teller", "Account", ID, 9, r#"{"owner":"b"}"#).now_or_never().is_none());
+        // Where the machine has much to do, an answer may be there at the first look.
+        let (mut sent, mut hung_up) = (0, 0);
+        while hung_up < 3 && sent < 40 {
+            sent += 1;
+            hung_up += usize::from(base.patch("teller", "Account", ID, 9, r#"{"owner":"b"}"#).now_or_never().is_none());
         }
+        assert!(hung_up > 0, "{}", base.name);
         let recorded = async {
-            while story(&base).await.len() < 4 {
+            while story(&base).await.len() < sent + 1 {
                 tokio::task::yield_now().await;
             }
         };

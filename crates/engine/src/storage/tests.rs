@@ -536,7 +536,22 @@ fn decimals_in_sql_of_a_service() {
     let text = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, Option<String>>(0));
     let given = |sql: &str| text(&format!("SELECT {sql}")).unwrap();
     assert_eq!(given("cratestack_plain(12345, 4)").as_deref(), Some("1.2345"));
-    assert_eq!(given("cratestack_plain(-5)").as_deref(), Some("-5"));
+    assert_eq!(given("cratestack_plain(-5, 0)").as_deref(), Some("-5"));
+    assert_eq!(given("cratestack_plain(cratestack_stored('-1.5', 4), 4)").as_deref(), Some("-1.5000"));
+    assert_eq!(given("cratestack_plain(cratestack_stored('-1.5'))").as_deref(), Some("-1.5"));
+    assert_eq!(given("CAST(cratestack_stored('1.5', 4) AS TEXT)").as_deref(), Some("15000"));
+    assert_eq!(given("cratestack_stored(NULL, 4)"), None);
+    for (call, part) in [
+        ("cratestack_stored('1.23456', 4)", "more digits"),
+        ("cratestack_stored('1000000000000000000', 0)", "more digits"),
+        ("cratestack_stored('1e3', 4)", "plain notation"),
+        ("cratestack_stored('12,5')", "plain notation"),
+        ("cratestack_plain(5)", "give its `s`"),
+        ("cratestack_sum(5)", "give its `s`"),
+    ] {
+        let error = text(&format!("SELECT {call}")).unwrap_err().to_string();
+        assert!(error.contains(part), "{call}: {error}");
+    }
     assert_eq!(given("cratestack_plain(cratestack_sortable('-0.5'))").as_deref(), Some("-0.5"));
     assert_eq!(given("cratestack_plain(cratestack_sortable('7'), 10)").as_deref(), Some("7.0000000000"));
     assert_eq!(given("cratestack_plain(NULL, 2)"), None);
@@ -557,7 +572,13 @@ fn decimals_in_sql_of_a_service() {
         ("1", "-1", "cratestack"),
         ("1", "2000", "scale"),
         ("1", "'a'", "cratestack"),
+        ("x", "x", "one for all rows"),
     ] {
+        if value == "x" {
+            let error = of("(1), (2)", "cratestack_sum(x, x)").unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+            continue;
+        }
         for name in ["cratestack_sum", "cratestack_plain"] {
             let error = text(&format!("SELECT {name}({value}, {scale})")).unwrap_err().to_string();
             assert!(part == "cratestack" || error.contains(part), "{error}");
