@@ -5,6 +5,7 @@
 
 use std::str::FromStr as _;
 
+use percent_encoding::percent_decode_str;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 /// Why a URL cannot be connected with. It may hold a password, so that no part of it is shown.
@@ -144,20 +145,9 @@ fn readable(name: &str, file: &str, part: &str) -> Result<(), String> {
     }
 }
 
-/// A value with its `%2F`s resolved.
+/// A name or a value of a query, as the driver reads it.
 fn decoded(text: &str) -> String {
-    let mut octets = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, behind)) = rest.split_first() {
-        let escaped = (*first == b'%').then(|| behind.split_at_checked(2)).flatten().and_then(|(digits, behind)| {
-            let digits = std::str::from_utf8(digits).ok()?;
-            Some((u8::from_str_radix(digits, 16).ok()?, behind))
-        });
-        let (octet, behind) = escaped.unwrap_or((if *first == b'+' { b' ' } else { *first }, behind));
-        octets.push(octet);
-        rest = behind;
-    }
-    String::from_utf8_lossy(&octets).into_owned()
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 /// What to connect with. A certificate authority (`sslrootcert`) means `sslmode=verify-full` unless the URL says otherwise;
