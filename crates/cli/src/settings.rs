@@ -1,8 +1,8 @@
 //! Settings: one table from which flags, environment variables and `cratestack.toml` keys are made.
 //!
 //! A setting `list-max` is the flag `--list-max`, the variable `CRATESTACK_LIST_MAX` (or the name of a file with the
-//! value in `CRATESTACK_LIST_MAX_FILE`; of a setting that is a file, both name it) and the key `list-max` of `cratestack.toml`. The first of these that is there
-//! wins, in that order. What nobody declared is an error: a misspelt limit must not be a missing limit.
+//! value in `CRATESTACK_LIST_MAX_FILE`; of a setting that is a file, both name it) and the key `list-max` of
+//! `cratestack.toml`. The first of these that is there wins, in that order. What nobody declared is an error: a misspelt limit must not be a missing limit.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

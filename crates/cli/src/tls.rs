@@ -78,7 +78,9 @@ impl Secured {
                     let warnings: Vec<String> = unread(file.as_ref()).into_iter().chain(ending(&tls)).collect();
                     (outcome, warnings)
                 });
-                let Ok((outcome, warnings)) = read.await else { continue };
+                let (outcome, warnings) = read.await.unwrap_or_else(|error| {
+                    (Err(Failure::new(format!("the files could not be read: {error}"))), Vec::new())
+                });
                 match (outcome, json) {
                     (Ok(read), true) => tracing::info!("{read}"),
                     (Ok(read), false) => ui.complain(&read),

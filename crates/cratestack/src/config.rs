@@ -86,7 +86,8 @@ pub struct ServerConfig {
     pub streams: u32,
     /// As [`HttpConfig::problem_base`], for what is refused before any router sees it.
     pub problem_base: String,
-    /// How long requests under way may take after a shutdown has begun. Default 30 s.
+    /// How long requests under way may take after a shutdown has begun, and on a connection whose certificate may be
+    /// [revoked](Tls::reload). Default 30 s.
     pub drain_timeout: Duration,
     /// Certificates, to speak TLS. Default: none, which is HTTP as it is.
     pub tls: Option<Tls>,

@@ -199,9 +199,12 @@ impl Host {
         let mut head = [0; 4096];
         let _ = stream.read(&mut head).await?;
         let problem = Problem::bad_request("this port speaks TLS: use `https`");
-        let body = problem.json(&self.config.problem_base, &request_id(&HeaderMap::new()));
+        let id = request_id(&HeaderMap::new());
+        problem.log(&id);
+        let body = problem.json(&self.config.problem_base, &id);
         let answer = format!(
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+             x-request-id: {id}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(answer.as_bytes()).await?;
@@ -263,10 +266,11 @@ impl Host {
         let refused = if let Some(fault) = host_fault(request.version(), request.uri(), request.headers()) {
             Some(Problem::bad_request(fault))
         } else if peer.is_stale() {
-            Some(Problem::new(Code::Unauthenticated, "the certificates were read again: connect anew"))
+            // No 401: most callers are who they were, and have only to show it once more.
+            Some(ended("the certificates were read again: connect anew"))
         } else if request.version() == Version::HTTP_2 && *peer.draining.borrow() {
             // HTTP/2 takes new requests until the peer has confirmed the end, which is the peer's to do.
-            Some(Problem::new(Code::Unavailable, "the service is ending"))
+            Some(ended("the service is ending"))
         } else {
             None
         };
@@ -280,6 +284,11 @@ impl Host {
         }
         Either::Right(self.router.clone().oneshot(request))
     }
+}
+
+/// The 503 of a request that came after the end of its connection. Nothing of it was done.
+fn ended(why: &'static str) -> Problem {
+    Problem::new(Code::Unavailable, why).with(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// A connection with TLS, the client's certificate, and what tells that the certificates were read again.

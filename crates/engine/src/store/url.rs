@@ -8,7 +8,8 @@ use std::str::FromStr as _;
 use percent_encoding::percent_decode_str;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-/// Why a URL cannot be connected with. It may hold a password, so that no part of it is shown.
+/// Why a URL cannot be connected with. It may hold a password, so that modes and the paths of certificates are all that is
+/// shown of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// It is no URL, or one of its values is none.
