@@ -146,6 +146,27 @@ pub enum BindKind {
     IntList,
 }
 
+impl BindKind {
+    /// PostgreSQL's type for it.
+    pub fn postgres(self) -> &'static str {
+        match self {
+            Self::Bool => "boolean",
+            Self::Int => "bigint",
+            Self::Float => "double precision",
+            Self::Text => "text",
+            Self::Bytes => "bytea",
+            Self::Uuid => "uuid",
+            Self::TextList => "text[]",
+            Self::IntList => "bigint[]",
+        }
+    }
+
+    /// Whether it is a list.
+    pub fn is_list(self) -> bool {
+        matches!(self, Self::TextList | Self::IntList)
+    }
+}
+
 /// A value on its way to the database.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Bind {
@@ -194,6 +215,13 @@ pub enum Slot {
     Cursor(usize),
     /// Rows to fetch.
     Limit,
+}
+
+impl Slot {
+    /// Whether the value is the same for all who use the template.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self, Self::Const(_))
+    }
 }
 
 /// The parts of what is recorded of a request with an idempotency key ([`crate::idempotency`]).
@@ -336,18 +364,34 @@ impl Sql {
         &self.text
     }
 
+    /// Whether an alias was made: the text has a subquery.
+    pub fn has_aliases(&self) -> bool {
+        self.aliases > 0
+    }
+
     /// The finished text and its slots. Placeholders of fragments that were left out are gone.
     pub fn finish(self) -> (Arc<str>, Vec<SlotSpec>) {
-        let sigil = match self.dialect {
+        let sigil = self.sigil();
+        let (text, slots) = self.named(&self.text, &|number, _| format!("{sigil}{number}"));
+        (text.into(), slots)
+    }
+
+    fn sigil(&self) -> char {
+        match self.dialect {
             Dialect::Postgres => '$',
             Dialect::Sqlite => '?',
-        };
-        let mut text = String::with_capacity(self.text.len());
+        }
+    }
+
+    /// A text made of this one's fragments, with other names for its placeholders, and the slots of those that it has.
+    /// `name` is given their numbers from 1 on, in the order in which they come.
+    pub fn named(&self, with: &str, name: &dyn Fn(usize, &Slot) -> String) -> (String, Vec<SlotSpec>) {
+        let sigil = self.sigil();
+        let mut text = String::with_capacity(with.len());
         let mut used: Vec<usize> = Vec::new();
         let mut quote = None;
-        let mut chars = self.text.chars().peekable();
+        let mut chars = with.chars().peekable();
         while let Some(c) = chars.next() {
-            text.push(c);
             match (c, quote) {
                 (_, Some(open)) if c == open => quote = None,
                 ('"' | '\'', None) => quote = Some(c),
@@ -357,21 +401,27 @@ impl Sql {
                         number = number * 10 + digit as usize;
                         chars.next();
                     }
-                    if number == 0 {
-                        // The schema author's own SQL may have the character for something else.
+                    // The schema author's own SQL may have the character for something else.
+                    let Some(known) = number.checked_sub(1).and_then(|at| self.slots.get(at)) else {
+                        text.push(c);
+                        if number > 0 {
+                            let _ = write!(text, "{number}");
+                        }
                         continue;
-                    }
+                    };
                     let at = used.iter().position(|known| *known == number).unwrap_or_else(|| {
                         used.push(number);
                         used.len() - 1
                     });
-                    let _ = write!(text, "{}", at + 1);
+                    text.push_str(&name(at + 1, &known.slot));
+                    continue;
                 }
                 _ => {}
             }
+            text.push(c);
         }
         let slots = used.iter().filter_map(|number| self.slots.get(number.checked_sub(1)?).cloned()).collect();
-        (text.into(), slots)
+        (text, slots)
     }
 }
 
@@ -380,16 +430,7 @@ fn placeholder(dialect: Dialect, number: usize, ty: SqlType) -> String {
     match dialect {
         Dialect::Sqlite => format!("?{number}"),
         Dialect::Postgres => {
-            let carried = match ty.bind_kind(dialect) {
-                BindKind::Bool => "boolean",
-                BindKind::Int => "bigint",
-                BindKind::Float => "double precision",
-                BindKind::Text => "text",
-                BindKind::Bytes => "bytea",
-                BindKind::Uuid => "uuid",
-                BindKind::TextList => "text[]",
-                BindKind::IntList => "bigint[]",
-            };
+            let carried = ty.bind_kind(dialect).postgres();
             // A cast to numeric(p,s) would round in silence; the bare type keeps every digit, and the column's own
             // type has been checked before binding.
             let wanted = match (ty.stored(), ty.list) {
@@ -432,7 +473,7 @@ pub fn column(alias: &str, name: &str) -> String {
 
 /// A select list under construction. Equal expressions are selected once. Body columns are best added first: where they
 /// are all of a table's columns in their order, PostgreSQL gives its rows as they are, without a projection.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SelectList {
     columns: Vec<String>,
 }

@@ -74,7 +74,43 @@ pub fn add_argument(bind: &Bind, arguments: &mut sqlx::postgres::PgArguments) ->
         Bind::TextList(value) => arguments.add(value.as_slice()),
         Bind::IntList(value) => arguments.add(value.as_slice()),
     };
-    added.map_err(|_| StorageError::new("a value is too long to send to the database"))
+    added.map_err(|_| too_long())
+}
+
+fn too_long() -> StorageError {
+    StorageError::new("a value is too long to send to the database")
+}
+
+/// Adds an array of values of one kind, which is not that of lists, to the arguments of a PostgreSQL statement.
+///
+/// # Errors
+/// When they are too long for the protocol, or of another kind.
+pub fn add_array<'b>(
+    kind: BindKind,
+    binds: impl Iterator<Item = &'b Bind>,
+    arguments: &mut sqlx::postgres::PgArguments,
+) -> Result<(), StorageError> {
+    use sqlx::Arguments as _;
+    macro_rules! array {
+        ($variant:ident, $type:ty, $value:ident => $element:expr) => {{
+            let elements = binds.map(|bind| match bind {
+                Bind::Null(_) => Ok(None),
+                Bind::$variant($value) => Ok(Some($element)),
+                _ => Err(mismatch()),
+            });
+            arguments.add(elements.collect::<Result<Vec<Option<$type>>, _>>()?)
+        }};
+    }
+    let added = match kind {
+        BindKind::Bool => array!(Bool, bool, value => *value),
+        BindKind::Int => array!(Int, i64, value => *value),
+        BindKind::Float => array!(Float, f64, value => *value),
+        BindKind::Text => array!(Text, &str, value => value.as_str()),
+        BindKind::Bytes => array!(Bytes, &[u8], value => value.as_slice()),
+        BindKind::Uuid => array!(Uuid, Uuid, value => *value),
+        BindKind::TextList | BindKind::IntList => return Err(mismatch()),
+    };
+    added.map_err(|_| too_long())
 }
 
 impl rusqlite::ToSql for Bind {

@@ -10,19 +10,35 @@ use super::{Core, Place, Store, deadline, int, key_of, now, unauthenticated, ver
 use crate::api::{Answer, Caller, Code, Failure, Key, Principal, Row};
 use crate::cursor::{self, SEED};
 use crate::fault::{self, Class, Remedy, StoreError};
-use crate::plan::read::{self, Cursors, List, Refused};
+use crate::plan::read::{self, Cursors, List, One, Refused};
 use crate::plan::{Values, key_values, write};
 use crate::policy::AtomKey;
 use crate::query::{self, Projection, Query};
-use crate::sql::{Many, Template};
+use crate::sql::{Many, Statement, Template};
 use crate::storage::{Pager, StorageError};
+use crate::store::postgres::Gather;
 use crate::store::sqlite::SqliteSession;
 use crate::store::{Rows, Session as _};
 
 /// The statement of a page, or that the rules let the caller see none.
 pub(super) type ListPlan = Result<List, Refused>;
 /// The statement of one row, or that the rules let the caller see none.
-pub(super) type RowPlan = Result<Arc<Template>, Refused>;
+pub(super) type RowPlan = Result<RowRead, Refused>;
+
+/// How one row is read.
+#[derive(Debug)]
+pub(super) struct RowRead {
+    template: Arc<Template>,
+    /// Where its requests meet, if they may be done together.
+    gather: Option<Arc<Gather>>,
+}
+
+impl From<One> for RowRead {
+    fn from(one: One) -> Self {
+        let gather = one.together.map(|together| Arc::new(Gather::new(together.template, together.whose)));
+        Self { template: one.template, gather }
+    }
+}
 
 /// What the statement of a page depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -136,11 +152,23 @@ pub(super) async fn one(
     // Includes apply the rules of other models.
     let atoms = if projection.includes.is_empty() { view.key_near(model) } else { view.key() };
     let form = RowForm { model, projection, atoms };
-    let plan = core.rows.get(&form, || read::one(&view, dialect, limits.include_limit, model, &form.projection));
-    let Ok(template) = &*plan else { return Err(refused(declared, caller, Action::Detail)) };
+    let make = || read::one(&view, dialect, limits.include_limit, model, &form.projection).map(RowRead::from);
+    let plan = core.rows.get(&form, make);
+    let Ok(plan) = &*plan else { return Err(refused(declared, caller, Action::Detail)) };
     let key = key_values(&core.schema, declared, key).ok_or_else(|| write::not_found(declared))?;
     let values = Values { key: &key, ..Values::new(&core.schema, dialect, caller.principal.as_ref(), &clock) };
-    let rows = fetch(core, place, caller, model, template, &values, deadline).await?;
+    let rows = match (place, &core.store, &plan.gather) {
+        (Place::Own, Store::Postgres(pool), Some(gather)) => {
+            let failed = |error| fault::failure(&core.schema, model, &error);
+            let statement = filled(&plan.template, &values).map_err(failed)?;
+            pool.gathered(gather, statement, deadline.into()).await.map_err(failed)?
+        }
+        _ => None,
+    };
+    let rows = match rows {
+        Some(rows) => rows,
+        None => fetch(core, place, caller, model, &plan.template, &values, deadline).await?,
+    };
     if rows.is_empty() {
         return Err(write::not_found(declared));
     }
@@ -167,6 +195,10 @@ pub(super) fn refused(model: &Model, caller: &Caller, action: Action) -> Failure
     Failure::new(Code::Forbidden, format!("the rules of `{}` do not let this caller {} it", model.name, verb(action)))
 }
 
+fn filled(template: &Arc<Template>, values: &Values<'_>) -> Result<Statement, StoreError> {
+    template.fill(|slot| values.bind(slot)).map_err(|error| StoreError::new(Class::Other, error.to_string()))
+}
+
 /// Runs a statement that only reads; once more on another connection if the first one is lost.
 pub(super) async fn fetch(
     core: &Arc<Core>,
@@ -178,9 +210,7 @@ pub(super) async fn fetch(
     deadline: Instant,
 ) -> Result<Rows, Failure> {
     let failed = |error: StoreError| fault::failure(&core.schema, model, &error);
-    let statement = template
-        .fill(|slot| values.bind(slot))
-        .map_err(|error| failed(StoreError::new(Class::Other, error.to_string())))?;
+    let statement = filled(template, values).map_err(failed)?;
     // What makes the cursors of includes goes where the statement runs.
     let pages = || Pages { core: Arc::clone(core), principal: caller.principal.clone(), now: unix(core) };
     if let Place::Within(tx) = place {
@@ -236,3 +266,6 @@ impl Pager for Pages {
         cursors.next(include, control)
     }
 }
+
+#[cfg(test)]
+mod tests;

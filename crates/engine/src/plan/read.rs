@@ -22,21 +22,40 @@ use crate::policy::{Decision, View, Want};
 use crate::predicate::{Frag, Predicates, Row, Scope, join_columns, live};
 use crate::query::{Include, Projection, Query, SortKey};
 use crate::sql::{
-    Column, Content, Dialect, Many, Member, SelectList, Shape, Slot, Sql, SqlType, Template, column, ident,
+    BindKind, Column, Content, Dialect, Many, Member, SelectList, Shape, Slot, Sql, SqlType, Template, column, ident,
 };
 use crate::storage::{Codec, Pager, StorageError};
 use crate::store::Rows;
 
 /// The rows' alias.
 const ROW: &str = "t";
+/// That of the values of several requests.
+const REQUEST: &str = "r";
 
 /// The rules let this caller read no row whatever: 401 for the anonymous caller, else 403.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused;
 
-/// The statement that reads one row.
-///
-/// Control column: the version if the model has one.
+/// The statements that read one row.
+#[derive(Debug)]
+pub struct One {
+    /// The statement of one request. Control column: the version if the model has one.
+    pub template: Arc<Template>,
+    /// That of several; `None` where they are better asked one by one.
+    pub together: Option<Together>,
+}
+
+/// Reads, for several requests at once, what the statement of one reads for each of them.
+#[derive(Debug)]
+pub struct Together {
+    /// As the other one, but its values are arrays, unless they are [fixed](Slot::is_fixed): the n-th value of each belongs
+    /// to the n-th request.
+    pub template: Arc<Template>,
+    /// The column that says whose a row is, from 1 on. No request has two.
+    pub whose: Column,
+}
+
+/// The statements that read one row.
 ///
 /// # Errors
 /// [`Refused`].
@@ -46,7 +65,7 @@ pub fn one(
     include_limit: u32,
     model: ModelId,
     projection: &Projection,
-) -> Result<Arc<Template>, Refused> {
+) -> Result<One, Refused> {
     let decision = view.decide(model, Action::Detail, None);
     if decision == Decision::Refused {
         return Err(Refused);
@@ -66,9 +85,15 @@ pub fn one(
     let mut parts: Vec<Frag> = key.collect();
     parts.push(live(declared, ROW));
     parts.push(Predicates::of_schema(view.schema(), &mut reader.sql).decision(&decision, &scope));
-    let (columns, table, place) = (columns.text(), ident(&declared.table), Frag::all(parts).into_text());
-    reader.sql.push(&format!("SELECT {columns} FROM {table} AS {ROW} WHERE {place}"));
-    Ok(reader.finish(control.into_iter().collect(), None, shape))
+    let (table, place) = (ident(&declared.table), Frag::all(parts).into_text());
+    let together = reader.together(&table, &columns, &place);
+    reader.sql.push(&format!("SELECT {} FROM {table} AS {ROW} WHERE {place}", columns.text()));
+    let template = reader.finish(control.into_iter().collect(), None, shape);
+    let together = together.map(|(sql, whose)| {
+        let template = Template { sql, ..(*template).clone() };
+        Together { template: Arc::new(template), whose }
+    });
+    Ok(One { template, together })
 }
 
 /// The statement of a page.
@@ -224,6 +249,40 @@ impl<'a> Reader<'a> {
     fn finish(self, control: Vec<Column>, page: Option<usize>, shape: Shape) -> Arc<Template> {
         let (sql, slots) = self.sql.finish();
         Arc::new(Template { sql, slots, control, page, shape: Arc::new(shape) })
+    }
+
+    /// The statement that reads a row for each of several requests, and where it says whose a row is.
+    ///
+    /// Not where a subquery stands in the select list or in the rules: of that nobody knows how long it takes, and all would
+    /// wait for each other. Not where a value is a list: PostgreSQL has no lists of them.
+    fn together(&self, table: &str, columns: &SelectList, place: &str) -> Option<(Arc<str>, Column)> {
+        if self.dialect != Dialect::Postgres || self.sql.has_aliases() {
+            return None;
+        }
+        let name =
+            |number, slot: &Slot| if slot.is_fixed() { format!("${number}") } else { format!("{REQUEST}.c{number}") };
+        let (place, slots) = self.sql.named(place, &name);
+        let kinds = (1..).zip(&slots).filter(|(_, spec)| !spec.slot.is_fixed());
+        let kinds: Vec<(usize, BindKind)> =
+            kinds.map(|(number, spec)| (number, spec.ty.bind_kind(self.dialect))).collect();
+        if kinds.iter().any(|(_, kind)| kind.is_list()) {
+            return None;
+        }
+        let join = |item: &dyn Fn(&(usize, BindKind)) -> String| kinds.iter().map(item).collect::<Vec<_>>().join(", ");
+        // Behind a subquery the planner does not see how many there are, and makes one plan for all numbers.
+        let arrays = join(&|(number, kind)| format!("(SELECT ${number}::{}[])", kind.postgres()));
+        let names = join(&|(number, _)| format!("c{number}"));
+        let mut with_whose = columns.clone();
+        let whose = Column { at: with_whose.add(format!("{REQUEST}.n")), ty: SqlType::INT };
+        // OFFSET 0: each row is looked up as for one request, whatever the planner takes the table's size for. A join might
+        // read all of a table that was small when its plan was made.
+        let text = format!(
+            "SELECT {} FROM unnest({arrays}) WITH ORDINALITY AS {REQUEST}({names}, n) \
+             CROSS JOIN LATERAL (SELECT {} FROM {table} AS {ROW} WHERE {place} OFFSET 0) AS {ROW}",
+            with_whose.text(),
+            columns.text()
+        );
+        Some((text.into(), whose))
     }
 
     /// Which rows a list is about, wherever its page begins.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cratestack_schema::value::Value;
 
 use crate::fault::{Class, StoreError};
-use crate::sql::{Many, Statement};
+use crate::sql::{Many, Statement, Template};
 use crate::storage::{Cells, Pager, RowReader, StorageError};
 
 /// Octets that most rows fit into, so that their text does not grow by doubling from nothing.
@@ -35,11 +35,10 @@ impl Rows {
     fn push<R: Cells + ?Sized>(
         &mut self,
         reader: RowReader<'_>,
-        statement: &Statement,
+        template: &Template,
         row: &R,
         pager: &mut dyn Pager,
     ) -> Result<(), StoreError> {
-        let template = &statement.template;
         let read = |error: StorageError| StoreError::new(Class::Other, error.to_string());
         let at = self.ends.len();
         if template.page.is_none_or(|shown| at == 0 || at + 1 == shown) {

@@ -20,6 +20,9 @@ use crate::fault::{Class, Remedy, StoreError};
 use crate::isolated;
 use crate::sql::{Dialect, Statement};
 use crate::storage::{Pager, RowReader, add_argument};
+pub use gather::Gather;
+
+mod gather;
 
 /// How a pool is made.
 #[derive(Debug, Clone)]
@@ -144,7 +147,6 @@ impl Postgres {
 
     async fn lease(&self, deadline: Instant) -> Result<Lease, StoreError> {
         let shared = &self.shared;
-        let busy = |why: &str| StoreError::new(Class::NoConnection, why);
         match shared.permits.try_acquire() {
             Ok(permit) => permit.forget(),
             Err(tokio::sync::TryAcquireError::Closed) => return Err(busy("the pool is closed")),
@@ -206,17 +208,26 @@ impl Shared {
     }
 }
 
-/// A place in the queue for a connection.
-struct Place<'a>(&'a Shared);
+fn busy(why: &str) -> StoreError {
+    StoreError::new(Class::NoConnection, why)
+}
 
-impl<'a> Place<'a> {
-    fn take(shared: &'a Shared) -> Option<Self> {
-        let place = Self(shared);
+fn late() -> StoreError {
+    StoreError::new(Class::Deadline, "the deadline passed in the middle of a statement")
+}
+
+/// A place in the queue for a connection.
+#[derive(Debug)]
+struct Place(Arc<Shared>);
+
+impl Place {
+    fn take(shared: &Arc<Shared>) -> Option<Self> {
+        let place = Self(Arc::clone(shared));
         (shared.waiting.fetch_add(1, Ordering::Relaxed) < shared.options.waiting).then_some(place)
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
@@ -282,7 +293,7 @@ impl PgSession {
         let done = timeout_at(self.deadline, work(connection)).await;
         let Ok(done) = done else {
             self.lease.connection = None;
-            return Err(StoreError::new(Class::Deadline, "the deadline passed in the middle of a statement"));
+            return Err(late());
         };
         self.lease.running = false;
         let done = done.map_err(|error| StoreError::postgres(&error));
@@ -378,13 +389,7 @@ const CLEAN: &str = "RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN *; SELECT 
 
 impl Session for PgSession {
     async fn fetch(&mut self, statement: &Statement, pager: &mut (dyn Pager + Send)) -> Result<Rows, StoreError> {
-        let fetched = match self.rows(statement).await {
-            Err(error) if error.class == Class::StalePlan && !self.in_transaction => {
-                self.with(async |connection| connection.clear_cached_statements().await).await?;
-                self.rows(statement).await?
-            }
-            fetched => fetched?,
-        };
+        let fetched = self.rows(&statement.template.sql, || arguments(statement)).await?;
         read(&self.lease.shared.schema, statement, &fetched, pager).await
     }
 
@@ -401,10 +406,22 @@ impl Session for PgSession {
 }
 
 impl PgSession {
-    async fn rows(&mut self, statement: &Statement) -> Result<Vec<PgRow>, StoreError> {
-        let arguments = arguments(statement)?;
-        let query = sqlx::query_with(AssertSqlSafe(Arc::clone(&statement.template.sql)), arguments);
-        self.with(async |connection| connection.fetch_all(query).await).await
+    /// All rows of a statement; once more where its plan was made for another version of its tables.
+    async fn rows(
+        &mut self,
+        sql: &Arc<str>,
+        arguments: impl Fn() -> Result<PgArguments, StoreError>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let query = || Ok(sqlx::query_with(AssertSqlSafe(Arc::clone(sql)), arguments()?));
+        let (first, in_transaction) = (query()?, self.in_transaction);
+        match self.with(async |connection| connection.fetch_all(first).await).await {
+            Err(error) if error.class == Class::StalePlan && !in_transaction => {
+                self.with(async |connection| connection.clear_cached_statements().await).await?;
+                let again = query()?;
+                self.with(async |connection| connection.fetch_all(again).await).await
+            }
+            fetched => fetched,
+        }
     }
 }
 
@@ -437,8 +454,7 @@ impl Dedicated {
         let Some(mut connection) = self.connection.take() else {
             return Err(StoreError::new(Class::ConnectionLost, "the connection was closed"));
         };
-        let late = |_| StoreError::new(Class::Deadline, "the deadline passed in the middle of a statement");
-        let done = timeout_at(self.deadline, work(&mut connection)).await.map_err(late)?;
+        let done = timeout_at(self.deadline, work(&mut connection)).await.map_err(|_| late())?;
         let done = done.map_err(|error| StoreError::postgres(&error));
         if done.as_ref().err().is_none_or(|error| error.class.remedy() != Remedy::Reconnect) {
             self.connection = Some(connection);
@@ -490,7 +506,7 @@ async fn read(
     let reader = RowReader { schema, dialect: Dialect::Postgres };
     let mut rows = Rows::default();
     for (at, row) in (1_usize..).zip(fetched) {
-        rows.push(reader, statement, row, pager)?;
+        rows.push(reader, &statement.template, row, pager)?;
         if at.is_multiple_of(SLICE) {
             // A large page must not keep others from the thread.
             tokio::task::yield_now().await;

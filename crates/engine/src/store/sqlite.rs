@@ -565,7 +565,7 @@ impl SqliteSession<'_> {
             let mut fetched = prepared.raw_query();
             let mut rows = Rows::default();
             while let Some(row) = fetched.next()? {
-                if let Err(error) = rows.push(reader, statement, row, pager) {
+                if let Err(error) = rows.push(reader, &statement.template, row, pager) {
                     return Ok(Err(error));
                 }
             }

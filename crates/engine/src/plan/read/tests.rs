@@ -951,7 +951,7 @@ fn list_text(
     list(&view, dialect, 2, &query, nulls).unwrap().template
 }
 
-fn row_text(schema: &Arc<Schema>, dialect: Dialect, who: &Caller, model: &str, params: Params<'_>) -> Arc<Template> {
+fn row_text(schema: &Arc<Schema>, dialect: Dialect, who: &Caller, model: &str, params: Params<'_>) -> One {
     let policies = Policies::new(schema);
     let view = policies.view(who.principal.as_ref(), "2026-01-31T10:00:00.000000Z");
     let params: Vec<(String, String)> =
@@ -964,7 +964,7 @@ fn row_text(schema: &Arc<Schema>, dialect: Dialect, who: &Caller, model: &str, p
 /// One clause per line.
 fn folded(text: &str) -> String {
     let mut text = text.to_owned();
-    for word in [" FROM ", " WHERE ", " ORDER BY ", " LEFT JOIN ", " UNION ALL ", " AND "] {
+    for word in [" FROM ", " WHERE ", " ORDER BY ", " LEFT JOIN ", " CROSS JOIN ", " UNION ALL ", " AND "] {
         text = text.replace(word, &format!("\n  {}", word.trim_start()));
     }
     text
@@ -1002,8 +1002,11 @@ fn text_of_the_statements() {
             let _ = write!(text, "-- {dialect:?}, {what}\n{}\n\n", folded(&template.sql));
         }
         for (model, params) in [("Account", &[][..]), ("Tag", &[("include", "entry"), ("fields", "name")])] {
-            let template = row_text(&schema, dialect, &clerk(), model, params);
-            let _ = write!(text, "-- {dialect:?}, one {model}\n{}\n\n", folded(&template.sql));
+            let one = row_text(&schema, dialect, &clerk(), model, params);
+            let _ = write!(text, "-- {dialect:?}, one {model}\n{}\n\n", folded(&one.template.sql));
+            if let Some(together) = one.together {
+                let _ = write!(text, "-- {dialect:?}, several {model}\n{}\n\n", folded(&together.template.sql));
+            }
         }
     }
     insta::assert_snapshot!(text);
@@ -1023,8 +1026,11 @@ async fn keyed_access_uses_an_index() {
             let schema = schema(BANK);
             (what.to_owned(), list_text(&schema, dialect, &who, model, params, &cursor))
         });
-        let rows = ["Account", "Customer", "Tag"]
-            .map(|model| (format!("one {model}"), row_text(&schema(BANK), dialect, &clerk(), model, &[])));
+        let rows = ["Account", "Customer", "Tag"].into_iter().flat_map(move |model| {
+            let one = row_text(&schema(BANK), dialect, &clerk(), model, &[]);
+            let several = one.together.map(|together| (format!("several {model}"), together.template));
+            std::iter::once((format!("one {model}"), one.template)).chain(several)
+        });
         lists.chain(rows)
     };
     for (what, template) in templates(Dialect::Sqlite) {

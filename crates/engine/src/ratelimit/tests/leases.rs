@@ -137,7 +137,7 @@ fn simulate(setting: &Setting) -> (History, History, u64) {
 /// The most that was spent beyond `burst + rate * W` in any window: Kadane's algorithm.
 fn overshoot(history: &History, quota: Quota) -> i128 {
     let increment = i128::from(quota.increment());
-    let (mut most, mut here, mut before) = (i128::MIN, 0_i128, None);
+    let (mut most, mut here, mut before) = (0_i128, 0_i128, None);
     for (at, units) in history {
         let passed = before.map_or(0, |before: u64| i128::from(at - before));
         here = (here - passed).max(0) + i128::from(*units) * increment;
