@@ -2,6 +2,7 @@
 //! PostgreSQL with fsync on. What counts are the ratios of a row; the rates depend on the machine.
 
 mod baseline;
+mod distance;
 mod limits;
 mod load;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -19,6 +21,10 @@ use crate::load::{Client, Figures};
 
 const ROWS: usize = 10_000;
 const CLIENTS: usize = 16;
+/// Clients, and the way to PostgreSQL, where it is at a distance: half a millisecond there and another back, as between two
+/// zones of a region.
+const FEW: usize = 4;
+const WAY: Duration = Duration::from_micros(500);
 const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bench.cstack");
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -237,121 +243,213 @@ fn middle(figures: &[Figures]) -> Figures {
     }
 }
 
-async fn compare(words: &[String]) -> Result<()> {
-    let seconds: u64 = words.first().map_or(Ok(3), |word| word.parse())?;
-    let rounds: usize = words.get(1).map_or(Ok(7), |word| word.parse())?;
-    let (warm_up, time) = (Duration::from_secs(1), Duration::from_secs(seconds));
-    let url = variable("BENCH_DATABASE")?;
-
-    let mut ours = Command::new(variable("BENCH_CRATESTACK")?);
-    ours.args([
-        "serve",
-        SCHEMA,
-        "--database",
-        &url,
-        "--addr",
-        "127.0.0.1:0",
-        "--apply",
-        "--auth",
-        "dev",
-        "--allow-dev-auth",
-    ]);
-    let ours = start(ours).await?;
-    let pool = PgPool::connect(&url).await?;
-    seed(&pool).await?;
-    let mut other = Command::new(std::env::current_exe()?);
-    other.arg("baseline");
-    let other = start(other).await?;
-
-    let claims = r#"{"id":"ann","tenantId":"acme"}"#;
-    let token = format!("dev.{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims));
-    println!("{CLIENTS} connections, {rounds} rounds of {seconds} s each, medians\n");
-    println!(
-        "| operation | CrateStack /s | p50 ms | p99 ms | hand-written /s | p50 ms | p99 ms | pgbench /s | p50 ms | p99 ms | ratio to hand-written | ratio to pgbench |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
-    let mut plain = 0.0;
-    for (name, kind) in [
-        ("get by id", Kind::Get),
-        ("list of 50", Kind::List),
-        ("versioned patch", Kind::Patch),
-        ("audited patch", Kind::AuditedPatch),
-        ("keyed audited patch", Kind::KeyedPatch),
-    ] {
-        if words.get(2).is_some_and(|only| !name.contains(only.as_str())) {
-            continue;
-        }
-        let [own, others] = kind.tables();
-        let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
-        let mut without = Vec::new();
-        for round in 0..rounds {
-            eprint!("\r{name}: round {} of {rounds}  ", round + 1);
-            a.push(load::run(ours.address, callers(&pool, kind, own, &token).await?, warm_up, time).await?);
-            b.push(load::run(other.address, callers(&pool, kind, others, &token).await?, warm_up, time).await?);
-            c.push(pgbench(&url, kind, time).await?);
-            if kind == Kind::KeyedPatch {
-                let callers = callers(&pool, Kind::AuditedPatch, own, &token).await?;
-                without.push(load::run(ours.address, callers, warm_up, time).await?);
-            }
-        }
-        eprint!("\r                                \r");
-        let ratio = |x: &[Figures], y: &[Figures]| median(x.iter().zip(y).map(|(x, y)| x.rate / y.rate).collect());
-        let cells = |f: Figures| {
-            let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-            format!("{:.0} | {:.2} | {:.2}", f.rate, ms(f.p50), ms(f.p99))
-        };
-        println!(
-            "| {name} | {} | {} | {} | {:.2} | {:.2} |",
-            cells(middle(&a)),
-            cells(middle(&b)),
-            cells(middle(&c)),
-            ratio(&a, &b),
-            ratio(&a, &c)
-        );
-        let rate = middle(&a).rate;
-        match kind {
-            Kind::Patch => plain = rate,
-            Kind::AuditedPatch if plain > 0.0 => {
-                println!("\naudited patch beside the versioned patch: {:.2}", rate / plain);
-            }
-            Kind::KeyedPatch => {
-                println!(
-                    "\nkeyed audited patch beside the one without a key, in the same rounds: {:.2}",
-                    ratio(&a, &without)
-                );
-                println!(
-                    "\n| one client | CrateStack /s | WAL flushes | hand-written /s | WAL flushes | ratio |\n|---|---|---|---|---|---|"
-                );
-                for (name, kind) in [("audited patch", Kind::AuditedPatch), ("keyed audited patch", Kind::KeyedPatch)] {
-                    let [own, others] = kind.tables();
-                    let (a, flushed) = alone(&pool, ours.address, kind, own, &token).await?;
-                    let (b, others) = alone(&pool, other.address, kind, others, &token).await?;
-                    println!("| {name} | {a:.0} | {flushed:.2} | {b:.0} | {others:.2} | {:.2} |", a / b);
-                }
-            }
-            Kind::Get | Kind::List | Kind::AuditedPatch => {}
-        }
-    }
-    Ok(())
+/// The two services, on one database.
+struct Pair {
+    ours: Service,
+    other: Service,
 }
 
-/// Answers per second to one client, and how often PostgreSQL flushes its log to the disk for each, told by `pg_stat_wal`. Of
-/// several clients one flush serves many.
-async fn alone(pool: &PgPool, address: SocketAddr, kind: Kind, table: &str, token: &str) -> Result<(f64, f64)> {
-    async fn syncs(pool: &PgPool) -> Result<i64> {
+impl Pair {
+    async fn start(url: &str) -> Result<Self> {
+        let mut ours = Command::new(variable("BENCH_CRATESTACK")?);
+        // Settings of whoever runs this are no part of what is measured.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CRATESTACK_")) {
+            ours.env_remove(name);
+        }
+        ours.args([
+            "serve",
+            SCHEMA,
+            "--database",
+            url,
+            "--addr",
+            "127.0.0.1:0",
+            "--apply",
+            "--auth",
+            "dev",
+            "--allow-dev-auth",
+        ]);
+        let ours = start(ours).await?;
+        let mut other = Command::new(std::env::current_exe()?);
+        other.arg("baseline").env("BENCH_DATABASE", url);
+        Ok(Self { ours, other: start(other).await? })
+    }
+}
+
+/// A benchmark: where it runs, and for how long.
+struct Run {
+    url: String,
+    pool: PgPool,
+    token: String,
+    rounds: usize,
+    time: Duration,
+    /// Kinds whose names have it.
+    only: Option<String>,
+}
+
+const KINDS: [(&str, Kind); 5] = [
+    ("get by id", Kind::Get),
+    ("list of 50", Kind::List),
+    ("versioned patch", Kind::Patch),
+    ("audited patch", Kind::AuditedPatch),
+    ("keyed audited patch", Kind::KeyedPatch),
+];
+
+impl Run {
+    fn kinds(&self) -> impl Iterator<Item = (&'static str, Kind)> {
+        KINDS.into_iter().filter(|(name, _)| self.only.as_ref().is_none_or(|only| name.contains(only.as_str())))
+    }
+
+    /// What a service answers to so many clients.
+    async fn load(&self, service: &Service, kind: Kind, table: &str, clients: usize) -> Result<Figures> {
+        let mut callers = callers(&self.pool, kind, table, &self.token).await?;
+        callers.truncate(clients);
+        Ok(load::run(service.address, callers, Duration::from_secs(1), self.time).await?)
+    }
+
+    /// Both services and `pgbench` beside each other on PostgreSQL itself.
+    async fn near(&self, pair: &Pair) -> Result<()> {
+        let rounds = self.rounds;
+        println!("{CLIENTS} connections, {rounds} rounds of {} s each, medians\n", self.time.as_secs());
+        println!(
+            "| operation | CrateStack /s | p50 ms | p99 ms | hand-written /s | p50 ms | p99 ms | pgbench /s | p50 ms | p99 ms | ratio to hand-written | ratio to pgbench |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+        let mut rates = Vec::new();
+        for (name, kind) in self.kinds() {
+            let [own, others] = kind.tables();
+            let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
+            let mut without = Vec::new();
+            for round in 0..rounds {
+                progress(name, round, rounds);
+                a.push(self.load(&pair.ours, kind, own, CLIENTS).await?);
+                b.push(self.load(&pair.other, kind, others, CLIENTS).await?);
+                c.push(pgbench(&self.url, kind, self.time).await?);
+                if kind == Kind::KeyedPatch {
+                    without.push(self.load(&pair.ours, Kind::AuditedPatch, own, CLIENTS).await?);
+                }
+            }
+            eprint!("\r                                        \r");
+            let (ours, other, raw) = (middle(&a), middle(&b), middle(&c));
+            rates.push((kind, ours.rate));
+            println!(
+                "| {name} | {} | {} | {} | {:.2} | {:.2} |",
+                cells(ours),
+                cells(other),
+                cells(raw),
+                ratio(&a, &b),
+                ratio(&a, &c)
+            );
+            let rate = |wanted| rates.iter().find(|(kind, _)| *kind == wanted).map(|(_, rate)| rate);
+            if let (Kind::AuditedPatch, Some(plain)) = (kind, rate(Kind::Patch)) {
+                println!("\naudited patch beside the versioned patch: {:.2}", ours.rate / plain);
+            }
+            if kind == Kind::KeyedPatch {
+                let beside = ratio(&a, &without);
+                println!("\nkeyed audited patch beside the one without a key, in the same rounds: {beside:.2}");
+            }
+        }
+        Ok(())
+    }
+
+    /// One client, and how often the log is flushed for it.
+    async fn alone(&self, pair: &Pair) -> Result<()> {
+        println!(
+            "\n| one client | CrateStack /s | WAL flushes | hand-written /s | WAL flushes | ratio |\n|---|---|---|---|---|---|"
+        );
+        for (name, kind) in self.kinds().filter(|(_, kind)| matches!(kind, Kind::AuditedPatch | Kind::KeyedPatch)) {
+            let [own, others] = kind.tables();
+            let (a, flushed) = self.flushes(&pair.ours, kind, own).await?;
+            let (b, others) = self.flushes(&pair.other, kind, others).await?;
+            println!("| {name} | {a:.0} | {flushed:.2} | {b:.0} | {others:.2} | {:.2} |", a / b);
+        }
+        Ok(())
+    }
+
+    /// Both services on PostgreSQL at a distance, as on another machine: there a round trip is what costs, and few clients
+    /// leave time enough to the processors.
+    async fn far(&self) -> Result<()> {
+        let server: PgConnectOptions = self.url.parse()?;
+        let host = tokio::net::lookup_host((server.get_host(), server.get_port())).await?.next();
+        let address = distance::away(host.ok_or("the server has no address")?, WAY)?;
+        let near = format!("@{}:{}", server.get_host(), server.get_port());
+        let pair = Pair::start(&self.url.replacen(&near, &format!("@{address}"), 1)).await?;
+        println!("\nPostgreSQL {} us away, there and back; {FEW} connections\n", 2 * WAY.as_micros());
+        println!(
+            "| operation | CrateStack /s | p50 ms | p99 ms | hand-written /s | p50 ms | p99 ms | ratio |\n|---|---|---|---|---|---|---|---|"
+        );
+        let (mut all, rounds) = (Vec::new(), self.rounds);
+        for (name, kind) in self.kinds() {
+            let [own, others] = kind.tables();
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            for round in 0..rounds {
+                progress(name, round, rounds);
+                a.push(self.load(&pair.ours, kind, own, FEW).await?);
+                b.push(self.load(&pair.other, kind, others, FEW).await?);
+            }
+            eprint!("\r                                        \r");
+            println!("| {name} | {} | {} | {:.2} |", cells(middle(&a)), cells(middle(&b)), ratio(&a, &b));
+            all.push((kind, a));
+        }
+        let of = |wanted: Kind| all.iter().find(|(kind, _)| *kind == wanted).map(|(_, figures)| figures);
+        if let (Some(keyed), Some(plain)) = (of(Kind::KeyedPatch), of(Kind::AuditedPatch)) {
+            println!("\nkeyed audited patch beside the one without a key: {:.2}", ratio(keyed, plain));
+        }
+        Ok(())
+    }
+
+    /// Answers per second to one client, and how often PostgreSQL flushes its log to the disk for each, told by
+    /// `pg_stat_wal`. Of several clients one flush serves many.
+    async fn flushes(&self, service: &Service, kind: Kind, table: &str) -> Result<(f64, f64)> {
+        let mut callers = callers(&self.pool, kind, table, &self.token).await?;
+        callers.truncate(1);
+        let before = self.syncs().await?;
+        let time = Duration::from_secs(3);
+        let figures = load::run(service.address, callers, Duration::ZERO, time).await?;
+        let after = self.syncs().await?;
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+        let flushes = (after - before) as f64;
+        Ok((figures.rate, flushes / (figures.rate * time.as_secs_f64())))
+    }
+
+    async fn syncs(&self) -> Result<i64> {
         // Backends tell of what they did once a second at most, and of the rest when they have been idle for ten.
         tokio::time::sleep(Duration::from_secs(11)).await;
-        Ok(sqlx::query_scalar("SELECT wal_sync FROM pg_stat_wal").fetch_one(pool).await?)
+        Ok(sqlx::query_scalar("SELECT wal_sync FROM pg_stat_wal").fetch_one(&self.pool).await?)
     }
-    let mut callers = callers(pool, kind, table, token).await?;
-    callers.truncate(1);
-    let before = syncs(pool).await?;
-    let time = Duration::from_secs(3);
-    let figures = load::run(address, callers, Duration::ZERO, time).await?;
-    let after = syncs(pool).await?;
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
-    let flushes = (after - before) as f64;
-    Ok((figures.rate, flushes / (figures.rate * time.as_secs_f64())))
+}
+
+fn progress(name: &str, round: usize, rounds: usize) {
+    eprint!("\r{name}: round {} of {rounds}  ", round + 1);
+}
+
+fn ratio(x: &[Figures], y: &[Figures]) -> f64 {
+    median(x.iter().zip(y).map(|(x, y)| x.rate / y.rate).collect())
+}
+
+fn cells(f: Figures) -> String {
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    format!("{:.0} | {:.2} | {:.2}", f.rate, ms(f.p50), ms(f.p99))
+}
+
+/// `bench [SECONDS [ROUNDS [NAME]]]`.
+async fn compare(words: &[String]) -> Result<()> {
+    let url = variable("BENCH_DATABASE")?;
+    let pair = Pair::start(&url).await?;
+    let pool = PgPool::connect(&url).await?;
+    seed(&pool).await?;
+    let claims = r#"{"id":"ann","tenantId":"acme"}"#;
+    let run = Run {
+        token: format!("dev.{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims)),
+        rounds: words.get(1).map_or(Ok(7), |word| word.parse())?,
+        time: Duration::from_secs(words.first().map_or(Ok(3), |word| word.parse())?),
+        only: words.get(2).cloned(),
+        url,
+        pool,
+    };
+    run.near(&pair).await?;
+    run.alone(&pair).await?;
+    drop(pair);
+    run.far().await
 }
 
 async fn seed(pool: &PgPool) -> Result<()> {
