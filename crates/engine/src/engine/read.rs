@@ -16,7 +16,7 @@ use crate::policy::AtomKey;
 use crate::query::{self, Projection, Query};
 use crate::sql::{Many, Statement, Template};
 use crate::storage::{Pager, StorageError};
-use crate::store::postgres::Gather;
+use crate::store::postgres::{Gather, Gathered, PgSession, Postgres};
 use crate::store::sqlite::SqliteSession;
 use crate::store::{Rows, Session as _};
 
@@ -159,15 +159,16 @@ pub(super) async fn one(
     let values = Values { key: &key, ..Values::new(&core.schema, dialect, caller.principal.as_ref(), &clock) };
     let rows = match (place, &core.store, &plan.gather) {
         (Place::Own, Store::Postgres(pool), Some(gather)) => {
-            let failed = |error| fault::failure(&core.schema, model, &error);
-            let statement = filled(&plan.template, &values).map_err(failed)?;
-            pool.gathered(gather, statement, deadline.into()).await.map_err(failed)?
+            let rows = async {
+                let statement = Arc::new(filled(&plan.template, &values)?);
+                match pool.gathered(gather, &statement, deadline.into()).await? {
+                    Gathered::Read(rows) => Ok(rows),
+                    Gathered::Alone(session) => from_postgres(core, caller, pool, session, &statement, deadline).await,
+                }
+            };
+            rows.await.map_err(|error| fault::failure(&core.schema, model, &error))?
         }
-        _ => None,
-    };
-    let rows = match rows {
-        Some(rows) => rows,
-        None => fetch(core, place, caller, model, &plan.template, &values, deadline).await?,
+        _ => fetch(core, place, caller, model, &plan.template, &values, deadline).await?,
     };
     if rows.is_empty() {
         return Err(write::not_found(declared));
@@ -222,26 +223,40 @@ pub(super) async fn fetch(
             let work = move |session: &mut SqliteSession<'_>| now(session.fetch(&statement, &mut pages));
             database.read(deadline, work).await.map_err(failed)
         }
-        Store::Postgres(pool) => {
-            let mut again = true;
-            loop {
-                let random = random(core);
-                let mut cursors = Cursors {
-                    schema: &core.schema,
-                    keys: &core.cursors,
-                    principal: caller.principal.as_ref(),
-                    now: unix(core),
-                    random: &random,
-                };
-                let done = match pool.session(deadline.into()).await {
-                    Ok(mut session) => session.fetch(&statement, &mut cursors).await,
-                    Err(error) => Err(error),
-                };
-                match done {
-                    Err(error) if error.class.remedy() != Remedy::None && again => again = false,
-                    done => break done.map_err(failed),
-                }
-            }
+        Store::Postgres(pool) => from_postgres(core, caller, pool, None, &statement, deadline).await.map_err(failed),
+    }
+}
+
+/// The rows of a statement, on the connection that there is, or on another.
+async fn from_postgres(
+    core: &Core,
+    caller: &Caller,
+    pool: &Postgres,
+    mut session: Option<PgSession>,
+    statement: &Statement,
+    deadline: Instant,
+) -> Result<Rows, StoreError> {
+    let mut again = true;
+    loop {
+        let random = random(core);
+        let mut cursors = Cursors {
+            schema: &core.schema,
+            keys: &core.cursors,
+            principal: caller.principal.as_ref(),
+            now: unix(core),
+            random: &random,
+        };
+        let session = match session.take() {
+            Some(session) => Ok(session),
+            None => pool.session(deadline.into()).await,
+        };
+        let done = match session {
+            Ok(mut session) => session.fetch(statement, &mut cursors).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Err(error) if error.class.remedy() != Remedy::None && again => again = false,
+            done => return done,
         }
     }
 }

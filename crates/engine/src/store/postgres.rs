@@ -20,7 +20,7 @@ use crate::fault::{Class, Remedy, StoreError};
 use crate::isolated;
 use crate::sql::{Dialect, Statement};
 use crate::storage::{Pager, RowReader, add_argument};
-pub use gather::Gather;
+pub use gather::{Gather, Gathered};
 
 mod gather;
 
@@ -130,7 +130,12 @@ impl Postgres {
 
     /// A connection for one operation, until `deadline`.
     pub async fn session(&self, deadline: Instant) -> Result<PgSession, StoreError> {
-        let mut lease = self.lease(deadline).await?;
+        let lease = self.lease(deadline).await?;
+        self.ready(lease, deadline).await
+    }
+
+    /// A lease with a connection: an idle one that answers, or a new one.
+    async fn ready(&self, mut lease: Lease, deadline: Instant) -> Result<PgSession, StoreError> {
         while let Some(idle) = self.shared.take_idle() {
             if let Some(connection) = self.shared.revive(idle, deadline).await {
                 lease.connection = Some(connection);
@@ -217,17 +222,16 @@ fn late() -> StoreError {
 }
 
 /// A place in the queue for a connection.
-#[derive(Debug)]
-struct Place(Arc<Shared>);
+struct Place<'a>(&'a Shared);
 
-impl Place {
-    fn take(shared: &Arc<Shared>) -> Option<Self> {
-        let place = Self(Arc::clone(shared));
+impl<'a> Place<'a> {
+    fn take(shared: &'a Shared) -> Option<Self> {
+        let place = Self(shared);
         (shared.waiting.fetch_add(1, Ordering::Relaxed) < shared.options.waiting).then_some(place)
     }
 }
 
-impl Drop for Place {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }

@@ -199,7 +199,11 @@ fn what_many_read_together_is_what_each_reads_alone() {
 
 #[tokio::test]
 async fn reads_that_come_together_are_one_statement() {
-    let Some(base) = filled().await else { return };
+    let Some(mut base) = filled().await else { return };
+    // With one connection that is there: while new ones are made, each waits for its own.
+    let pool = PoolOptions { connections: 1, ..PoolOptions::default() };
+    let database = Database::Postgres(base.postgres.as_ref().unwrap().url.clone());
+    base.engine = Engine::open(compile(KINDS), &database, Options { pool, ..Options::default() }).await.unwrap();
     let wanted = |count: usize| -> Vec<Wanted> {
         // Not the last keys, which no row can have. Callers with the same claims, of other values: those that a claim is missing to are told apart by the rules.
         let all = KEYS[..11].iter().cycle().zip([1, 10].into_iter().cycle()).take(count);
@@ -274,18 +278,30 @@ async fn blocked(beside: &mut sqlx::PgConnection, count: i64) {
     }
 }
 
+/// Polls a read twice: it lets others go first, and then asks for a connection.
+async fn begun<F: Future>(read: &mut std::pin::Pin<Box<F>>) {
+    for _ in 0..2 {
+        assert!(pending(read.as_mut()).await);
+    }
+}
+
 #[tokio::test]
 async fn each_has_a_deadline_of_its_own() {
     let Some((base, mut beside)) = notes(2, 9).await else { return };
+    note(&base, 0, LONG).await.unwrap();
     beside.execute(LOCK).await.unwrap();
     let mut patient = Box::pin(note(&base, 1, LONG));
     assert!(pending(patient.as_mut()).await);
     // It shares the statement, and gives up first.
-    let late = note(&base, 2, SHORT).await.unwrap_err();
+    let late = tokio::select! {
+        biased;
+        late = note(&base, 2, SHORT) => late.unwrap_err(),
+        early = &mut patient => panic!("{early:?}"),
+    };
     assert!(format!("{late:?}").contains("in the middle of a statement"), "{late:?}");
     beside.execute("COMMIT").await.unwrap();
     assert_eq!(text(patient.await), r#"{"id":1,"text":"1"}"#);
-    assert_eq!(base.engine.statistics().statements(), 1);
+    assert_eq!(base.engine.statistics().statements(), 2);
 }
 
 #[tokio::test]
@@ -294,8 +310,10 @@ async fn what_nobody_waits_for_is_given_up() {
     beside.execute(LOCK).await.unwrap();
     let mut one = Box::pin(note(&base, 1, LONG));
     let mut two = Box::pin(note(&base, 2, LONG));
-    assert!(pending(one.as_mut()).await);
-    assert!(pending(two.as_mut()).await);
+    for _ in 0..2 {
+        assert!(pending(one.as_mut()).await);
+        assert!(pending(two.as_mut()).await);
+    }
     blocked(&mut beside, 1).await;
     drop(one);
     // The other one still waits.
@@ -310,30 +328,114 @@ async fn what_nobody_waits_for_is_given_up() {
 
 #[tokio::test]
 async fn those_who_find_no_connection_wait_as_others_do_and_go_together() {
-    let Some((base, mut beside)) = notes(1, 4).await else { return };
+    let Some((base, mut beside)) = notes(1, 3).await else { return };
     let before = base.engine.statistics().statements();
     beside.execute(LOCK).await.unwrap();
     let mut first = Box::pin(note(&base, 0, LONG));
-    assert!(pending(first.as_mut()).await);
+    begun(&mut first).await;
     blocked(&mut beside, 1).await;
-    // One place is taken by who leads them.
     let mut rest: Vec<_> = (1..4).map(|id| Box::pin(note(&base, id, LONG))).collect();
     for one in &mut rest {
-        assert!(pending(one.as_mut()).await);
+        begun(one).await;
     }
-    tokio::task::yield_now().await;
     let refused = note(&base, 1, LONG).await.unwrap_err();
     assert_eq!(refused.code, Code::Unavailable, "{refused:?}");
     assert!(format!("{refused:?}").contains("too many operations wait"), "{refused:?}");
-    // Whoever goes makes room for another.
+    // Whoever goes makes room, for whatever comes.
     drop(rest.pop());
     let late = note(&base, 1, SHORT).await.unwrap_err();
     assert!(format!("{late:?}").contains("no connection was free before the deadline"), "{late:?}");
+    let mut list = Box::pin(base.run("", "Note", Verb::List { params: Vec::new() }));
+    assert!(pending(list.as_mut()).await);
     beside.execute("COMMIT").await.unwrap();
     assert_eq!(text(first.await), r#"{"id":0,"text":"0"}"#);
     let texts: Vec<String> = join_all(rest).await.into_iter().map(text).collect();
     assert_eq!(texts, [r#"{"id":1,"text":"1"}"#, r#"{"id":2,"text":"2"}"#]);
-    assert_eq!(base.engine.statistics().statements() - before, 2);
+    list.await.unwrap();
+    assert_eq!(base.engine.statistics().statements() - before, 3);
+}
+
+/// However many there are, what comes later is not served before them.
+#[tokio::test]
+async fn nobody_waits_for_longer_than_alone() {
+    let Some((base, mut beside)) = notes(1, 1000).await else { return };
+    let before = base.engine.statistics().statements();
+    beside.execute(LOCK).await.unwrap();
+    let mut first = Box::pin(note(&base, 0, LONG));
+    begun(&mut first).await;
+    blocked(&mut beside, 1).await;
+    let done = std::cell::RefCell::new(Vec::new());
+    let reads: Vec<_> = (0..100)
+        .map(|_| async {
+            note(&base, 1, LONG).await.unwrap();
+            done.borrow_mut().push("read");
+        })
+        .collect();
+    let mut reads = Box::pin(join_all(reads));
+    // They let each other go first, and are then in the queue.
+    for _ in 0..300 {
+        assert!(pending(reads.as_mut()).await);
+    }
+    let list = async {
+        base.run("", "Note", Verb::List { params: Vec::new() }).await.unwrap();
+        done.borrow_mut().push("list");
+    };
+    beside.execute("COMMIT").await.unwrap();
+    tokio::join!(first, reads, list).0.unwrap();
+    assert_eq!(done.borrow().iter().position(|what| *what == "list"), Some(100));
+    assert_eq!(base.engine.statistics().statements() - before, 6, "the first, four for a hundred, and the list");
+}
+
+/// A connection that does not come to be is the trouble of whom it was for.
+#[tokio::test]
+async fn who_waits_for_a_new_connection_keeps_nobody_waiting() {
+    let Some((mut base, mut beside)) = notes(1, 9).await else { return };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let url = base.postgres.as_ref().unwrap().url.clone();
+    let server: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
+    let (host, behind) = (server.get_host().to_owned(), server.get_port());
+    let deaf = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let heard = Arc::clone(&deaf);
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            if heard.load(std::sync::atomic::Ordering::SeqCst) {
+                held.push(client);
+                continue;
+            }
+            let mut server = tokio::net::TcpStream::connect((host.as_str(), behind)).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    let url = url.replacen(&format!("{}:{behind}", server.get_host()), &format!("127.0.0.1:{port}"), 1);
+    let options = Options { pool: PoolOptions { connections: 3, ..PoolOptions::default() }, ..Options::default() };
+    base.engine = Engine::open(compile(NOTES), &Database::Postgres(url), options).await.unwrap();
+    note(&base, 0, LONG).await.unwrap();
+    deaf.store(true, std::sync::atomic::Ordering::SeqCst);
+    beside.execute(LOCK).await.unwrap();
+    let mut has_the_connection = Box::pin(note(&base, 1, LONG));
+    begun(&mut has_the_connection).await;
+    blocked(&mut beside, 1).await;
+    let mut makes_another = Box::pin(note(&base, 2, LONG));
+    begun(&mut makes_another).await;
+    beside.execute("COMMIT").await.unwrap();
+    has_the_connection.await.unwrap();
+    let (one, two) = tokio::join!(note(&base, 3, LONG), note(&base, 0, LONG));
+    assert_eq!((text(one).as_str(), text(two).as_str()), (r#"{"id":3,"text":"3"}"#, r#"{"id":0,"text":"0"}"#));
+    assert!(pending(makes_another.as_mut()).await);
+}
+
+#[tokio::test]
+async fn one_that_fails_alone_is_not_run_again() {
+    let Some((mut base, mut beside)) = notes(1, 9).await else { return };
+    let pool = PoolOptions { statement_timeout: SHORT, ..PoolOptions::default() };
+    let database = Database::Postgres(base.postgres.as_ref().unwrap().url.clone());
+    base.engine = Engine::open(compile(NOTES), &database, Options { pool, ..Options::default() }).await.unwrap();
+    beside.execute(LOCK).await.unwrap();
+    let failed = note(&base, 1, LONG).await.unwrap_err();
+    assert_eq!(failed.code, Code::Unavailable, "{failed:?}");
+    assert_eq!(base.engine.statistics().statements(), 1);
 }
 
 #[tokio::test]

@@ -1,30 +1,32 @@
 //! Reads of single rows that go to the database together.
 //!
 //! Most of what a read of one row costs is not the row: two processes wake each other, and a statement begins and ends.
-//! So requests with the same statement that are ready at the same time share one. Nobody waits for others to come: those
-//! go along that are ready to run when the first one asks, and those that come while there is no connection for it.
+//! So requests with the same statement that are ready at the same time share one. Each of them queues for a connection as
+//! it would alone; whoever has one that is ready takes along those that still wait. So nobody waits for longer than alone,
+//! neither for others to come nor for the connection of another, and whoever goes away leaves nothing behind.
 //!
 //! No request fails for another's sake: after whatever error of the common statement, each runs its own.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
+use cratestack_schema::ir::Schema;
 use cratestack_schema::value::Value;
 use sqlx::postgres::{PgArguments, PgRow};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::{PgSession, Place, Postgres, busy, late};
+use super::{PgSession, Postgres, late};
 use crate::fault::{Class, StoreError};
 use crate::sql::{Column, Dialect, Statement, Template};
 use crate::storage::{RowReader, add_argument, add_array};
-use crate::store::{NoPages, Rows, Session as _};
+use crate::store::{NoPages, Rows};
 
 /// Requests that share a statement, at most: what comes is read as a whole before the first one has its row.
 const MOST: usize = 32;
 
-/// The requests with one statement that wait for their turn.
+/// Where the requests with one statement meet.
 #[derive(Debug)]
 pub struct Gather {
     /// The statement of several. Its slots are those of the statement of one.
@@ -34,23 +36,30 @@ pub struct Gather {
     queue: Mutex<Queue>,
 }
 
+/// Those that have no connection yet, in the order in which they came.
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<Waiting>,
-    /// Whether there is somebody who will take them.
-    led: bool,
-    /// How many were taken so far.
-    taken: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    came: u64,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    statement: Statement,
+    statement: Arc<Statement>,
     deadline: Instant,
     /// Dropped without an answer where the request has to run its own statement.
-    answer: oneshot::Sender<Result<Rows, StoreError>>,
-    /// Given up when it is taken.
-    _place: Option<Place>,
+    answer: oneshot::Sender<Answer>,
+}
+
+type Answer = Result<Rows, StoreError>;
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Gathered {
+    /// Another's statement has read its row.
+    Read(Rows),
+    /// It has to run its own statement; on this connection, if it has got one for that.
+    Alone(Option<PgSession>),
 }
 
 impl Gather {
@@ -63,112 +72,95 @@ impl Gather {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a request in the queue. Says its number, and whether somebody must take the lead.
-    fn push(&self, waiting: Waiting) -> (u64, bool) {
+    fn enter(&self, waiting: Waiting) -> Entry<'_> {
         let mut queue = self.queue();
-        let number = queue.taken + queue.waiting.len() as u64;
-        queue.waiting.push_back(waiting);
-        (number, !std::mem::replace(&mut queue.led, true))
+        let number = queue.came;
+        queue.came += 1;
+        queue.waiting.insert(number, waiting);
+        Entry { gather: self, number }
     }
 
-    /// Forgets those who do not wait any more.
-    fn prune(&self) {
+    /// Those that have waited the longest.
+    fn take(&self, most: usize) -> Vec<Waiting> {
         let mut queue = self.queue();
-        let before = queue.waiting.len();
-        queue.waiting.retain(|waiting| !waiting.answer.is_closed());
-        queue.taken += (before - queue.waiting.len()) as u64;
+        std::iter::from_fn(|| queue.waiting.pop_first()).take(most).map(|(_, waiting)| waiting).collect()
+    }
+}
+
+/// A request in the queue. Leaves it when dropped.
+struct Entry<'g> {
+    gather: &'g Gather,
+    number: u64,
+}
+
+impl Entry<'_> {
+    /// Whether nobody has taken it along.
+    fn waits(&self) -> bool {
+        self.gather.queue().waiting.contains_key(&self.number)
+    }
+
+    /// Leaves the queue, unless somebody has taken it along.
+    fn leave(&self) -> Option<Waiting> {
+        self.gather.queue().waiting.remove(&self.number)
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        // It is dropped after the lock is given back.
+        let _left = self.leave();
     }
 }
 
 impl Postgres {
-    /// Runs a statement that reads one row, together with those like it that are ready now. `None`: it has not run, and
-    /// has to be run by itself.
+    /// Has a statement run that reads one row, together with those like it that wait for a connection now.
     ///
     /// # Errors
-    /// Of this request alone: its deadline has passed, too many wait, or its row cannot be read.
+    /// Of this request alone: there is no connection for it, its deadline has passed, or its row cannot be read.
     pub async fn gathered(
         &self,
         gather: &Arc<Gather>,
-        statement: Statement,
+        statement: &Arc<Statement>,
         deadline: Instant,
-    ) -> Result<Option<Rows>, StoreError> {
-        let place = if self.shared.permits.available_permits() > 0 {
-            None
-        } else {
-            let place = Place::take(&self.shared).or_else(|| {
-                gather.prune();
-                Place::take(&self.shared)
-            });
-            Some(place.ok_or_else(|| busy("too many operations wait for a connection"))?)
+    ) -> Result<Gathered, StoreError> {
+        let (answer, mut answered) = oneshot::channel();
+        let entry = gather.enter(Waiting { statement: Arc::clone(statement), deadline, answer });
+        behind_those_who_are_ready().await;
+        if !entry.waits() {
+            return wait(answered, deadline).await;
+        }
+        let lease = tokio::select! {
+            biased;
+            answer = &mut answered => return given(answer.ok()),
+            lease = self.lease(deadline) => lease?,
         };
-        let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { statement, deadline, answer, _place: place };
-        let (number, first) = gather.push(waiting);
-        if first {
-            start(self.clone(), Lead { gather: Arc::clone(gather), done: false });
+        let Some(own) = entry.leave() else {
+            drop(lease);
+            return wait(answered, deadline).await;
+        };
+        // A connection that is looked at or made first is nobody else's concern.
+        let session = self.ready(lease, deadline).await?;
+        let mut taken = gather.take(MOST - 1);
+        if taken.is_empty() {
+            return Ok(Gathered::Alone(Some(session)));
         }
-        match timeout_at(deadline, answered).await {
-            Ok(Ok(answer)) => answer.map(Some),
-            Ok(Err(_)) => Ok(None),
-            Err(_) if number < gather.queue().taken => Err(late()),
-            Err(_) => Err(busy("no connection was free before the deadline")),
-        }
+        taken.push(own);
+        // Not here: this request may go away, and the others must not.
+        tokio::spawn(run(Arc::clone(gather), session, taken));
+        wait(answered, deadline).await
     }
 }
 
-/// The duty to take those who wait. Who fails in it leaves none behind: they run by themselves.
-struct Lead {
-    gather: Arc<Gather>,
-    done: bool,
+async fn wait(answered: oneshot::Receiver<Answer>, deadline: Instant) -> Result<Gathered, StoreError> {
+    timeout_at(deadline, answered).await.map_or_else(|_| Err(late()), |answer| given(answer.ok()))
 }
 
-impl Lead {
-    /// The next ones, and the duty to take those behind them.
-    fn take(mut self) -> (Vec<Waiting>, Option<Self>) {
-        let mut queue = self.gather.queue();
-        let count = queue.waiting.len().min(MOST);
-        let taken = queue.waiting.drain(..count).collect();
-        queue.taken += count as u64;
-        queue.led = !queue.waiting.is_empty();
-        let more = queue.led;
-        drop(queue);
-        self.done = !more;
-        (taken, more.then_some(self))
-    }
+fn given(answer: Option<Answer>) -> Result<Gathered, StoreError> {
+    answer.map_or(Ok(Gathered::Alone(None)), |rows| rows.map(Gathered::Read))
 }
 
-impl Drop for Lead {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        let mut queue = self.gather.queue();
-        queue.led = false;
-        queue.taken += queue.waiting.len() as u64;
-        let left = std::mem::take(&mut queue.waiting);
-        drop(queue);
-        drop(left);
-    }
-}
-
-fn start(pool: Postgres, lead: Lead) {
-    tokio::spawn(self::lead(pool, lead));
-}
-
-async fn lead(pool: Postgres, lead: Lead) {
-    behind_those_who_are_ready().await;
-    let until = lead.gather.queue().waiting.iter().map(|waiting| waiting.deadline).max();
-    let session = match until {
-        Some(until) => pool.session(until).await.ok(),
-        None => None,
-    };
-    let gather = Arc::clone(&lead.gather);
-    let (mut taken, more) = lead.take();
-    if let Some(more) = more {
-        start(pool, more);
-    }
-    let Some(mut session) = session else { return };
-    taken.retain(|waiting| !waiting.answer.is_closed());
+async fn run(gather: Arc<Gather>, mut session: PgSession, taken: Vec<Waiting>) {
+    session.deadline = taken.iter().map(|waiting| waiting.deadline).max().unwrap_or(session.deadline);
     let (statements, mut answers): (Vec<_>, Vec<_>) =
         taken.into_iter().map(|waiting| (waiting.statement, waiting.answer)).unzip();
     let found = tokio::select! {
@@ -185,7 +177,7 @@ async fn lead(pool: Postgres, lead: Lead) {
 }
 
 /// Ends when nobody waits any more.
-async fn gone(answers: &mut [oneshot::Sender<Result<Rows, StoreError>>]) {
+async fn gone(answers: &mut [oneshot::Sender<Answer>]) {
     for answer in answers {
         answer.closed().await;
     }
@@ -206,23 +198,13 @@ async fn behind_those_who_are_ready() {
 }
 
 impl Gather {
-    /// What each of the statements reads. An error is nobody's own.
-    async fn fetch(
-        &self,
-        session: &mut PgSession,
-        statements: &[Statement],
-    ) -> Result<Vec<Result<Rows, StoreError>>, StoreError> {
-        match statements {
-            [] => Ok(Vec::new()),
-            [one] => Ok(vec![Ok(session.fetch(one, &mut NoPages).await?)]),
-            all => {
-                let rows = session.rows(&self.template.sql, || self.arguments(all)).await?;
-                self.sort(&session.lease.shared.schema, &rows, all.len())
-            }
-        }
+    /// What each of the statements reads. An error of the whole is nobody's own.
+    async fn fetch(&self, session: &mut PgSession, statements: &[Arc<Statement>]) -> Result<Vec<Answer>, StoreError> {
+        let rows = session.rows(&self.template.sql, || self.arguments(statements)).await?;
+        self.sort(&session.lease.shared.schema, &rows, statements.len())
     }
 
-    fn arguments(&self, statements: &[Statement]) -> Result<PgArguments, StoreError> {
+    fn arguments(&self, statements: &[Arc<Statement>]) -> Result<PgArguments, StoreError> {
         let mut arguments = PgArguments::default();
         for (at, slot) in self.template.slots.iter().enumerate() {
             let mut values = statements.iter().filter_map(|statement| statement.binds.get(at));
@@ -236,12 +218,7 @@ impl Gather {
         Ok(arguments)
     }
 
-    fn sort(
-        &self,
-        schema: &cratestack_schema::ir::Schema,
-        rows: &[PgRow],
-        count: usize,
-    ) -> Result<Vec<Result<Rows, StoreError>>, StoreError> {
+    fn sort(&self, schema: &Schema, rows: &[PgRow], count: usize) -> Result<Vec<Answer>, StoreError> {
         let reader = RowReader { schema, dialect: Dialect::Postgres };
         let unread = |error: String| StoreError::new(Class::Other, error);
         let mut found = vec![Ok(Rows::default()); count];
