@@ -254,16 +254,23 @@ impl Drop for Lease {
             let idle = Idle { connection, since: Instant::now(), losses };
             self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
         }
-        match self.running.then(tokio::runtime::Handle::try_current) {
-            Some(Ok(runtime)) => {
-                let shared = Arc::clone(&self.shared);
-                runtime.spawn(async move {
-                    tokio::time::sleep(UNNOTICED).await;
-                    shared.permits.add_permits(1);
-                });
-            }
-            _ => self.shared.permits.add_permits(1),
+        let permit = Permit(Arc::clone(&self.shared));
+        if let Some(Ok(runtime)) = self.running.then(tokio::runtime::Handle::try_current) {
+            runtime.spawn(async move {
+                // A runtime that ends drops the task, and the permit goes back all the same.
+                let _permit = permit;
+                tokio::time::sleep(UNNOTICED).await;
+            });
         }
+    }
+}
+
+/// Goes back when dropped.
+struct Permit(Arc<Shared>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.permits.add_permits(1);
     }
 }
 

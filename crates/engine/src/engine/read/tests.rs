@@ -455,20 +455,55 @@ async fn they_survive_lost_connections_and_changed_tables() {
     both().await;
 }
 
-/// A runtime that ends takes the tasks of its own along, and nobody else waits for them.
+/// A runtime that ends takes the tasks of its own along; nobody waits for them, and their connections can be made anew.
 #[test]
 fn who_leads_and_ends_leaves_nobody_behind() {
     let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let Some((base, _beside)) = own.block_on(notes(2, 9)) else { return };
-    let base = Arc::new(base);
-    let mut first = Box::pin(note(&base, 1, LONG));
-    assert!(other.block_on(pending(first.as_mut())));
-    own.block_on(async {
-        let mut second = Box::pin(note(&base, 2, LONG));
-        assert!(pending(second.as_mut()).await);
-        other.shutdown_background();
-        assert_eq!(text(second.await), r#"{"id":2,"text":"2"}"#);
-        assert_eq!(text(note(&base, 3, LONG).await), r#"{"id":3,"text":"3"}"#);
+    let Some((base, mut beside)) = own.block_on(notes(1, 9)) else { return };
+    own.block_on(beside.execute(LOCK)).unwrap();
+    let mut one = Box::pin(note(&base, 1, LONG));
+    let mut two = Box::pin(note(&base, 2, LONG));
+    other.block_on(async {
+        let mut watch = base.postgres.as_ref().unwrap().connect().await;
+        // Until they have a connection, and a task runs their statement on it.
+        while sqlx::query_scalar::<_, i64>(BLOCKED).fetch_one(&mut watch).await.unwrap() == 0 {
+            assert!(pending(one.as_mut()).await);
+            assert!(pending(two.as_mut()).await);
+            tokio::task::yield_now().await;
+        }
     });
+    drop(other);
+    own.block_on(async {
+        beside.execute("COMMIT").await.unwrap();
+        let (one, two) = tokio::join!(one, two);
+        assert_eq!((text(one).as_str(), text(two).as_str()), (r#"{"id":1,"text":"1"}"#, r#"{"id":2,"text":"2"}"#));
+        // It waits for all permits of the pool.
+        base.engine.close().await;
+    });
+}
+
+/// Who is taken along when its own turn comes to nothing is told what became of its row.
+#[tokio::test]
+async fn who_was_taken_along_is_late_and_not_without_a_connection() {
+    let Some((base, mut beside)) = notes(1, 9).await else { return };
+    note(&base, 0, LONG).await.unwrap();
+    beside.execute(LOCK).await.unwrap();
+    let mut first = Box::pin(note(&base, 0, LONG));
+    begun(&mut first).await;
+    blocked(&mut beside, 1).await;
+    // Both wait for the connection; when it is free, the lock is there again.
+    let mut patient = Box::pin(note(&base, 1, LONG));
+    let mut late = Box::pin(note(&base, 2, Duration::from_secs(1)));
+    begun(&mut patient).await;
+    begun(&mut late).await;
+    beside.execute("COMMIT; BEGIN; LOCK TABLE notes").await.unwrap();
+    let late = tokio::select! {
+        biased;
+        late = &mut late => late.unwrap_err(),
+        first = async { first.await.unwrap(); (&mut patient).await } => panic!("{first:?}"),
+    };
+    assert!(format!("{late:?}").contains("in the middle of a statement"), "{late:?}");
+    beside.execute("COMMIT").await.unwrap();
+    assert_eq!(text(patient.await), r#"{"id":1,"text":"1"}"#);
 }

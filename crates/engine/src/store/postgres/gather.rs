@@ -2,10 +2,10 @@
 //!
 //! Most of what a read of one row costs is not the row: two processes wake each other, and a statement begins and ends.
 //! So requests with the same statement that are ready at the same time share one. Each of them queues for a connection as
-//! it would alone; whoever has one that is ready takes along those that still wait. So nobody waits for longer than alone,
-//! neither for others to come nor for the connection of another, and whoever goes away leaves nothing behind.
+//! it would alone; whoever has one that is ready takes along those that still wait. So nobody waits for others to come, nor
+//! for another to get a connection, and whoever goes away leaves nothing behind.
 //!
-//! No request fails for another's sake: after whatever error of the common statement, each runs its own.
+//! No request fails for what another asks for: after an error of the common statement, each runs its own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::{PgSession, Postgres, late};
-use crate::fault::{Class, StoreError};
+use crate::fault::{Class, Remedy, StoreError};
 use crate::sql::{Column, Dialect, Statement, Template};
 use crate::storage::{RowReader, add_argument, add_array};
-use crate::store::{NoPages, Rows};
+use crate::store::{NoPages, Rows, Session as _};
 
 /// Requests that share a statement, at most: what comes is read as a whole before the first one has its row.
 const MOST: usize = 32;
@@ -126,20 +126,22 @@ impl Postgres {
         let (answer, mut answered) = oneshot::channel();
         let entry = gather.enter(Waiting { statement: Arc::clone(statement), deadline, answer });
         behind_those_who_are_ready().await;
+        // Before it queues for a connection that it does not need.
         if !entry.waits() {
             return wait(answered, deadline).await;
         }
         let lease = tokio::select! {
             biased;
             answer = &mut answered => return given(answer.ok()),
-            lease = self.lease(deadline) => lease?,
+            lease = self.lease(deadline) => lease,
         };
         let Some(own) = entry.leave() else {
+            // Whatever became of its own turn, its row is being read.
             drop(lease);
             return wait(answered, deadline).await;
         };
         // A connection that is looked at or made first is nobody else's concern.
-        let session = self.ready(lease, deadline).await?;
+        let session = self.ready(lease?, deadline).await?;
         let mut taken = gather.take(MOST - 1);
         if taken.is_empty() {
             return Ok(Gathered::Alone(Some(session)));
@@ -159,27 +161,49 @@ fn given(answer: Option<Answer>) -> Result<Gathered, StoreError> {
     answer.map_or(Ok(Gathered::Alone(None)), |rows| rows.map(Gathered::Read))
 }
 
-async fn run(gather: Arc<Gather>, mut session: PgSession, taken: Vec<Waiting>) {
-    session.deadline = taken.iter().map(|waiting| waiting.deadline).max().unwrap_or(session.deadline);
-    let (statements, mut answers): (Vec<_>, Vec<_>) =
-        taken.into_iter().map(|waiting| (waiting.statement, waiting.answer)).unzip();
+async fn run(gather: Arc<Gather>, mut session: PgSession, mut taken: Vec<Waiting>) {
+    let statements: Vec<Arc<Statement>> = taken.iter().map(|waiting| Arc::clone(&waiting.statement)).collect();
+    session.deadline = taken.iter().map(|waiting| waiting.deadline).fold(session.deadline, Instant::max);
     let found = tokio::select! {
         biased;
         found = gather.fetch(&mut session, &statements) => found,
         // The connection is then closed, and the server gives up.
-        () = gone(&mut answers) => return,
+        () = gone(&mut taken) => return,
     };
-    drop(session);
-    for (answer, found) in answers.into_iter().zip(found.into_iter().flatten()) {
-        // Who does not wait any more does not want it.
-        let _ = answer.send(found);
+    match found {
+        Ok(found) => {
+            drop(session);
+            for (waiting, found) in taken.into_iter().zip(found) {
+                // Who does not wait any more does not want it.
+                let _ = waiting.answer.send(found);
+            }
+        }
+        Err(error) if apart(error.class) => {
+            for mut waiting in taken {
+                session.deadline = waiting.deadline;
+                let mut pages = NoPages;
+                let answer = tokio::select! {
+                    biased;
+                    answer = session.fetch(&waiting.statement, &mut pages) => answer,
+                    () = waiting.answer.closed() => return,
+                };
+                let _ = waiting.answer.send(answer);
+            }
+        }
+        Err(_) => {}
     }
 }
 
+/// Whether the error is of what somebody asks for, so that each is better asked for by itself on the same connection. Not
+/// where the connection is lost, or where the database is slow: then each goes its own way.
+fn apart(class: Class) -> bool {
+    class.remedy() == Remedy::None && !matches!(class, Class::Timeout | Class::Deadline)
+}
+
 /// Ends when nobody waits any more.
-async fn gone(answers: &mut [oneshot::Sender<Answer>]) {
-    for answer in answers {
-        answer.closed().await;
+async fn gone(taken: &mut [Waiting]) {
+    for waiting in taken {
+        waiting.answer.closed().await;
     }
 }
 
