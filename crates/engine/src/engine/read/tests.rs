@@ -229,6 +229,26 @@ async fn reads_that_come_together_are_one_statement() {
     assert_eq!(base.engine.statistics().statements() - before, 4);
 }
 
+/// One makes the common statement fail, and the next, asked for by itself, loses the connection.
+#[tokio::test]
+async fn who_loses_the_connection_loses_it_alone() {
+    let Some(mut base) = filled().await else { return };
+    let database = base.postgres.as_ref().unwrap();
+    let view = "DROP VIEW products; CREATE VIEW products AS SELECT id, \
+                CASE id WHEN 0 THEN pg_terminate_backend(pg_backend_pid())::int ELSE n / (id - 3) END AS n, NULL::date AS day FROM stored";
+    database.connect().await.execute(view).await.unwrap();
+    let pool = PoolOptions { connections: 1, ..PoolOptions::default() };
+    let database = Database::Postgres(database.url.clone());
+    base.engine = Engine::open(compile(KINDS), &database, Options { pool, ..Options::default() }).await.unwrap();
+    let product = |id: u32| Wanted { model: "Product", claims: None, service: false, key: vec![id.to_string()] };
+    // The first one leads, and is the last of the statement.
+    let wanted = [4, 3, 0, 1, 2].map(product);
+    let outcomes = join_all(wanted.iter().map(|wanted| ask(&base.engine, wanted))).await;
+    let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.map(|_| ()).map_err(|f| f.code)).collect();
+    let (broken, lost) = (Err(Code::Internal), Err(Code::Unavailable));
+    assert_eq!(outcomes, [Ok(()), broken, lost, Ok(()), Ok(())]);
+}
+
 const NOTES: &str = r#"
 auth Principal { id String @id }
 model Note {

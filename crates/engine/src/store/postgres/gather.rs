@@ -180,6 +180,9 @@ async fn run(gather: Arc<Gather>, mut session: PgSession, mut taken: Vec<Waiting
         }
         Err(error) if apart(error.class) => {
             for mut waiting in taken {
+                if waiting.answer.is_closed() {
+                    continue;
+                }
                 session.deadline = waiting.deadline;
                 let mut pages = NoPages;
                 let answer = tokio::select! {
@@ -187,6 +190,10 @@ async fn run(gather: Arc<Gather>, mut session: PgSession, mut taken: Vec<Waiting
                     answer = session.fetch(&waiting.statement, &mut pages) => answer,
                     () = waiting.answer.closed() => return,
                 };
+                // Nor are the others to fail with the connection of one.
+                if answer.as_ref().is_err_and(|error| !apart(error.class)) {
+                    return;
+                }
                 let _ = waiting.answer.send(answer);
             }
         }
